@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Inventory of a Molecule scenario: one container server per Debian release, reached over SSH on a loopback port.
+
+Names and ports follow from the checkout and the role, so that scenarios, and checkouts, run side by side.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+project = pathlib.Path(os.environ.get("MOLECULE_PROJECT_DIRECTORY", os.getcwd()))
+scenario = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
+state = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "molecule" / f"{project.name}-{scenario}"
+
+hosts = {}
+for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
+    digest = hashlib.sha256(f"{project}/{scenario}/{host}".encode()).hexdigest()
+    hosts[host] = {
+        "container_name": f"{project.name}-{scenario}-{host}-{digest[:6]}",
+        "container_suite": suite,
+        "container_key": str(state / "id_ed25519"),
+        "container_known_hosts": str(state / "known_hosts"),
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 20000 + int(digest, 16) % 20000,
+        "ansible_user": os.environ.get("MOLECULE_LOGIN_USER", "root"),
+        "ansible_private_key_file": str(state / "id_ed25519"),
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o StrictHostKeyChecking=accept-new",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+print(json.dumps({"molecule": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}))
