@@ -1,0 +1,133 @@
+"""The parameter file: one YAML file and its seed determine a run."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from recommender.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(_Section):
+    """Names of the columns in a CSV file or an SQL table."""
+
+    user: str = "userId"
+    item: str = "movieId"
+    rating: str = "rating"
+    timestamp: str = "timestamp"
+    title: str = "title"
+
+
+class DataConfig(_Section):
+    """Where the ratings are and how they are written."""
+
+    source: str
+    format: Literal["auto", "latest", "100k", "1m", "csv", "sql"] = "auto"
+    table: str | None = None
+    titles: str | None = None
+    columns: Columns = Columns()
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    encoding: str = "utf-8"
+    scale: tuple[float, float] | None = None
+    duplicates: Literal["error", "latest"] = "error"
+
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not scale[0] < scale[1]:
+            raise ValueError("the lowest rating comes first, as in [0.5, 5.0]")
+        return scale
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether the source is an SQLAlchemy URL."""
+        return self.format == "sql" or "://" in self.source
+
+
+class EvaluationConfig(_Section):
+    """Cross-validation and the ranking metrics' cut-offs."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    k: Annotated[int, Field(ge=1)] = 10
+    threshold: float = 4.0
+
+
+class RecommendationConfig(_Section):
+    """How lists are made from a trained model."""
+
+    k: Annotated[int, Field(ge=1)] = 10
+    min_item_ratings: Annotated[int, Field(ge=0)] = 20
+    damping: Annotated[float, Field(ge=0)] = 25.0
+
+
+class TrackingConfig(_Section):
+    """Names in MLflow; the environment is put before the model's name."""
+
+    experiment: str = "movie-recommender"
+    model: Annotated[str, Field(pattern=r"^[^/:.]+$")] = "movie-recommender"
+
+
+class Config(_Section):
+    """Everything that determines a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    algorithm: str = "SVD"
+    params: dict[str, Any] = {}
+    data: DataConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    recommendation: RecommendationConfig = RecommendationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a parameter file and put single values over it.
+
+    `overrides` maps dotted keys ("evaluation.folds") to values. Paths in the file are relative to the file's
+    folder, paths in `overrides` to the working directory; `${NAME}` in data.source comes from the
+    environment.
+    Raises InputError for a file that cannot be read, unknown keys and values of the wrong kind.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}. Name a parameter file with --config.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no settings. Start from conf/default.yaml.")
+    data = content.get("data")
+    if isinstance(data, dict):
+        for key in ("source", "titles"):
+            # A table's name is not a path, and neither is an SQL address.
+            if isinstance(data.get(key), str) and "://" not in str(data.get("source")):
+                data[key] = str((path.parent / os.path.expandvars(data[key])).resolve())
+    for key, value in (overrides or {}).items():
+        _put(content, key.split("."), value, path)
+    if isinstance(data := content.get("data"), dict) and isinstance(data.get("source"), str):
+        data["source"] = os.path.expandvars(data["source"])
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            + ("; conf/default.yaml lists the keys" if problem["type"] == "extra_forbidden" else "")
+            for problem in error.errors()
+        ]
+        raise InputError("\n".join(lines)) from error
+
+
+def _put(content: dict[str, Any], keys: list[str], value: Any, path: Path) -> None:
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: {'.'.join(keys)} cannot be set: {key} is a single value.")
+    content[keys[-1]] = value

@@ -1,0 +1,68 @@
+"""Error and ranking metrics: arrays in, numbers out."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def rmse(true: Floats, estimate: Floats) -> float:
+    """Root mean squared error; arrays of shape (n,), n > 0, in rating units."""
+    return float(np.sqrt(np.mean((true - estimate) ** 2)))
+
+
+def mae(true: Floats, estimate: Floats) -> float:
+    """Mean absolute error; arrays of shape (n,), n > 0, in rating units."""
+    return float(np.mean(np.abs(true - estimate)))
+
+
+def ranking(
+    user: NDArray[Any], true: Floats, estimate: Floats, k: int, threshold: float, lowest: float
+) -> dict[str, float]:
+    """Precision, recall and NDCG at k over each user's held-out rated items, averaged over the users.
+
+    `user` holds group codes, shape (n,), n > 0; `lowest` is the bottom of the rating scale. Only rated items
+    can be judged, so these say how well a user's own items are ordered, not how good a list over the whole
+    catalogue is.
+    Precision and recall as in Surprise's FAQ ("How to compute precision@k and recall@k"): an item is relevant
+    when its rating, and recommended when it is among the k highest estimates and its estimate, is >=
+    threshold; a user with an empty denominator counts as 0.
+    NDCG: gain rating - lowest, discount log2(rank + 1) (Järvelin and Kekäläinen 2002,
+    doi:10.1145/582415.582418); users whose every gain is 0 have no ideal order and are left out. Equal
+    estimates keep their order in the input.
+    """
+    _, group = np.unique(user, return_inverse=True)
+    n_users = int(group.max()) + 1
+    size = np.bincount(group, minlength=n_users)
+    start = np.concatenate(([0], np.cumsum(size)[:-1]))
+
+    def total(values: NDArray[Any]) -> Floats:
+        return np.bincount(group, weights=values.astype(np.float64), minlength=n_users).astype(np.float64)
+
+    def rank(by: Floats) -> NDArray[np.int64]:
+        order = np.lexsort((-by, group))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order)) - start[group[order]]
+        return place
+
+    place = rank(estimate)
+    top = place < k
+    relevant = true >= threshold
+    recommended = top & (estimate >= threshold)
+    hits = total(relevant & recommended)
+    gain = true - lowest
+    reached = total(np.where(top, gain / np.log2(place + 2.0), 0.0))
+    best = rank(true)
+    ideal = total(np.where(best < k, gain / np.log2(best + 2.0), 0.0))
+    judged = ideal > 0
+    return {
+        "precision_at_k": _mean_ratio(hits, total(recommended)),
+        "recall_at_k": _mean_ratio(hits, total(relevant)),
+        "ndcg_at_k": float(np.mean(reached[judged] / ideal[judged])) if judged.any() else 0.0,
+    }
+
+
+def _mean_ratio(part: Floats, whole: Floats) -> float:
+    return float(np.mean(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)))

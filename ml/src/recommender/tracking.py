@@ -1,0 +1,265 @@
+"""MLflow's edge: which store, whether it answers, and what one run logs."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from recommender.errors import InputError, RecommenderError
+
+if TYPE_CHECKING:
+    from recommender.config import Config
+    from recommender.data import Ratings
+    from recommender.evaluate import Evaluation
+
+# A server that does not answer is told in seconds; MLflow's own default is minutes of retries. Git is no part
+# of a run here: the deployed folder is no checkout, and its digest is a tag.
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # The report names the run; standard output holds nothing else.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+# Seconds to connect and to answer.
+TIMEOUT = (3.0, 5.0)
+SERVING = Path(__file__).with_name("serving.py")
+
+
+def connect(uri: str | None = None) -> str:
+    """Choose and check the store: `uri`, else MLFLOW_TRACKING_URI, else an SQLite database under ./mlruns.
+
+    Returns the URI that MLflow now uses. Raises RecommenderError when a server does not answer within
+    seconds, InputError for an address that is none.
+    """
+    for key, value in _DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
+    if uri.startswith(("http://", "https://")):
+        _check_health(uri)
+    elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
+        raise InputError(
+            f"{uri}: no tracking server. Give http://host:port, sqlite:///path/mlflow.db, or leave it out."
+        )
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    database = _local_database(uri)
+    if database is not None:
+        folder = database.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # SQLite itself would make a file that the group cannot write, whatever the umask.
+            with open(folder / ".lock", "a") as lock, open(database, "a"):
+                # Two first runs at once would both make the tables.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                mlflow.MlflowClient().search_experiments(max_results=1)
+        except OSError as error:
+            raise RecommenderError(
+                f"{folder}: {error.strerror}. The local store needs a folder that you can write; "
+                "see --tracking-uri."
+            ) from error
+    return uri
+
+
+def shown(uri: str) -> str:
+    """The URI without its password."""
+    return re.sub(r"//[^@/]*@", "//***@", uri)
+
+
+def _local_database(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+def _check_health(uri: str) -> None:
+    mend = "Start it (or the tunnel to it), mend MLFLOW_TRACKING_URI, or unset that for a local store."
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
+    verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
+    try:
+        reply = requests.get(uri.rstrip("/") + "/health", timeout=TIMEOUT, verify=verify)
+    except requests.Timeout as error:
+        raise RecommenderError(
+            f"{shown(uri)}: the tracking server does not answer within seconds. {mend}"
+        ) from error
+    except requests.RequestException as error:
+        # The innermost cause says what happened; requests wraps it in its own words thrice.
+        raise RecommenderError(
+            f"{shown(uri)}: the tracking server cannot be reached ({_innermost(error)}). {mend}"
+        ) from error
+    if reply.status_code != 200 or reply.text.strip() != "OK":
+        raise RecommenderError(
+            f"{shown(uri)}: GET /health answers {reply.status_code}, not the OK of an MLflow server. {mend}"
+        )
+
+
+def _innermost(error: BaseException) -> str:
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextlib.contextmanager
+def run(config: "Config", uri: str, tags: dict[str, str]) -> Iterator[Any]:
+    """An MLflow run in the configured experiment: FINISHED at the end of the block, FAILED when it raises.
+
+    Raises RecommenderError for whatever MLflow cannot do.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = _experiment(config.tracking.experiment, uri)
+        with mlflow.start_run(experiment_id=experiment, run_name=config.algorithm, tags=tags) as active:
+            yield active
+    except MlflowException as error:
+        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+
+
+def _experiment(name: str, uri: str) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    database = _local_database(uri)
+    # A server has a place of its own; beside a local database the artifacts stand.
+    place = (database.parent / "artifacts").as_uri() if database else None
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            # Another run may have made it meanwhile.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise InputError(
+            f"{shown(uri)}: experiment {name!r} is deleted. Restore it (mlflow experiments restore -x "
+            f"{found.experiment_id}) or choose another tracking.experiment."
+        )
+    return str(found.experiment_id)
+
+
+def log_evaluation(
+    run_id: str, config: "Config", ratings: "Ratings", evaluation: "Evaluation | None"
+) -> None:
+    """Log parameters, dataset, per-fold and mean metrics, plot and environment to the active run."""
+    import mlflow
+    from mlflow.entities import Metric, Param
+
+    flat = {
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        **{f"params.{key}": value for key, value in config.params.items()},
+        **{f"evaluation.{key}": value for key, value in config.evaluation},
+        **{f"recommendation.{key}": value for key, value in config.recommendation},
+    }
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
+    client.log_inputs(run_id, [_dataset(config, ratings)])
+    mlflow.log_dict(config.model_dump(mode="json", exclude={"data": {"source"}}), "config.yaml")
+    mlflow.log_dict(_environment(), "environment.json")
+    if evaluation is not None:
+        now = int(time.time() * 1000)
+        numbers = [Metric(key, value, now, 0) for key, value in evaluation.mean().items()]
+        for step, fold in enumerate(evaluation.folds, start=1):
+            numbers += [Metric(f"fold_{key}", value, now, step) for key, value in vars(fold).items()]
+        client.log_batch(run_id, metrics=numbers)
+        from recommender import plots
+
+        mlflow.log_figure(plots.evaluation(evaluation, ratings.scale), "plots/evaluation.png")
+
+
+def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
+    """Log wall seconds of the run's parts as metrics seconds_<part>."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    mlflow.MlflowClient().log_batch(
+        run_id, metrics=[Metric(f"seconds_{k}", v, now, 0) for k, v in seconds.items()]
+    )
+
+
+def tag(run_id: str, tags: dict[str, str]) -> None:
+    """Set tags of a run."""
+    import mlflow
+    from mlflow.entities import RunTag
+
+    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_model(arrays: Path, dump: Path, native: bool, metadata: dict[str, Any]) -> Any:
+    """Log the MLflow model, and Surprise's native dump as the run's artifact native/surprise.dump.
+
+    `native` models carry the dump inside as well, because they answer from it. Returns MLflow's ModelInfo.
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    mlflow.log_artifact(str(dump), "native")
+    packages = ["mlflow", "numpy", "pandas", *(["scikit-surprise"] if native else [])]
+    return mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(SERVING),
+        code_paths=[str(SERVING.parent)],
+        artifacts={"recommender": str(arrays), **({"surprise": str(dump)} if native else {})},
+        # Named here, or MLflow starts a second process to find them out.
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in packages],
+        signature=ModelSignature(
+            inputs=Schema(
+                [
+                    ColSpec("string", "user"),
+                    ColSpec("string", "item", required=False),
+                    ColSpec("long", "k", required=False),
+                ]
+            )
+        ),
+        input_example=pd.DataFrame({"user": ["1"], "k": [10]}),
+        metadata=metadata,
+    )
+
+
+def _dataset(config: "Config", ratings: "Ratings") -> Any:
+    """The dataset as MLflow shows it; its own from_pandas looks at every id to learn that ids are text."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    columns = (("string", "user"), ("string", "item"), ("double", "rating"))
+    schema = {"mlflow_colspec": [{"type": kind, "name": name, "required": True} for kind, name in columns]}
+    profile = {"num_rows": len(ratings), "num_users": len(ratings.users), "num_items": len(ratings.items)}
+    entity = Dataset(
+        name=ratings.name,
+        # MLflow's column for it has 36 characters; the tag dataset_digest has it whole.
+        digest=ratings.digest()[:32],
+        source_type="sql" if config.data.is_sql else "local",
+        source=json.dumps({"uri": shown(config.data.source)}),
+        schema=json.dumps(schema),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _environment() -> dict[str, Any]:
+    packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "packages": dict(sorted(packages.items(), key=lambda pair: pair[0].lower())),
+    }

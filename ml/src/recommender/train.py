@@ -1,0 +1,178 @@
+"""One training: read, cross-validate, fit on everything, log, register, report."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from surprise import dump as surprise_dump
+
+from recommender import algorithm, data, evaluate, registry, tracking
+from recommender.config import Config
+from recommender.model import Native, Recommender
+
+
+class Clock:
+    """Wall seconds by part, in the order of the parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block; the same name adds up."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def total(self) -> dict[str, float]:
+        """The parts and `total`, rounded to milliseconds."""
+        everything = {**self.seconds, "total": time.perf_counter() - self._began}
+        return {name: round(value, 3) for name, value in everything.items()}
+
+
+def train(
+    config: Config,
+    tracking_uri: str | None = None,
+    register: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run the whole training and return its report.
+
+    The run is logged and FINISHED first, then the version registered, then the aliases moved: a run that
+    fails or is killed leaves nothing registered. Raises InputError for data and parameters, RecommenderError
+    for MLflow.
+    """
+    clock = Clock()
+    name = f"{registry.environment()}.{config.tracking.model}"
+    algorithm.make(config.algorithm, config.params, config.seed)
+    with clock.part("read"):
+        ratings = data.read(config.data)
+        dataset_digest = ratings.digest()
+    progress(
+        f"{ratings.name}: {len(ratings)} ratings, {len(ratings.users)} users, {len(ratings.items)} items"
+    )
+    with clock.part("connect"):
+        uri = tracking.connect(tracking_uri)
+    source_digest = os.environ.get("RECOMMENDER_SOURCE_DIGEST") or None
+    tags = {
+        "dataset_digest": dataset_digest,
+        "environment": registry.environment(),
+        "algorithm": config.algorithm,
+    }
+    if source_digest:
+        tags["source_digest"] = source_digest
+    with tracking.run(config, uri, tags) as run:
+        run_id = run.info.run_id
+        with clock.part("cross_validate"):
+            evaluation = evaluate.cross_validate(ratings, config, progress)
+        with clock.part("fit"):
+            recommender, algo = fit(ratings, config)
+            model_digest = recommender.digest()
+        progress(
+            f"trained {config.algorithm} on all ratings ({clock.seconds['fit']:.1f} s); logging to MLflow"
+        )
+        with clock.part("log"):
+            tracking.log_evaluation(run_id, config, ratings, evaluation)
+            with tempfile.TemporaryDirectory() as folder:
+                arrays, dump = Path(folder, "recommender.npz"), Path(folder, "surprise.dump")
+                recommender.save(arrays)
+                surprise_dump.dump(str(dump), algo=algo)
+                native = isinstance(recommender.scorer, Native)
+                digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
+                model_uri = tracking.log_model(
+                    arrays, dump, native, {"algorithm": config.algorithm, **digests}
+                ).model_uri
+            tracking.tag(run_id, {"model_digest": model_digest})
+            tracking.log_seconds(run_id, clock.seconds)
+    version = None
+    if register:
+        with clock.part("register"):
+            version = registry.register(model_uri, name, {**tags, "model_digest": model_digest})
+            model_uri = f"models:/{name}/{version}"
+    first = ratings.users[0]
+    return {
+        "dataset": {
+            "name": ratings.name,
+            "ratings": len(ratings),
+            "users": len(ratings.users),
+            "items": len(ratings.items),
+            "digest": dataset_digest,
+        },
+        "algorithm": config.algorithm,
+        "params": config.params,
+        "metrics": {
+            **{key: round(value, 6) for key, value in evaluation.mean().items()},
+            "k": config.evaluation.k,
+        },
+        "model": {
+            "name": name if register else None,
+            "version": version,
+            "alias": registry.CHAMPION if register else None,
+            "uri": model_uri,
+            "run_id": run_id,
+            "digest": model_digest,
+        },
+        "tracking_uri": tracking.shown(uri),
+        "seconds": clock.total(),
+        "recommendations": {"user": first, "items": [vars(pick) for pick in recommender.top_n(first)]},
+        "source_digest": source_digest,
+    }
+
+
+def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
+    """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
+    algo = algorithm.make(config.algorithm, config.params, config.seed)
+    algorithm.fit(algo, algorithm.dataset(ratings).build_full_trainset(), config.seed)
+    scorer = algorithm.factors(algo, ratings) or Native(algo, ratings.users, ratings.items)
+    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
+    return Recommender.build(scorer, ratings, settings), algo
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` whole: no reader or second run ever sees half a file; the umask sets its mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = os.umask(0)
+    os.umask(mask)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report as a few lines of text."""
+    dataset, model, numbers, seconds = (report[key] for key in ("dataset", "model", "metrics", "seconds"))
+    k = numbers["k"]
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    listed = report["recommendations"]
+    lines = [
+        f"data      {dataset['name']}: {dataset['ratings']} ratings, "
+        f"{dataset['users']} users, {dataset['items']} items",
+        f"model     {report['algorithm']}, digest {model['digest'][:12]}",
+        f"metrics   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}, "
+        f"precision@{k} {numbers['precision_at_k']:.4f}, recall@{k} {numbers['recall_at_k']:.4f}, "
+        f"NDCG@{k} {numbers['ndcg_at_k']:.4f} (held-out ratings)",
+        f"MLflow    {report['tracking_uri']}, run {model['run_id']}",
+        f"version   {model['name']} {model['version']}, alias {model['alias']}"
+        if model["version"]
+        else "version   not registered",
+        f"seconds   {seconds['total']:.1f}: {parts}",
+        f"user {listed['user']}:",
+        *pick_lines(listed["items"]),
+    ]
+    return "\n".join(lines)
+
+
+def pick_lines(items: list[dict[str, Any]]) -> list[str]:
+    """A list of recommendations as text lines."""
+    return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]

@@ -1,0 +1,96 @@
+"""A small world: ratings with structure, as MovieLens writes them, and one local store for all tests."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before anything imports MLflow.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+for name in ("MLFLOW_TRACKING_URI", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_SOURCE_DIGEST"):
+    os.environ.pop(name, None)
+
+from recommender.config import Config  # noqa: E402
+from recommender.data import Ratings, from_frame  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+N_USERS, N_ITEMS = 30, 25
+
+
+def rows(seed: int = 0) -> list[tuple[str, str, float, int]]:
+    """About 450 ratings of 30 users and 25 items in half stars, with tastes to be learnt."""
+    draw = np.random.default_rng(seed)
+    taste, trait = draw.normal(size=(N_USERS, 2)), draw.normal(size=(N_ITEMS, 2))
+    score = np.clip(
+        np.round(2 * (3.3 + taste @ trait.T + draw.normal(scale=0.3, size=(N_USERS, N_ITEMS)))) / 2, 0.5, 5
+    )
+    chosen = draw.random((N_USERS, N_ITEMS)) < 0.6
+    return [
+        (str(u + 1), str(10 * i + 7), float(score[u, i]), 1000 + u)
+        for u, i in zip(*np.nonzero(chosen), strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like ml-latest."""
+    path = tmp_path_factory.mktemp("ml-tiny")
+    lines = [f"{u},{i},{r},{t}" for u, i, r, t in rows()]
+    (path / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    titles = [f'{10 * i + 7},"Film, The {i} (1999)",Drama' for i in range(N_ITEMS)]
+    (path / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ratings(folder: Path) -> Ratings:
+    """The small world in memory."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows(), columns=["user", "item", "rating", "timestamp"])
+    return from_frame(frame, titles={str(10 * i + 7): f"Film {i}" for i in range(N_ITEMS)}, name="tiny")
+
+
+@pytest.fixture
+def make_config(folder: Path) -> Callable[..., Config]:
+    """Configurations that train in no time; keywords replace whole keys."""
+
+    def make(**keys: object) -> Config:
+        content = {
+            "algorithm": "SVD",
+            "params": {"n_factors": 4, "n_epochs": 3},
+            "data": {"source": str(folder)},
+            "evaluation": {"folds": 2, "k": 5},
+            "recommendation": {"min_item_ratings": 3},
+        }
+        return Config.model_validate({**content, **keys})
+
+    return make
+
+
+@pytest.fixture
+def conf(folder: Path, tmp_path: Path) -> Path:
+    """The same configuration as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"---\nseed: 0\nalgorithm: SVD\nparams:\n  n_factors: 4\n  n_epochs: 3\ndata:\n  source: {folder}\n"
+        "evaluation:\n  folds: 2\n  k: 5\nrecommendation:\n  min_item_ratings: 3\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A local store; making its tables takes longer than most tests, so that there is one."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An environment of the test's own, so that nobody else's versions are in it."""
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    monkeypatch.setenv("RECOMMENDER_ENVIRONMENT", name)
+    return name

@@ -1,0 +1,136 @@
+"""The command line from end to end, in this process; exit codes and messages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from recommender.cli import main
+from tests.conftest import ROOT
+
+
+def test_train_then_recommend(conf: Path, store: str, environment: str, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "new" / "report.json"
+    assert main(["train", "--config", str(conf), "--tracking-uri", store, "--report", str(target)]) == 0
+    printed = capsys.readouterr()
+    assert "fold 2/2: RMSE" in printed.err
+    assert f"version   {environment}.movie-recommender 1, alias champion" in printed.out
+    report = json.loads(target.read_text())
+    first = report["recommendations"]["items"][0]
+    assert first["title"] in printed.out
+
+    assert main(["recommend", "--user", "1", "-k", "1", "--tracking-uri", store]) == 0
+    assert capsys.readouterr().out == f"   1  {first['estimate']:.2f}  {first['title']}\n"
+    assert main(["recommend", "--user", "stranger", "-k", "2", "--json", "--tracking-uri", store]) == 0
+    picks = json.loads(capsys.readouterr().out)
+    assert [(pick["user"], pick["rank"], pick["known_user"]) for pick in picks] == [
+        ("stranger", 1, False), ("stranger", 2, False),
+    ]  # fmt: skip
+    assert (
+        main(["recommend", "--user", "stranger", "--model", report["model"]["uri"], "--tracking-uri", store])
+        == 0
+    )
+    assert "user stranger is unknown: these are the popular items" in capsys.readouterr().err
+
+
+def test_evaluate_logs_only_when_asked(conf: Path, store: str, environment: str, capsys) -> None:
+    line = [
+        "evaluate",
+        "--config",
+        str(conf),
+        "--tracking-uri",
+        store,
+        "--set",
+        f"tracking.experiment={environment}",
+    ]
+    assert main(line) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[-1].split()[0] == "mean"
+    mlflow.set_tracking_uri(store)
+    assert mlflow.get_experiment_by_name(environment) is None
+    assert main([*line, "--log"]) == 0
+    [run] = mlflow.search_runs(experiment_names=[environment], output_format="list")
+    assert f"{run.data.metrics['rmse']:.4f}" == table.splitlines()[-1].split()[1]
+    assert mlflow.search_model_versions(filter_string=f"name='{environment}.movie-recommender'") == []
+
+
+def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_text(
+        "who;what;stars;when\n"
+        + "".join(f"{u};{i};{1 + (u * i) % 7};{u}\n" for u in range(9) for i in range(9))
+    )
+    line = ["evaluate", "--config", str(conf), "--data", str(path), "--separator", ";", "--scale", "1", "7"]
+    columns = ["--user-column", "who", "--item-column", "what", "--rating-column", "stars"]
+    assert main([*line, *columns, "--set", "algorithm=BaselineOnly", "--set", "params={}"]) == 0
+    assert "BaselineOnly on votes: 81 ratings" in capsys.readouterr().out
+    assert main([*line, *columns[:4]]) == 2
+    assert "column 'rating' is missing; the file has: who, what, stars, when" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["train", "--config", "{conf}", "--data", "nowhere"], "nowhere: no such file or folder"),
+        (["train", "--config", "{conf}", "--set", "algorithm=SDV"], "Surprise has no 'SDV'"),
+        (["evaluate", "--config", "{conf}", "--set", "algorithm=SDV"], "Surprise has no 'SDV'"),
+        (["evaluate", "--config", "{conf}", "--set", "evaluation.folds=1"], "evaluation.folds"),
+        (["evaluate", "--config", "{conf}", "--set", "folds"], "write KEY=VALUE"),
+        (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),
+        (["recommend", "--user", "1", "-k", "0"], "ask for at least one item"),
+        (
+            ["recommend", "--user", "1", "--tracking-uri", "{store}", "--model", "models:/none@champion"],
+            "no such model",
+        ),
+        (["train", "--config", "{conf}", "--tracking-uri", "nonsense"], "no tracking server"),
+    ],
+)
+def test_bad_input_is_exit_code_2(line: list[str], message: str, conf: Path, store: str, capsys) -> None:
+    assert main([part.format(conf=conf, store=store) for part in line]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("recommender: ")
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_absent_server_is_exit_code_1(conf: Path, capsys) -> None:
+    assert main(["train", "--config", str(conf), "--tracking-uri", "http://127.0.0.1:9"]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", [[], ["train", "--no-such-flag"], ["recommend"], ["recommend", "--user", "1", "-k", "x"]]
+)
+def test_bad_usage_is_exit_code_2(line: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(line)
+    assert stopped.value.code == 2
+
+
+def test_packaged_names_agree() -> None:
+    import tomllib
+
+    import recommender
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == recommender.__version__
+    locked = (ROOT / "requirements.txt").read_text()
+    for pin in (name for name in project["dependencies"] if "==" in name):
+        assert f"\n{pin} " in locked
+
+
+def test_account_without_a_home(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT / "src")}
+    environment.pop("SURPRISE_DATA_FOLDER", None)
+    line = [
+        sys.executable,
+        "-c",
+        "import recommender.algorithm, os; print(os.environ['SURPRISE_DATA_FOLDER'])",
+    ]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).is_dir()

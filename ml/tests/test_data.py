@@ -1,0 +1,296 @@
+import random
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recommender import data
+from recommender.config import DataConfig
+from recommender.errors import InputError
+from tests.conftest import ROOT, rows
+
+PAIRS = [("2", "b", 4.5), ("10", "a", 3.0), ("2", "a", 1.0)]
+
+
+def read(source: object, **keys: object) -> data.Ratings:
+    return data.read(DataConfig.model_validate({"source": str(source), **keys}))
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def triples(ratings: data.Ratings) -> list[tuple[str, str, float]]:
+    return list(ratings.frame().itertuples(index=False, name=None))
+
+
+# Formats
+
+
+def test_embedded_dataset() -> None:
+    ratings = read(ROOT / "data" / "ml-latest-small")
+    assert (len(ratings), len(ratings.users), len(ratings.items)) == (100_836, 610, 9_724)
+    assert triples(ratings)[:2] == [("1", "1", 4.0), ("1", "3", 4.0)]
+    assert ratings.titles["1"] == "Toy Story (1995)"
+    assert ratings.name == "ml-latest-small"
+
+
+def test_100k_tabs_and_latin_titles(tmp_path: Path) -> None:
+    write(tmp_path / "u.data", "196\t242\t3\t881250949\r\n22\t377\t1\t878887116\r\n")
+    write(tmp_path / "u.item", "242|Café (1996)|24-Jan-1997||x\n377|Heavyweights|x\n", "latin-1")
+    for source in (tmp_path, tmp_path / "u.data"):
+        ratings = read(source)
+        assert triples(ratings) == [("22", "377", 1.0), ("196", "242", 3.0)]
+        assert ratings.titles["242"] == "Café (1996)"
+        assert ratings.scale == (1.0, 5.0)
+
+
+def test_1m_double_colons(tmp_path: Path) -> None:
+    write(tmp_path / "ratings.dat", "1::1193::5::978300760\n1::661::3::978302109\n")
+    write(tmp_path / "movies.dat", "661::James: the Peach::Animation\n1193::Léon::Drama\n", "latin-1")
+    for source in (tmp_path, tmp_path / "ratings.dat"):
+        ratings = read(source)
+        assert triples(ratings) == [("1", "661", 3.0), ("1", "1193", 5.0)]
+        assert ratings.titles == {"661": "James: the Peach", "1193": "Léon"}
+
+
+def test_any_csv_with_named_columns(tmp_path: Path) -> None:
+    text = "score;who;note;what\n3,5;x;;y\n".replace("3,5", "3.5")
+    titles = write(tmp_path / "names.csv", "what;label\ny;Ünder\n")
+    ratings = read(
+        write(tmp_path / "r.csv", text),
+        separator=";",
+        titles=str(titles),
+        columns={"user": "who", "item": "what", "rating": "score", "title": "label"},
+    )
+    assert triples(ratings) == [("x", "y", 3.5)]
+    assert ratings.titles == {"y": "Ünder"}
+
+
+def test_byte_order_mark_blank_lines_and_spaces(tmp_path: Path) -> None:
+    ratings = read(write(tmp_path / "r.csv", "\ufeffuserId,movieId,rating\n\n 1 ,2,3\n\n"))
+    assert triples(ratings) == [("1", "2", 3.0)]
+
+
+def test_sql_table_and_titles(tmp_path: Path) -> None:
+    url = database(tmp_path, [(1, 20, 4.5, 0), (1, 3, 2, 0)])
+    ratings = read(url, table="votes", titles="films", columns=SQL)
+    assert triples(ratings) == [("1", "3", 2.0), ("1", "20", 4.5)]
+    assert ratings.titles == {"20": "Twenty"}
+    assert ratings.name == "votes"
+
+
+SQL = {"user": "who", "item": "film", "rating": "stars", "timestamp": "at", "title": "name"}
+
+
+def database(folder: Path, votes: list[tuple[object, ...]]) -> str:
+    path = folder / "votes.db"
+    connection = sqlite3.connect(path)
+    connection.execute("create table votes (who integer, film integer, stars, at integer)")
+    connection.execute("create table films (film integer, name text)")
+    connection.executemany("insert into votes values (?, ?, ?, ?)", votes)
+    connection.execute("insert into films values (20, 'Twenty'), (99, 'Nobody rates it')")
+    connection.commit()
+    connection.close()
+    return f"sqlite:///{path}"
+
+
+# One dataset, whatever it is written in
+
+
+def test_digest_depends_on_content_only(tmp_path: Path) -> None:
+    csv = write(
+        tmp_path / "a.csv", "rating,movieId,userId\n" + "".join(f"{r},{i},{u}\n" for u, i, r in PAIRS)
+    )
+    other = write(
+        tmp_path / "b.csv",
+        "userId,movieId,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in reversed(PAIRS)),
+    )
+    assert read(csv).digest() == read(other).digest()
+    assert read(csv).digest() != read(csv, scale=(1, 5)).digest()
+    changed = write(tmp_path / "c.csv", csv.read_text().replace("4.5", "4.0"))
+    assert read(changed).digest() != read(csv).digest()
+
+
+ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5)
+tables = st.dictionaries(
+    st.tuples(ids, ids), st.integers(1, 10).map(lambda half: half / 2), min_size=1, max_size=20
+)
+
+
+@given(tables, st.randoms(), st.sampled_from(",;\t"))
+def test_csv_round_trip_in_any_order(
+    tmp_path_factory, table: dict, shuffle: random.Random, separator: str
+) -> None:
+    lines = [(user, item, rating) for (user, item), rating in table.items()]
+    shuffle.shuffle(lines)
+    path = tmp_path_factory.mktemp("csv") / "ratings.txt"
+    pd.DataFrame(lines, columns=["userId", "movieId", "rating"]).to_csv(path, index=False, sep=separator)
+    ratings = read(path, separator=separator)
+    assert {(user, item): rating for user, item, rating in triples(ratings)} == table
+    assert list(ratings.users) == sorted(ratings.users, key=lambda raw: (len(raw), raw))
+    assert (
+        ratings.digest() == data.from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"])).digest()
+    )
+
+
+# Bad input: what is wrong, where, how to mend it
+
+HEAD = "userId,movieId,rating,timestamp\n"
+BAD_FILES = {
+    "empty": ("", "the file is empty"),
+    "header only": (HEAD, "holds no ratings"),
+    "missing column": (
+        "userId,rating\n1,3\n",
+        "line 1: column 'movieId' is missing; the file has: userId, rating",
+    ),
+    "missing column, hint": ("user,movieId,rating\n1,2,3\n", "name it with --user-column"),
+    "other separator": ("userId;movieId;rating\n1;2;3\n", "--separator"),
+    "off the scale": (
+        HEAD + "1,2,3,0\n1,3,6,0\n",
+        "line 3, column rating: rating '6' is off the scale 0.5 to 5",
+    ),
+    "below the scale": (HEAD + "1,2,0,0\n", "line 2, column rating: rating '0' is off the scale"),
+    "no number": (HEAD + "1,2,good,0\n", "line 2, column rating: rating 'good' is no number"),
+    "infinite": (HEAD + "1,2,inf,0\n", "line 2, column rating: rating 'inf' is no number"),
+    "decimal comma": (HEAD + '1,2,"3,5",0\n', "with a point"),
+    "no rating": (HEAD + "1,2,,0\n", "line 2, column rating: the value is missing"),
+    "no user": (HEAD + "1,2,3,0\n,2,3,0\n", "line 3, column userId: the value is missing"),
+    "blank item": (HEAD + "1, ,3,0\n", "line 2, column movieId: the value is missing"),
+    "short line": (HEAD + "1,2,3,0\n1,5\n", "line 3, column rating: the value is missing"),
+    "after blank and long lines": (
+        'userId,movieId,rating,note\n\n1,2,3,"two\nlines"\n\n1,4,9,\n',
+        "line 6, column rating: rating '9' is off",
+    ),
+    "duplicate": (
+        HEAD + "1,2,3,0\n7,2,3,0\n1,2,4,0\n",
+        "line 4: user '1' rates item '2' again (first: {path}, line 2; 1 such rows)",
+    ),
+    "open quote": (HEAD + '1,"2,3,0\n', "check quotes"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "ratings.csv", text)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert message.format(path=path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "u.data",
+            "1\t2\t3\t4\n1\t3\t0.5\t4\n",
+            "line 2, column rating: rating '0.5' is off the scale 1 to 5",
+        ),
+        ("u.data", "1,2,3,4\n", "line 1: no tabs between the fields"),
+        ("u.data", "1\t2\n", "line 1: fewer than three fields"),
+        ("ratings.dat", "1::2::3::4\n1::2::3::5\n", "line 2: user '1' rates item '2' again"),
+        ("ratings.dat", "1,2,3\n", "line 1: no '::' between the fields"),
+    ],
+)
+def test_bad_movielens_files(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(write(tmp_path / name, text))
+    assert message in str(caught.value)
+
+
+def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", HEAD + "1,2,3,0\n1,é,3,0\n", "latin-1")
+    with pytest.raises(InputError, match=r"r\.csv, line 3: byte 0xe9 is not utf-8.*--encoding latin-1"):
+        read(path)
+    assert triples(read(path, encoding="latin-1"))[1][1] == "é"
+    with pytest.raises(InputError, match="no encoding that Python knows"):
+        read(path, encoding="klingon")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds none of ratings\.csv, u\.data, ratings\.dat"):
+        read(tmp_path)
+    path = write(tmp_path / "r.csv", HEAD + "1,2,3,0\n")
+    with pytest.raises(InputError, match=r"titles\.csv: no such file"):
+        read(path, titles=str(tmp_path / "titles.csv"))
+    titles = write(tmp_path / "titles.csv", "movieId,name\n2,Two\n")
+    with pytest.raises(InputError, match=r"titles\.csv, line 1: column 'title' is missing"):
+        read(path, titles=str(titles))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": None}, "no table is named"),
+        ({"table": "wotes"}, "no table 'wotes'; there are: films, votes"),
+        (
+            {"columns": {**SQL, "item": "movie"}},
+            "column 'movie' is missing; the table has: who, film, stars, at",
+        ),
+        ({"source": "sqlite:////nowhere/x.db"}, "no such file: /nowhere/x.db"),
+        ({"source": "https://example.org/ratings.csv"}, "have to be downloaded first"),
+        ({"source": "postgresql+nodriver://h/d"}, "knows no such database"),
+        ({"source": "://"}, "not an SQLAlchemy URL"),
+        ({"titles": "votes"}, "column 'name' is missing"),
+        (
+            {"source": "postgresql+psycopg://me:secret@127.0.0.1:9/db"},
+            "postgresql+psycopg://me:***@127.0.0.1:9/db",
+        ),
+    ],
+)
+def test_bad_sql(tmp_path: Path, change: dict, message: str) -> None:
+    settings = {"source": database(tmp_path, [(1, 2, 3, 0)]), "table": "votes", "columns": SQL, **change}
+    with pytest.raises(InputError) as caught:
+        data.read(DataConfig.model_validate(settings))
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("votes", "message"),
+    [
+        ([], "holds no ratings"),
+        (
+            [(1, 2, 3, 0), (None, 2, 3, 0)],
+            "table votes, row 2 (user None, item 2), column who: the value is missing",
+        ),
+        ([(1, 2, 7, 0)], "row 1 (user '1', item '2'), column stars: rating 7 is off the scale"),
+        (
+            [(1, 2, 3, 0), (1, 2, 4, 0)],
+            "table votes, row 2 (user '1', item '2'): user '1' rates item '2' again",
+        ),
+    ],
+)
+def test_bad_rows_in_sql(tmp_path: Path, votes: list, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(database(tmp_path, votes), table="votes", columns=SQL)
+    assert message in str(caught.value)
+
+
+# Duplicates on request
+
+
+@pytest.mark.parametrize("times", [("5", "9", "7"), ("2026-01-01", "2026-01-03T10:00", "2026-01-02")])
+def test_latest_of_duplicates(tmp_path: Path, times: tuple[str, ...]) -> None:
+    lines = "".join(f"1,2,{rating},{time}\n" for rating, time in zip((1, 2, 3), times, strict=True))
+    assert triples(read(write(tmp_path / "r.csv", HEAD + lines), duplicates="latest")) == [("1", "2", 2.0)]
+
+
+def test_latest_needs_times(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 2, column timestamp: 'noon' is no time"):
+        read(write(tmp_path / "r.csv", HEAD + "1,2,3,noon\n"), duplicates="latest")
+    with pytest.raises(InputError, match="column 'timestamp' is missing"):
+        read(write(tmp_path / "r.csv", "userId,movieId,rating\n1,2,3\n"), duplicates="latest")
+
+
+def test_from_frame_says_what_is_missing() -> None:
+    frame = pd.DataFrame(rows(), columns=["user", "item", "stars", "timestamp"])
+    with pytest.raises(InputError, match="column 'rating' is missing; the frame has: user, item, stars"):
+        data.from_frame(frame)

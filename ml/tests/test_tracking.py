@@ -1,0 +1,376 @@
+"""Runs, versions and aliases in a local store; a server that is not there."""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+
+from recommender import evaluate, registry, tracking, train
+from recommender.errors import InputError, RecommenderError
+from tests.conftest import ROOT
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **extra}
+
+
+def versions(name: str) -> list[str]:
+    return sorted(
+        str(version.version) for version in mlflow.MlflowClient().search_model_versions(f"name='{name}'")
+    )
+
+
+def runs(experiment: str) -> list[mlflow.entities.Run]:
+    return mlflow.search_runs(experiment_names=[experiment], output_format="list")
+
+
+# What a training leaves behind
+
+
+@pytest.fixture(scope="module")
+def report(store: str, folder: Path) -> dict:
+    from recommender.config import Config
+
+    config = Config.model_validate(
+        {
+            "params": {"n_factors": 4, "n_epochs": 3},
+            "data": {"source": str(folder)},
+            "evaluation": {"folds": 2, "k": 5},
+            "recommendation": {"min_item_ratings": 3, "k": 4},
+            "tracking": {"experiment": "one"},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECOMMENDER_ENVIRONMENT", "staging")
+        patch.setenv("RECOMMENDER_SOURCE_DIGEST", "abc123")
+        return train.train(config, store)
+
+
+def test_report_keeps_its_contract(report: dict, ratings, store: str) -> None:
+    parts = "dataset algorithm params metrics model tracking_uri seconds recommendations source_digest"
+    assert list(report) == parts.split()
+    assert report["dataset"]["ratings"] == len(ratings)
+    assert report["dataset"]["digest"] == ratings.digest()
+    assert set(report["metrics"]) == {*evaluate.METRICS, "k"}
+    model = report["model"]
+    assert (model["name"], model["version"], model["alias"]) == ("staging.movie-recommender", "1", "champion")
+    assert model["uri"] == "models:/staging.movie-recommender/1"
+    assert report["source_digest"] == "abc123"
+    assert report["recommendations"]["user"] == "1"
+    assert [set(pick) for pick in report["recommendations"]["items"]] == [
+        {"item", "title", "estimate", "rank"}
+    ] * 4
+    assert report["seconds"]["total"] >= report["seconds"]["fit"] > 0
+    assert json.loads(json.dumps(report)) == report
+    assert "version   staging.movie-recommender 1, alias champion" in train.summary(report)
+
+
+def test_run_has_everything(report: dict) -> None:
+    run = mlflow.get_run(report["model"]["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["params.n_factors"] == "4"
+    assert run.data.params["seed"] == "0"
+    assert run.data.params["evaluation.threshold"] == "4.0"
+    for key in evaluate.METRICS:
+        assert run.data.metrics[key] == pytest.approx(report["metrics"][key], abs=1e-6)
+        assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, f"fold_{key}")) == 2
+    assert run.data.metrics["seconds_fit"] > 0
+    assert run.data.tags["dataset_digest"] == report["dataset"]["digest"]
+    assert run.data.tags["model_digest"] == report["model"]["digest"]
+    assert run.data.tags["source_digest"] == "abc123"
+    [dataset] = run.inputs.dataset_inputs
+    assert report["dataset"]["digest"].startswith(dataset.dataset.digest)
+    assert json.loads(dataset.dataset.profile)["num_rows"] == report["dataset"]["ratings"]
+    local = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+    found = {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()}
+    assert {"config.yaml", "environment.json", "plots/evaluation.png", "native/surprise.dump"} <= found
+    assert json.loads((local / "environment.json").read_text())["packages"]["scikit-surprise"]
+    assert (local / "plots/evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_native_dump_answers_like_the_model(report: dict) -> None:
+    from surprise import dump
+
+    path = mlflow.artifacts.download_artifacts(
+        run_id=report["model"]["run_id"], artifact_path="native/surprise.dump"
+    )
+    model = registry.load(report["model"]["uri"])
+    estimate = model.predict(pd.DataFrame({"user": ["3"], "item": ["7"]})).estimate[0]
+    assert dump.load(path)[1].predict("3", "7").est == pytest.approx(estimate, abs=1e-9)
+
+
+def test_version_is_tagged(report: dict) -> None:
+    version = mlflow.MlflowClient().get_model_version_by_alias("staging.movie-recommender", "champion")
+    assert version.run_id == report["model"]["run_id"]
+    assert version.tags["source_digest"] == "abc123"
+    assert version.tags["dataset_digest"] == report["dataset"]["digest"]
+    assert version.tags["model_digest"] == report["model"]["digest"]
+
+
+CLEAN_PROCESS = """
+import json, sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+pairs = model.predict(pd.DataFrame({"user": ["1", "stranger"], "item": ["7", "7"]}))
+lists = model.predict(pd.DataFrame({"user": ["1", "stranger"], "k": [2, 3]}))
+default = model.predict(pd.DataFrame({"user": ["1"]}))
+try:
+    model.predict(pd.DataFrame({"user": ["1"], "k": [0]}))
+except mlflow.exceptions.MlflowException as error:
+    refusal = error.error_code
+json.dump({"pairs": pairs.to_dict("records"), "lists": lists.to_dict("records"), "default": len(default),
+           "refusal": refusal, "surprise": "surprise" in sys.modules}, sys.stdout)
+"""
+
+
+def test_model_loads_in_a_clean_process(report: dict, store: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in clean_environment().items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", CLEAN_PROCESS, store, report["model"]["uri"]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(done.stdout)
+    assert [row["known_user"] for row in reply["pairs"]] == [True, False]
+    assert [(row["user"], row["rank"]) for row in reply["lists"]] == [
+        ("1", 1), ("1", 2), ("stranger", 1), ("stranger", 2), ("stranger", 3),
+    ]  # fmt: skip
+    shown = [{key: row[key] for key in ("item", "title", "estimate", "rank")} for row in reply["lists"][:2]]
+    assert shown == report["recommendations"]["items"][:2]
+    assert reply["default"] == 4
+    assert reply["refusal"] == "INVALID_PARAMETER_VALUE"
+    assert reply["surprise"] is False
+
+
+def test_a_served_request_may_have_numbers_for_ids(report: dict) -> None:
+    from mlflow.pyfunc import scoring_server
+
+    model = registry.load(report["model"]["uri"])
+    schema = model.metadata.get_input_schema()
+    for body, rows in (
+        ({"dataframe_records": [{"user": 1, "k": 2}]}, 2),
+        ({"dataframe_split": {"columns": ["user", "item"], "data": [["1", "7"], [9999, 7]]}}, 2),
+        ({"inputs": {"user": ["1"]}}, 4),
+    ):
+        reply = scoring_server.invocations(json.dumps(body), "application/json", model, schema)
+        assert reply.status == 200
+        assert len(json.loads(reply.response)["predictions"]) == rows
+
+
+def test_native_model_carries_its_dump(make_config, store: str, environment: str) -> None:
+    report = train.train(make_config(algorithm="KNNBasic", params={"k": 5}), store)
+    reply = registry.load(report["model"]["uri"]).predict(
+        pd.DataFrame({"user": ["1", "stranger"], "k": [2, 1]})
+    )
+    assert list(reply.item[:2]) == [pick["item"] for pick in report["recommendations"]["items"][:2]]
+    assert list(reply.known_user) == [True, True, False]
+
+
+# Registry
+
+
+def test_aliases_move_and_runs_are_reproducible(make_config, store: str, environment: str) -> None:
+    first, second, third = (train.train(make_config(), store)["model"] for _ in range(3))
+    assert first["digest"] == second["digest"] == third["digest"]
+    name = f"{environment}.movie-recommender"
+    aliases = mlflow.MlflowClient().get_registered_model(name).aliases
+    assert versions(name) == ["1", "2", "3"]
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "3", "previous": "2"}
+
+
+def test_first_version_has_no_previous(report: dict) -> None:
+    assert set(mlflow.MlflowClient().get_registered_model("staging.movie-recommender").aliases) == {
+        "champion"
+    }
+
+
+def test_no_register(make_config, store: str, environment: str) -> None:
+    report = train.train(make_config(), store, register=False)
+    assert (report["model"]["name"], report["model"]["version"], report["model"]["alias"]) == (
+        None,
+        None,
+        None,
+    )
+    assert versions(f"{environment}.movie-recommender") == []
+    assert registry.load(report["model"]["uri"]).predict(pd.DataFrame({"user": ["1"], "k": [1]})).shape == (
+        1,
+        6,
+    )
+    assert "not registered" in train.summary(report)
+
+
+@pytest.mark.parametrize("place", ["recommender.evaluate.cross_validate", "recommender.tracking.log_model"])
+def test_failed_run_registers_nothing(place: str, make_config, store, environment: str, monkeypatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        train.train(make_config(tracking={"experiment": environment}), store)
+    assert [run.info.status for run in runs(environment)] == ["FAILED"]
+    assert versions(f"{environment}.movie-recommender") == []
+
+
+def test_failed_registration_leaves_the_champion(make_config, store, environment: str, monkeypatch) -> None:
+    name = f"{environment}.movie-recommender"
+    train.train(make_config(), store)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MlflowException("no")
+
+    monkeypatch.setattr("mlflow.register_model", fail)
+    with pytest.raises(RecommenderError, match="MLflow does not register the model: no"):
+        train.train(make_config(), store)
+    assert registry.champion(name) == "1"
+
+
+def test_bad_data_makes_no_run(make_config, store: str, environment: str, tmp_path: Path) -> None:
+    tracking.connect(store)
+    with pytest.raises(InputError):
+        train.train(make_config(tracking={"experiment": environment}, data={"source": str(tmp_path)}), store)
+    assert mlflow.get_experiment_by_name(environment) is None
+
+
+def test_deleted_experiment(make_config, store: str, environment: str) -> None:
+    tracking.connect(store)
+    mlflow.delete_experiment(mlflow.create_experiment(environment))
+    with pytest.raises(InputError, match=r"is deleted\. Restore it"):
+        train.train(make_config(tracking={"experiment": environment}), store)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a/b", "a b"])
+def test_bad_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("RECOMMENDER_ENVIRONMENT", name)
+    with pytest.raises(InputError, match="use letters, digits"):
+        registry.environment()
+
+
+def test_unknown_model(store: str) -> None:
+    tracking.connect(store)
+    with pytest.raises(InputError, match="Train one with: recommender train"):
+        registry.load("models:/nowhere.movie-recommender@champion")
+
+
+# Whole processes: killed, and two at once
+
+
+def command(conf: Path, uri: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "recommender", "train", "--config", str(conf), "--tracking-uri", uri, *more]
+
+
+def test_killed_run_registers_nothing(conf: Path, store: str, environment: str, tmp_path: Path) -> None:
+    slow = command(
+        conf, store, "--set", "params.n_epochs=100000", "--set", f"tracking.experiment={environment}"
+    )
+    process = subprocess.Popen(slow, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
+    tracking.connect(store)
+    deadline = time.monotonic() + 60
+    while mlflow.get_experiment_by_name(environment) is None or not runs(environment):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [run.info.status for run in runs(environment)] == ["FAILED"]
+    assert versions(f"{environment}.movie-recommender") == []
+
+
+def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
+    environment = clean_environment()
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    line = [
+        sys.executable,
+        "-m",
+        "recommender",
+        "train",
+        "--config",
+        str(conf),
+        "--report",
+        "artifacts/report.json",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(line, cwd=tmp_path, env=environment, umask=0o002, **pipes) for _ in range(2)]
+    for process in both:
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        assert "version   dev.movie-recommender" in output
+    tracking.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    assert versions("dev.movie-recommender") == ["1", "2"]
+    report = tmp_path / "artifacts" / "report.json"
+    assert json.loads(report.read_text())["model"]["version"] in ("1", "2")
+    assert report.stat().st_mode & 0o777 == 0o664
+    assert [path.name for path in report.parent.iterdir()] == ["report.json"]
+    assert {path.stat().st_mode & 0o060 for path in (tmp_path / "mlruns").iterdir()} == {0o060}
+
+
+# Servers
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """Answers every request with the server's status and body."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b"<html>hello</html>"), (403, b""), (500, b"oops")],
+    ids=["website", "denied", "broken"],
+)
+def test_server_that_is_no_mlflow(status: int, body: bytes) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    server.status, server.body = status, body
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(RecommenderError, match=f"GET /health answers {status}, not the OK"):
+            tracking.connect(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_server_that_is_not_there() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(RecommenderError) as caught:
+        tracking.connect(f"http://me:secret@127.0.0.1:{port}")
+    assert "Connection refused" in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "TIMEOUT", (0.2, 0.2))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(RecommenderError, match="does not answer within seconds"):
+            tracking.connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/x", "ftp://x"])
+def test_addresses_that_are_none(uri: str) -> None:
+    with pytest.raises(InputError, match="no tracking server"):
+        tracking.connect(uri)
+
+
+def test_local_store_in_a_place_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecommenderError, match="needs a folder that you can write"):
+        tracking.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
