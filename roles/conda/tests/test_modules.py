@@ -1,0 +1,345 @@
+"""Unit tests of the role's modules: no conda, no network, no container."""
+
+import hashlib
+import http.server
+import importlib.util
+import json
+import os
+import pathlib
+import stat
+import threading
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+Capture = pytest.CaptureFixture[str]
+ROLE = pathlib.Path(__file__).parents[1]
+
+
+def load(kind: str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{kind}_{name}", ROLE / kind / f"{name}.py")
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader
+    spec.loader.exec_module(module)
+    return module
+
+
+environment = load("library", "conda_environment")
+installation = load("library", "conda_installation")
+action = load("action_plugins", "conda_environment")
+
+
+def run(module: ModuleType, capsys: Capture, check: bool = False, **arguments: Any) -> dict[str, Any]:
+    """Result of a module's run."""
+    with patch_module_args(arguments | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
+        module.main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+# --- the control machine's side
+
+
+def write(folder: pathlib.Path, **files: str) -> str:
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return str(folder / "environment.yml")
+
+
+def test_the_pip_section_is_taken_apart_and_its_files_travel(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/more.txt").write_text("c==1\n")
+    path = write(
+        tmp_path,
+        environment__yml="name: x\nprefix: /p\nchannels: [f]\n"
+        "dependencies: [python=3.11, pip, {pip: [--require-hashes -r a.txt, 'b>=2']}]",
+        a__txt="a==1 \\\n  --hash=sha256:0\n-r sub/more.txt\n",
+    )
+    assert action.read_environment(path) == {
+        "conda_spec": {"channels": ["f"], "dependencies": ["python=3.11", "pip"]},
+        "pip_options": ["--require-hashes", "-r", "a.txt"],
+        "pip_requirements": ["b>=2"],
+        "pip_files": {"a.txt": "a==1 \\\n  --hash=sha256:0\n-r sub/more.txt\n", "sub/more.txt": "c==1\n"},
+    }
+
+
+@pytest.mark.parametrize("line", ["-r a.txt", "-ra.txt", "--requirement=a.txt", "-c a.txt", "--constraint a.txt"])
+def test_every_way_to_name_a_file(tmp_path: pathlib.Path, line: str) -> None:
+    path = write(tmp_path, environment__yml=f"dependencies: [pip, {{pip: ['{line}']}}]", a__txt="a")
+    assert action.read_environment(path)["pip_files"] == {"a.txt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not YAML"),
+        ("[]", "no list `dependencies`"),
+        ("dependencies: []", "no list `dependencies`"),
+        ("dependencies: [{npm: [x]}]", "neither a package nor"),
+        ("dependencies: [pip, {pip: [-r b.txt]}]", "b.txt cannot be read: No such file"),
+        ("dependencies: [pip, {pip: [-r ../b.txt]}]", "not beside it"),
+        ("dependencies: [pip, {pip: [-e .]}]", "local project"),
+    ],
+)
+def test_a_bad_file_is_explained(tmp_path: pathlib.Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        action.read_environment(write(tmp_path, environment__yml=text))
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        action.read_environment(str(tmp_path / "absent.yml"))
+
+
+# --- environments
+
+FAKE_CONDA = """#!/bin/sh
+# conda, as far as the module knows it
+echo "$@" >> "$(dirname "$0")/calls"
+[ "$1" != --version ] || { echo "conda 26.3.2"; exit; }
+[ ! -e "$(dirname "$0")/broken" ] || { echo Collecting; echo "PackagesNotFoundError: nosuch=1" >&2; exit 1; }
+[ "$2" != create ] || mkdir -p "$4/conda-meta"
+"""
+
+
+@pytest.fixture
+def prefix(tmp_path: pathlib.Path) -> pathlib.Path:
+    conda = tmp_path / "opt/bin/conda"
+    conda.parent.mkdir(parents=True)
+    conda.write_text(FAKE_CONDA)
+    conda.chmod(0o755)
+    return tmp_path / "opt"
+
+
+def calls(prefix: pathlib.Path) -> list[list[str]]:
+    file = prefix / "bin/calls"
+    return [line.split()[:2] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def make(
+    prefix: pathlib.Path, capsys: Capture, check: bool = False, dependencies: Sequence[str] = ("python",), **more: Any
+) -> dict[str, Any]:
+    arguments = {
+        "name": "e",
+        "prefix": str(prefix),
+        "conda_spec": {"dependencies": list(dependencies)},
+    } | more
+    return run(environment, capsys, check, **arguments)
+
+
+def test_an_unchanged_environment_costs_no_conda_call(prefix: pathlib.Path, capsys: Capture) -> None:
+    assert make(prefix, capsys)["changed"]
+    assert not make(prefix, capsys)["changed"]
+    assert not make(prefix, capsys, check=True)["changed"]
+    assert calls(prefix) == [["env", "create"]]
+
+
+def test_check_mode_changes_nothing_even_without_conda(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    assert make(tmp_path / "none", capsys, check=True)["changed"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_changed_one_is_updated_never_created_again(prefix: pathlib.Path, capsys: Capture) -> None:
+    make(prefix, capsys)
+    assert make(prefix, capsys, dependencies=["python", "numpy"])["changed"]
+    assert calls(prefix) == [["env", "create"], ["env", "update"]]
+
+
+def test_somebodys_own_is_updated_not_replaced(prefix: pathlib.Path, capsys: Capture) -> None:
+    (prefix / "envs/e/mine").mkdir(parents=True)
+    make(prefix, capsys)
+    assert calls(prefix) == [["env", "update"]]
+    assert (prefix / "envs/e/mine").exists()
+
+
+def test_a_failed_new_one_is_removed_and_the_culprit_named(prefix: pathlib.Path, capsys: Capture) -> None:
+    (prefix / "bin/broken").touch()
+    result = make(prefix, capsys)
+    assert result["failed"]
+    assert result["msg"] == "environment e: conda could not create it\nPackagesNotFoundError: nosuch=1"
+    assert os.listdir(prefix / "envs") == []
+
+
+def test_a_failed_update_is_seen_to_by_the_next_run(prefix: pathlib.Path, capsys: Capture) -> None:
+    make(prefix, capsys)
+    (prefix / "bin/broken").touch()
+    assert make(prefix, capsys, dependencies=["nosuch"])["failed"]
+    (prefix / "bin/broken").unlink()
+    assert make(prefix, capsys)["changed"]
+    assert calls(prefix)[-1] == ["env", "update"]
+
+
+def test_an_interrupted_new_one_is_made_anew(prefix: pathlib.Path, capsys: Capture) -> None:
+    (prefix / "envs/e/half").mkdir(parents=True)
+    (prefix / "envs/.unfinished-e").touch()
+    assert make(prefix, capsys)["changed"]
+    assert calls(prefix) == [["env", "create"]]
+    assert not (prefix / "envs/e/half").exists()
+    assert not (prefix / "envs/.unfinished-e").exists()
+
+
+def test_absent(prefix: pathlib.Path, capsys: Capture) -> None:
+    make(prefix, capsys)
+    assert make(prefix, capsys, state="absent")["changed"]
+    assert not make(prefix, capsys, state="absent")["changed"]
+    assert not (prefix / "envs/e").exists()
+
+
+@pytest.mark.parametrize("name", ["base", "../x", "a b", ".hidden", ""])
+def test_bad_names_are_refused(prefix: pathlib.Path, capsys: Capture, name: str) -> None:
+    assert "a name is of letters" in make(prefix, capsys, name=name)["msg"]
+
+
+def test_too_little_space(prefix: pathlib.Path, capsys: Capture) -> None:
+    assert "make room" in make(prefix, capsys, free_space=1 << 40)["msg"]
+
+
+def test_uv_is_taken_from_the_lock_with_its_hashes() -> None:
+    pinned = "uv==2 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n"
+    lock = "a==1 \\\n    --hash=sha256:0\n" + pinned + "uvloop==3 --hash=sha256:4\n"
+    assert environment.uv_lines({"r.txt": lock}) == pinned
+    assert environment.uv_lines({"r.txt": "uv==2\n"}) == ""
+
+
+def test_only_what_neither_conda_nor_the_lock_brought_is_foreign(tmp_path: pathlib.Path) -> None:
+    site = tmp_path / "lib/python3.11/site-packages"
+    for name in ("pip-1", "Foo.Bar-1", "left_over-2"):
+        (site / f"{name}.dist-info").mkdir(parents=True)
+        (site / f"{name}.dist-info/METADATA").touch()
+    (tmp_path / "conda-meta").mkdir()
+    record = {"files": ["lib/python3.11/site-packages/pip-1.dist-info/METADATA"]}
+    (tmp_path / "conda-meta/pip.json").write_text(json.dumps(record))
+    assert environment.foreign_distributions(str(tmp_path), {"foo-bar"}) == ["left_over"]
+
+
+def test_the_culprit_is_found_in_the_tools_own_words() -> None:
+    uv = "Using Python 3.11\n  x No solution found when resolving:\n  ╰─> Because nosuch was not found"
+    assert environment.telling_lines(uv).splitlines()[-1].endswith("Because nosuch was not found")
+    assert environment.telling_lines("\n".join(map(str, range(40)))) == "\n".join(map(str, range(25, 40)))
+
+
+# --- the installation
+
+INSTALLER = """#!/bin/sh
+echo "$@" >> @LOG@
+prefix=$4
+[ ! -e @LOG@.broken ] || { touch "$prefix/half"; exit 1; }
+mkdir -p "$prefix/bin" "$prefix/conda-meta"
+chmod 700 "$prefix"
+cat > "$prefix/bin/conda" <<'E'
+@CONDA@E
+chmod +x "$prefix/bin/conda"
+"""
+
+
+@pytest.fixture
+def installer(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "Miniforge3.sh"
+    path.write_text(INSTALLER.replace("@LOG@", str(tmp_path / "log")).replace("@CONDA@", FAKE_CONDA))
+    return path
+
+
+def install(installer: pathlib.Path, capsys: Capture, check: bool = False, **more: Any) -> dict[str, Any]:
+    arguments = {
+        "prefix": str(installer.parent / "conda"),
+        "version": "26.3.2-3",
+        "url": installer.as_uri(),
+        "checksum": "sha256:" + hashlib.sha256(installer.read_bytes()).hexdigest(),
+    } | more
+    return run(installation, capsys, check, **arguments)
+
+
+def test_install_once(installer: pathlib.Path, capsys: Capture) -> None:
+    prefix = installer.parent / "conda"
+    assert install(installer, capsys, check=True)["changed"]
+    assert not prefix.exists()
+    old = os.umask(0o077)
+    try:
+        assert install(installer, capsys)["action"] == "installed"
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(prefix.stat().st_mode) == 0o755
+    assert not (prefix / ".installing").exists()
+    assert not install(installer, capsys)["changed"]
+    assert len((installer.parent / "log").read_text().splitlines()) == 1
+
+
+def test_another_version_upgrades_in_place(installer: pathlib.Path, capsys: Capture) -> None:
+    install(installer, capsys)
+    (installer.parent / "conda/envs/e").mkdir(parents=True)
+    assert install(installer, capsys, version="26.4.0-0")["action"] == "upgraded"
+    assert (installer.parent / "conda/envs/e").exists()
+
+
+def test_a_working_one_is_adopted_and_opened_to_everyone(installer: pathlib.Path, capsys: Capture) -> None:
+    conda = installer.parent / "conda/bin/conda"
+    conda.parent.mkdir(parents=True)
+    (installer.parent / "conda/pkgs").mkdir()
+    conda.write_text(FAKE_CONDA)
+    conda.chmod(0o700)
+    conda.parent.chmod(0o700)
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "adopted"
+    assert stat.S_IMODE(conda.stat().st_mode) == stat.S_IMODE(conda.parent.stat().st_mode) == 0o755
+    assert not install(installer, capsys, version="26.1.0-0")["changed"]
+    assert not (installer.parent / "log").exists()
+
+
+def test_an_interrupted_one_starts_afresh(installer: pathlib.Path, capsys: Capture) -> None:
+    prefix, broken = installer.parent / "conda", installer.parent / "log.broken"
+    broken.touch()
+    assert "failed with status 1" in install(installer, capsys)["msg"]
+    assert (prefix / "half").exists()
+    broken.unlink()
+    assert install(installer, capsys)["action"] == "installed"
+    assert not (prefix / "half").exists()
+
+
+def test_a_wrong_checksum_installs_nothing(installer: pathlib.Path, capsys: Capture) -> None:
+    result = install(installer, capsys, checksum="sha256:" + "0" * 64)
+    assert "Nothing was installed" in result["msg"]
+    assert not (installer.parent / "log").exists()
+
+
+def test_somebody_elses_folder_is_not_touched(installer: pathlib.Path, capsys: Capture) -> None:
+    (installer.parent / "conda").mkdir()
+    (installer.parent / "conda/thesis.tex").touch()
+    assert "holds something else than conda (thesis.tex)" in install(installer, capsys)["msg"]
+
+
+def test_no_space(installer: pathlib.Path, capsys: Capture) -> None:
+    assert "conda_free_space" in install(installer, capsys, free_space=1 << 40)["msg"]
+
+
+def test_a_partial_download_is_continued(installer: pathlib.Path, capsys: Capture) -> None:
+    data = installer.read_bytes()
+    ranges = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ranges.append(self.headers["Range"])
+            begin = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            self.end_headers()
+            self.wfile.write(data[begin:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    work = installer.parent / "conda/.installing"
+    work.mkdir(parents=True)
+    (work / "new").touch()
+    (work / "Miniforge3.sh").write_bytes(data[:50])
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/Miniforge3.sh"
+        assert install(installer, capsys, url=url)["action"] == "installed"
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert ranges == ["bytes=50-"]
+
+
+@pytest.mark.parametrize(("version", "numbers"), [("26.3.2-3", (26, 3, 2)), ("24.7.1", (24, 7, 1))])
+def test_releases_compare_as_numbers(version: str, numbers: tuple[int, ...]) -> None:
+    assert installation.release(version) == numbers
