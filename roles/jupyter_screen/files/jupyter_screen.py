@@ -1,0 +1,152 @@
+#!/usr/bin/python3 -I
+"""Steps of jupyter-screen.service that a unit's own settings cannot express: prepare, serve, ready, stop, stopped.
+
+The unit sets JUPYTER_TOKEN_FILE and JUPYTER_SCREEN_PORT; systemd sets RUNTIME_DIRECTORY, LOGS_DIRECTORY, MAINPID and
+SERVICE_RESULT. A step that fails says why on stderr, which is the journal, and ends with a status other than 0.
+"""
+
+import http.client
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+SESSION = "jupyter"
+LOG_LINES = 30
+
+
+def token() -> str:
+    """Returns the server's token. Raises SystemExit where it is missing or would be no protection."""
+    path = os.environ["JUPYTER_TOKEN_FILE"]
+    try:
+        text = pathlib.Path(path).read_text()
+    except OSError as error:
+        sys.exit(f"cannot read the token: {error}. Run the role again to have one made.")
+    # Jupyter takes the file as it is: empty would turn authentication off, a line end would belong to the token
+    if not re.fullmatch(r"[A-Za-z0-9._~-]{16,}", text):
+        sys.exit(
+            f"{path} must hold at least 16 of the characters A-Z a-z 0-9 . _ ~ - and nothing else, not even "
+            f"a line end. Remove it and run the role again to have one made."
+        )
+    return text
+
+
+def request(method: str, path: str, secret: str = "") -> int:
+    """Returns the HTTP status that the server answers with. Raises OSError or HTTPException where it does not."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["JUPYTER_SCREEN_PORT"]), timeout=10)
+    try:
+        connection.request(method, path, headers={"Authorization": f"token {secret}"} if secret else {})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def alive(pid: int) -> bool:
+    """Returns whether a process of that id is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def prepare() -> None:
+    """Refuses a bad token or a second session of that name, which `screen -r` could not tell from the first."""
+    token()
+    subprocess.run(["screen", "-wipe"], stdout=subprocess.DEVNULL, check=False)
+    listing = subprocess.run(["screen", "-ls"], capture_output=True, text=True, check=False).stdout
+    if found := re.search(rf"^\s+(\d+\.{SESSION})\s", listing, re.MULTILINE):
+        sys.exit(f"this account has a screen session {SESSION} already: end it with: screen -S {found[1]} -X quit")
+
+
+def serve(command: list[str]) -> None:
+    """Runs Jupyter inside screen, keeps its exit status and ends the session with it.
+
+    Screen itself exits 0 whatever became of Jupyter, and would live on for as long as it has another window.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        # the keyboard's signals are Jupyter's: exec gives it the default actions back
+        signal.signal(number, lambda *_: None)
+    jupyter = subprocess.Popen(command)
+    # of a window that is closed only this process hears
+    signal.signal(signal.SIGHUP, lambda *_: jupyter.terminate())
+    status = jupyter.wait()
+    pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "status").write_text(str(status if status >= 0 else 128 - status))
+    subprocess.call(["screen", "-X", "quit"])
+
+
+def ready(timeout: float) -> None:
+    """Waits until the API answers with the token and refuses without. Raises SystemExit after timeout seconds."""
+    secret, main = token(), int(os.environ["MAINPID"])
+    deadline = time.monotonic() + timeout
+    problem = "no answer"
+    while time.monotonic() < deadline:
+        if not alive(main):
+            sys.exit("JupyterLab ended before it answered")
+        try:
+            with_token, without = request("GET", "/api/status", secret), request("GET", "/api/status")
+        except (OSError, http.client.HTTPException) as error:
+            problem = str(error)
+        else:
+            if (with_token, without) == (200, 403):
+                return
+            problem = f"status {with_token} with the token (wanted 200), {without} without (wanted 403)"
+            if without == 200:
+                break
+        time.sleep(0.1)
+    sys.exit(f"http://127.0.0.1:{os.environ['JUPYTER_SCREEN_PORT']}/api/status: {problem}")
+
+
+def stop(timeout: float) -> None:
+    """Asks Jupyter to end its kernels and itself, and waits for that up to timeout seconds; systemd kills the rest."""
+    if not os.environ.get("MAINPID"):
+        return
+    request("POST", "/api/shutdown", token())
+    deadline = time.monotonic() + timeout
+    while alive(int(os.environ["MAINPID"])) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def stopped() -> None:
+    """Ends with Jupyter's exit status; after a failure shows the end of its log first."""
+    try:
+        status = int(pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "status").read_text())
+    except FileNotFoundError:
+        status = 0
+    result = os.environ.get("SERVICE_RESULT", "success")
+    if status == 0 and result == "success":
+        return
+    log = pathlib.Path(os.environ["LOGS_DIRECTORY"], "jupyter.log")
+    print(f"result {result}, JupyterLab's exit status {status}; the end of {log}:", file=sys.stderr)
+    if log.exists():
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 16384))
+            text = stream.read().decode(errors="replace")
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text).replace(token(), "…")
+        print("\n".join(text.splitlines()[-LOG_LINES:]), file=sys.stderr)
+    sys.exit(status)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one step. Raises SystemExit where there is none of that name."""
+    match arguments:
+        case ["prepare"]:
+            prepare()
+        case ["serve", *command] if command:
+            serve(command)
+        case ["ready", seconds]:
+            ready(float(seconds))
+        case ["stop", seconds]:
+            stop(float(seconds))
+        case ["stopped"]:
+            stopped()
+        case _:
+            sys.exit("usage: jupyter-screen prepare | serve COMMAND... | ready SECONDS | stop SECONDS | stopped")
+
+
+main(sys.argv[1:])

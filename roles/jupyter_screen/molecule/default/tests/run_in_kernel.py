@@ -1,0 +1,40 @@
+"""Runs code in a kernel through JupyterLab's API and prints its output; arguments KERNEL CODE, on the server."""
+
+import json
+import pathlib
+import sys
+import uuid
+
+import requests
+import websocket
+
+kernel, code = sys.argv[1:]
+headers = {"Authorization": f"token {pathlib.Path('/etc/jupyter-screen/token').read_text()}"}
+api = "127.0.0.1:8888/api/kernels"
+started = requests.post(f"http://{api}", json={"name": kernel}, headers=headers, timeout=60)
+started.raise_for_status()
+address = f"{api}/{started.json()['id']}"
+asked = uuid.uuid4().hex
+request = {
+    "header": {"msg_id": asked, "msg_type": "execute_request", "version": "5.3", "username": "", "session": "test"},
+    "parent_header": {},
+    "metadata": {},
+    "content": {"code": code, "silent": False},
+    "channel": "shell",
+}
+try:
+    channels = websocket.create_connection(f"ws://{address}/channels", header=headers, timeout=60)
+    channels.send(json.dumps(request))
+    idle = False
+    while not idle:
+        reply = json.loads(channels.recv())
+        if reply["parent_header"].get("msg_id") != asked:
+            continue
+        content = reply["content"]
+        idle = content.get("execution_state") == "idle"
+        if reply["msg_type"] == "stream":
+            print(content["text"], end="")
+        if reply["msg_type"] == "error":
+            sys.exit("\n".join(content["traceback"]))
+finally:
+    requests.delete(f"http://{address}", headers=headers, timeout=60)
