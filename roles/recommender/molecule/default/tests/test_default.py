@@ -1,0 +1,41 @@
+"""The job as it stands on the server, and the champion that the registry serves."""
+
+import json
+
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+
+
+def registry(host, path):
+    return json.loads(host.check_output("python3 -c %s %s", FETCH, f"http://127.0.0.1:5000/api/2.0/mlflow/{path}"))
+
+
+def test_champion_is_of_what_is_deployed(host):
+    alias = registry(host, "registered-models/alias?name=dev.movie-recommender&alias=champion")["model_version"]
+    tags = {tag["key"]: tag["value"] for tag in alias["tags"]}
+    release = host.file("/srv/recommender/current").linked_to
+    assert tags["source_digest"] == f"{release.rsplit('/')[-1]}:conf/default.yaml"
+
+
+def test_release_is_read_only_and_artifacts_are_the_groups(host):
+    assert host.file("/srv/recommender/current/src/recommender/train.py").user == "root"
+    artifacts = host.file("/srv/recommender/artifacts")
+    assert (artifacts.user, artifacts.group, artifacts.mode) == ("recommender", "recommender", 0o2775)
+    assert host.run("runuser -u recommender -- touch /srv/recommender/current/src/x").rc != 0
+
+
+def test_report_names_films(host):
+    report = json.loads(host.file("/srv/recommender/artifacts/report.json").content_string)
+    assert report["dataset"]["ratings"] == 100836
+    assert 0.86 < report["metrics"]["rmse"] < 0.89
+    assert len(report["recommendations"]["items"]) == 10
+    assert all(item["title"] for item in report["recommendations"]["items"])
+
+
+def test_train_on_the_host_as_written_adds_a_version(host):
+    def versions():
+        found = registry(host, "model-versions/search?filter=name%3D%27dev.movie-recommender%27")
+        return {int(version["version"]) for version in found["model_versions"]}
+
+    before = versions()
+    host.check_output("cd /srv/recommender/current && runuser -u recommender -- make train")
+    assert versions() - before == {max(before) + 1}
