@@ -1,0 +1,74 @@
+# The verbs of this repository; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+INVENTORY ?= inventory/local
+HOST ?= dev
+PYTHON3 ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+READY := .venv/.complete
+LOCAL := inventory/local/group_vars/all/conda.yml
+LOG := .local/last-run.log
+
+.PHONY: help up down tunnel test lint unit lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
+	@molecule/engine.sh $(MAKE) --no-print-directory .up
+
+.PHONY: .server .up .down
+.server:
+	@mkdir -p .local && rm -f $(LOG)
+	@image=$$(molecule/image.sh trixie) && vars=$$(IMAGE=$$image molecule/conda_fixture/select.sh .cache) && \
+	  if [ -n "$$vars" ]; then \
+	    { cat "$$vars"; echo "container_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \
+	  else rm -f $(LOCAL); fi
+	@ANSIBLE_LOG_PATH=$(LOG) ansible-playbook molecule/create.yml -i inventory/local
+
+.up: .server
+	@ANSIBLE_LOG_PATH=$(LOG) ansible-playbook site.yml -i inventory/local
+	@if grep -q 'changed=[1-9]' $(LOG); then echo "==> the server is ready; next: make tunnel"; \
+	else echo "==> nothing had to be changed; next: make tunnel"; fi
+
+down: $(READY) ## remove the throw-away server, its keys and all that make up generated (downloads stay; make clean)
+	@molecule/engine.sh $(MAKE) --no-print-directory .down
+
+.down:
+	@ansible-playbook molecule/destroy.yml -i inventory/local
+	@rm -rf .local $(LOCAL)
+
+tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
+	@bin/tunnel -i $(INVENTORY) $(HOST)
+
+test: $(READY) ## everything: lint, unit tests, molecule test of every role, the whole site twice
+	@molecule/engine.sh pytest -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+
+lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
+	@pytest -q molecule/suite.py -k lint
+
+unit: $(READY) ## the unit tests alone: no container
+	@pytest -q molecule/suite.py -k unit
+
+lock: $(READY) ## resolve the control environment's and the roles' requirements anew, with hashes; needs the network
+	@for in in requirements.in $(wildcard roles/*/files/requirements.in); do \
+	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
+	@$(MAKE) -C ml lock
+
+clean: down ## down, and remove the control environment, caches and images
+	@docker volume rm -f bare-server-uv-cache >/dev/null; docker images -q bare-server | xargs -r docker rmi -f >/dev/null
+	@rm -rf .venv .cache .known_hosts
+
+# The marker is written last: an interrupted build leaves none and is begun anew.
+$(READY): requirements.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, this is $$($(PYTHON3) --version 2>&1): install it, then make PYTHON3=python3.12 …" >&2; exit 2; }
+	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "python3 cannot make virtual environments: apt install python3-venv" >&2; exit 2; }
+	@echo "==> making .venv from the lock (once)"
+	@rm -rf .venv && $(PYTHON3) -m venv .venv
+	@awk '/^[^ #]/ {keep = /^uv==/} keep' requirements.txt > .venv/uv.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt
+	@VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/uv pip sync --require-hashes requirements.txt
+	@touch $@

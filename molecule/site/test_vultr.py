@@ -1,0 +1,83 @@
+"""`ansible-playbook site.yml -i inventory/vultr` as a user types it, its one address a container with Debian 12."""
+
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from conftest import ROOT, Checkout, recap
+
+COMMAND = (".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/vultr")
+
+
+@pytest.fixture(scope="module")
+def agent(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """A home with a key of the user's, held by an agent; nothing names the key to Ansible."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ssh").mkdir(mode=0o700)
+    key = home / ".ssh" / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", home / "agent"], stdout=subprocess.DEVNULL)
+    checkout.environment |= {"HOME": str(home), "SSH_AUTH_SOCK": str(home / "agent")}
+    add = "until ssh-add -q .ssh/id_ed25519; do sleep 0.2; done"
+    subprocess.run(add, shell=True, cwd=home, env=checkout.environment, timeout=10, check=True)
+    yield key
+    process.terminate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a fresh server that trusts the user's key for root, written into inventory/vultr/hosts.yml."""
+    state = tmp_path_factory.mktemp("state")
+    name = f"vultr-{os.getpid()}"
+    fixture = conda_fixture(checkout)
+    container = {
+        "container_name": name, "container_suite": "bookworm", "container_key": str(agent),
+        "container_known_hosts": str(state / "known_hosts"), "ansible_host": "127.0.0.1",
+        "ansible_port": 20000 + os.getpid() % 20000,
+        "container_volumes": [f"{fixture.parent}:/srv/conda-fixture:ro"] if fixture else [],
+    }  # fmt: skip
+    (state / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
+    if fixture:
+        mine = checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml"
+        mine.write_text(fixture.read_text())
+    checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(state / "hosts.yml"))
+    inspect = json.loads(subprocess.check_output(["docker", "inspect", name]))[0]
+    address: str = inspect["NetworkSettings"]["IPAddress"]
+    hosts = checkout.folder / "inventory/vultr/hosts.yml"
+    text = hosts.read_text()
+    assert text.count("ansible_host: 203.0.113.10") == 1
+    hosts.write_text(text.replace("203.0.113.10", address))
+    yield address
+    subprocess.run(["docker", "rm", "-f", name], check=True, stdout=subprocess.DEVNULL)
+
+
+def conda_fixture(checkout: Checkout) -> pathlib.Path | None:
+    """Variables for a host that cannot reach conda's own hosts; None where they answer."""
+    image = subprocess.check_output([ROOT / "molecule/image.sh", "trixie"], text=True).strip()
+    path = subprocess.check_output(
+        [ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"],
+        env={**checkout.environment, "IMAGE": image},
+        text=True,
+    ).strip()
+    return pathlib.Path(path) if path else None
+
+
+def test_site(checkout: Checkout) -> None:
+    output = checkout.run(*COMMAND)
+    assert recap(output)["failed"] == recap(output)["unreachable"] == 0
+    assert "dev.movie-recommender version 1 (champion)" in output
+    assert "make tunnel INVENTORY=inventory/vultr HOST=recommender-dev" in output
+
+
+def test_again_as_the_operator_changes_nothing(checkout: Checkout) -> None:
+    assert recap(checkout.run(*COMMAND))["changed"] == 0
+
+
+def test_the_operator_gets_in_and_root_does_not(checkout: Checkout, server: str) -> None:
+    ssh = ("ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.known_hosts")
+    assert checkout.run(*ssh, f"deploy@{server}", "sudo", "-n", "id", "-u").strip() == "0"
+    assert "Permission denied (publickey)" in checkout.run(*ssh, f"root@{server}", "true", code=255)

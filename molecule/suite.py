@@ -1,0 +1,64 @@
+"""Everything that `make test` runs, one test a part; each is a command that a person can type as well.
+
+The slow parts come first, so that two workers end at about the same time.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SLOW = ["conda", "recommender", "jupyter_screen", "mlflow_server"]
+ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
+
+
+def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
+    """Runs a command; its output is shown by pytest when it fails."""
+    environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    result = subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    sys.stdout.write(result.stdout)
+    assert result.returncode == 0, f"{' '.join(command)} in {cwd} ended with {result.returncode}"
+
+
+@pytest.mark.parametrize("path", ["up", "vultr"])
+def test_site(path: str) -> None:
+    run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_molecule(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # molecule keys this folder on the role's name alone: two checkouts would share it
+    monkeypatch.setenv("MOLECULE_EPHEMERAL_DIRECTORY", str(ROOT / ".cache" / "molecule" / role))
+    run("molecule", "test", "--all", cwd=ROOT / "roles" / role)
+
+
+def test_unit_of_the_training_job() -> None:
+    run("make", "-C", "ml", "test")
+    # its types are checked against its own environment, which has numpy and pydantic
+    run("mypy", "--python-executable", ".venv/bin/python", "src", cwd=ROOT / "ml")
+
+
+def test_unit() -> None:
+    run("pytest", "-q", "molecule/unit")
+    run("pytest", "-q", "roles/conda/tests")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ansible-lint",
+        "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
+        "ruff check",
+        "ruff format --check",
+        "mypy bin/tunnel molecule inventory/plugins roles/*/library roles/*/action_plugins roles/*/files/*.py",
+        "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_lint(command: str) -> None:
+    run("sh", "-c", command)

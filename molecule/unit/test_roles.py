@@ -1,0 +1,54 @@
+"""What holds for every role: its variables stand once in the argument specs and once in the defaults, and agree."""
+
+import pathlib
+from typing import Any
+
+import ansible
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+CARD = {"ssh_hardening", "firewall", "conda", "jupyter_screen", "mlflow_server"}
+
+
+def read(path: pathlib.Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_the_roles_of_the_card_are_there() -> None:
+    assert set(ROLES) > CARD
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_are_the_argument_specs(role: str) -> None:
+    defaults = read(ROOT / "roles" / role / "defaults/main.yml")
+    options = read(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert set(defaults) == set(options)
+    for name, option in options.items():
+        assert name.startswith(f"{role}_")
+        assert option["description"]
+        # a default that depends on other variables cannot stand in a specification
+        if "{{" not in str(defaults[name]) or "default" in option:
+            assert option.get("default") == defaults[name] or option.get("required"), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_default_is_commented(role: str) -> None:
+    text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
+    for paragraph in text.removeprefix("---\n").split("\n\n"):
+        assert paragraph.startswith("#"), f"{role}: no comment above {paragraph}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_inventory_sets_no_variable_that_a_role_does_not_have(role: str) -> None:
+    known = set(read(ROOT / "roles" / role / "defaults/main.yml"))
+    used = {name for name in read(ROOT / "inventory/common.yml") if name.startswith(f"{role}_")}
+    assert used <= known
+
+
+def test_collections_are_the_versions_of_the_pinned_ansible_package() -> None:
+    installed = pathlib.Path(ansible.__file__).parents[1] / "ansible_collections"
+    for collection in read(ROOT / "requirements.yml")["collections"]:
+        manifest = installed / collection["name"].replace(".", "/") / "MANIFEST.json"
+        assert read(manifest)["collection_info"]["version"] == collection["version"]
