@@ -1,9 +1,13 @@
 # The verbs of this repository; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-INVENTORY ?= inventory/local
-HOST ?= dev
+# := so that a variable of the shell's cannot choose the server; `make tunnel HOST=…` can
+INVENTORY := inventory/local
+HOST := dev
 PYTHON3 ?= python3
+ifneq ($(words $(CURDIR)),1)
+$(error the path of this checkout must hold no blanks: $(CURDIR))
+endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 READY := .venv/.complete
@@ -18,7 +22,7 @@ help: ## show this list
 up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
 	@molecule/engine.sh $(MAKE) --no-print-directory .up
 
-.PHONY: .server .up .down
+.PHONY: .server .up .down .clean
 .server:
 	@mkdir -p .local && rm -f $(LOG)
 	@image=$$(molecule/image.sh trixie) && vars=$$(IMAGE=$$image molecule/conda_fixture/select.sh .cache) && \
@@ -32,18 +36,18 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 	@if grep -q 'changed=[1-9]' $(LOG); then echo "==> the server is ready; next: make tunnel"; \
 	else echo "==> nothing had to be changed; next: make tunnel"; fi
 
-down: $(READY) ## remove the throw-away server, its keys and all that make up generated (downloads stay; make clean)
-	@molecule/engine.sh $(MAKE) --no-print-directory .down
-
-.down:
-	@ansible-playbook molecule/destroy.yml -i inventory/local
+down: ## remove the throw-away server, its keys and all that make up generated (downloads stay; make clean)
+	@if command -v docker >/dev/null; then molecule/engine.sh $(MAKE) --no-print-directory .down; fi
 	@rm -rf .local $(LOCAL)
+
+.down: $(READY)
+	@ansible-playbook molecule/destroy.yml -i inventory/local
 
 tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
 	@bin/tunnel -i $(INVENTORY) $(HOST)
 
 test: $(READY) ## everything: lint, unit tests, molecule test of every role, the whole site twice
-	@molecule/engine.sh pytest -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+	@molecule/engine.sh pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q molecule/suite.py -k lint
@@ -57,8 +61,12 @@ lock: $(READY) ## resolve the control environment's and the roles' requirements 
 	@$(MAKE) -C ml lock
 
 clean: down ## down, and remove the control environment, caches and images
-	@docker volume rm -f bare-server-uv-cache >/dev/null; docker images -q bare-server | xargs -r docker rmi -f >/dev/null
+	@if command -v docker >/dev/null; then molecule/engine.sh $(MAKE) --no-print-directory .clean; fi
 	@rm -rf .venv .cache .known_hosts
+
+.clean:
+	@docker volume rm -f bare-server-uv-cache >/dev/null
+	@docker images -q --filter reference=bare-server --filter reference=debian-from-packages | xargs -r docker rmi -f >/dev/null
 
 # The marker is written last: an interrupted build leaves none and is begun anew.
 $(READY): requirements.txt
@@ -70,5 +78,5 @@ $(READY): requirements.txt
 	@rm -rf .venv && $(PYTHON3) -m venv .venv
 	@awk '/^[^ #]/ {keep = /^uv==/} keep' requirements.txt > .venv/uv.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt
-	@VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/uv pip sync --require-hashes requirements.txt
+	@VIRTUAL_ENV=.venv .venv/bin/uv pip sync --require-hashes requirements.txt
 	@touch $@

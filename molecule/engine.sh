@@ -39,6 +39,8 @@ if ! answers && ! { [ "$(id -u)" != 0 ] && command -v dockerd >/dev/null; }; the
 fi
 # shellcheck disable=SC2086  # a list of words
 [ -z "$missing" ] || install_packages $missing
+# Debian 13 has the client in a package of its own
+command -v docker >/dev/null || install_packages docker-cli
 
 if ! answers; then
     as_root docker info >/dev/null 2>&1 || start_engine

@@ -55,10 +55,10 @@ def test_unit() -> None:
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
         "ruff check",
         "ruff format --check",
-        "mypy bin/tunnel molecule inventory/plugins roles/*/library roles/*/action_plugins roles/*/files/*.py",
+        "mypy bin/tunnel molecule {inventory,playbooks}/plugins roles/*/{library,action_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
     ids=lambda command: command.split()[0],
 )
 def test_lint(command: str) -> None:
-    run("sh", "-c", command)
+    run("bash", "-O", "nullglob", "-c", command)

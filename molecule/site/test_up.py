@@ -1,8 +1,10 @@
 """`make up` on a fresh machine, then what a person does next, then `make down`. The tests run in the order written."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -65,7 +67,7 @@ def tunnel(checkout: Checkout) -> Iterator[dict[str, str]]:
     try:
         yield links
     finally:
-        subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)
+        os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=20)
 
 

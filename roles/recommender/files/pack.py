@@ -1,4 +1,6 @@
-"""Packs the training job into a tar archive that depends on its files alone, and prints its digest and path.
+"""Packs the training job into a tar archive that depends on its files alone.
+
+Prints the digest of the archive, the digest of the parts that a model is made from, and the archive's path.
 
 usage: pack.py SOURCE FOLDER
 """
@@ -9,8 +11,8 @@ import os
 import sys
 import tarfile
 
-PARTS = ("Makefile", "README.md", "pyproject.toml", "requirements.txt", "requirements-dev.txt", "environment.yml",
-         "conf", "data", "notebooks", "src", "tests")  # fmt: skip
+TRAINED_FROM = ("Makefile", "requirements.txt", "conf", "data", "src")
+BESIDE = ("README.md", "pyproject.toml", "requirements-dev.txt", "environment.yml", "notebooks", "tests")
 LEFT_OUT = ("__pycache__", ".egg-info", ".pytest_cache", ".ipynb_checkpoints")
 
 
@@ -24,16 +26,22 @@ def reset(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return entry
 
 
+def pack(source: str, parts: tuple[str, ...]) -> bytes:
+    """Returns the archive of those parts that are there."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for part in parts:
+            if os.path.exists(os.path.join(source, part)):
+                archive.add(os.path.join(source, part), part, filter=reset)
+    return buffer.getvalue()
+
+
 source, folder = sys.argv[1:]
 if not os.path.isfile(os.path.join(source, "Makefile")):
     sys.exit(f"recommender_source is {source}: there is no training job (no Makefile) in it")
-buffer = io.BytesIO()
-with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-    for part in PARTS:
-        if os.path.exists(os.path.join(source, part)):
-            archive.add(os.path.join(source, part), part, filter=reset)
-digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:12]
+archive = pack(source, TRAINED_FROM + BESIDE)
+digest, inputs = (hashlib.sha256(data).hexdigest()[:12] for data in (archive, pack(source, TRAINED_FROM)))
 path = os.path.join(folder, f"recommender-{digest}.tar")
 with open(path, "wb") as file:
-    file.write(buffer.getvalue())
-print(digest, path)
+    file.write(archive)
+print(digest, inputs, path)
