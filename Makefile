@@ -14,10 +14,12 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help up down tunnel test lint unit lock clean
+.PHONY: help ready up down tunnel test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
 up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
 	@molecule/engine.sh $(MAKE) --no-print-directory .up
@@ -62,7 +64,7 @@ lock: $(READY) ## resolve the control environment's and the roles' requirements 
 
 clean: down ## down, and remove the control environment, caches and images
 	@if command -v docker >/dev/null; then molecule/engine.sh $(MAKE) --no-print-directory .clean; fi
-	@rm -rf .venv .cache .known_hosts
+	@rm -rf .venv .cache
 
 .clean:
 	@docker volume rm -f bare-server-uv-cache >/dev/null

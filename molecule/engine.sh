@@ -53,7 +53,7 @@ if ! answers; then
 fi
 if ! answers; then
     # the engine answers root only: join its group, for this command through sg, for later ones at the next login
-    say "adding $(id -un) to the group docker"
+    say "adding $(id -un) to the group docker; other shells know it after the next login"
     as_root usermod -aG docker "$(id -un)"
     command=
     for word in "$@"; do command="$command '$(printf %s "$word" | sed "s/'/'\\\\''/g")'"; done

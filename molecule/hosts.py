@@ -22,7 +22,7 @@ for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
         "container_key": str(state / "id_ed25519"),
         "container_known_hosts": str(state / "known_hosts"),
         "ansible_host": "127.0.0.1",
-        "ansible_port": 20000 + int(digest, 16) % 20000,
+        "ansible_port": 20000 + int(digest, 16) % 12000,
         "ansible_user": os.environ.get("MOLECULE_LOGIN_USER", "root"),
         "ansible_private_key_file": str(state / "id_ed25519"),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o StrictHostKeyChecking=accept-new",

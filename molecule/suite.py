@@ -5,6 +5,7 @@ The slow parts come first, so that two workers end at about the same time.
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,13 +17,16 @@ ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 
 def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
-    """Runs a command; its output is shown by pytest when it fails."""
+    """Runs a command; its output goes to .cache/logs while it runs, and is shown by pytest when it fails."""
     environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    result = subprocess.run(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    sys.stdout.write(result.stdout)
-    assert result.returncode == 0, f"{' '.join(command)} in {cwd} ended with {result.returncode}"
+    part = re.sub(r"\W+", "-", os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]).strip("-")
+    log = ROOT / ".cache" / "logs" / f"{part}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        result = subprocess.run(command, cwd=cwd, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    if result.returncode != 0:
+        sys.stdout.write(log.read_text())
+        pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
 @pytest.mark.parametrize("path", ["up", "vultr"])

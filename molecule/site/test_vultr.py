@@ -37,7 +37,7 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
     container = {
         "container_name": name, "container_suite": "bookworm", "container_key": str(agent),
         "container_known_hosts": str(state / "known_hosts"), "ansible_host": "127.0.0.1",
-        "ansible_port": 20000 + os.getpid() % 20000,
+        "ansible_port": 20000 + os.getpid() % 12000,
         "container_volumes": [f"{fixture.parent}:/srv/conda-fixture:ro"] if fixture else [],
     }  # fmt: skip
     (state / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
