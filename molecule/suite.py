@@ -18,7 +18,9 @@ ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
     """Runs a command; its output goes to .cache/logs while it runs, and is shown by pytest when it fails."""
-    environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    # MAKEFLAGS would hand this make's own ARGS to the makes below it
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment |= {"NO_COLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     part = re.sub(r"\W+", "-", os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]).strip("-")
     log = ROOT / ".cache" / "logs" / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
