@@ -27,6 +27,8 @@ start_engine() {
         as_root systemctl start docker
     else
         say "starting the Docker engine by hand (systemd is not PID 1); its log is /var/log/dockerd.log"
+        # what a killed engine left behind would stop the next one once its number is somebody else's
+        pgrep -x dockerd >/dev/null || as_root rm -f /var/run/docker.pid
         as_root sh -c 'setsid dockerd >/var/log/dockerd.log 2>&1 &'
     fi
 }
