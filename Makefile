@@ -24,7 +24,7 @@ ready: $(READY) ## make the control environment .venv: ansible, molecule and wha
 up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
 	@molecule/engine.sh $(MAKE) --no-print-directory .up
 
-.PHONY: .server .up .down .clean
+.PHONY: .server .up .down .clean .test
 .server:
 	@mkdir -p .local && rm -f $(LOG)
 	@image=$$(molecule/image.sh trixie) && vars=$$(IMAGE=$$image molecule/conda_fixture/select.sh .cache) && \
@@ -49,7 +49,13 @@ tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INV
 	@bin/tunnel -i $(INVENTORY) $(HOST)
 
 test: $(READY) ## everything: lint, unit tests, molecule test of every role, the whole site twice
-	@molecule/engine.sh pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+	@molecule/engine.sh $(MAKE) --no-print-directory .test
+
+# What several parts need is made first, once: two of them at it at the same time would be in each other's way.
+.test:
+	@molecule/image.sh bookworm >/dev/null
+	@image=$$(molecule/image.sh trixie) && IMAGE=$$image molecule/conda_fixture/select.sh .cache >/dev/null
+	@pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q molecule/suite.py -k lint
