@@ -27,7 +27,7 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 .PHONY: .server .up .down .clean .test
 .server:
 	@mkdir -p .local && rm -f $(LOG)
-	@image=$$(molecule/image.sh trixie) && vars=$$(IMAGE=$$image molecule/conda_fixture/select.sh .cache) && \
+	@vars=$$(molecule/conda_fixture/select.sh .cache) && \
 	  if [ -n "$$vars" ]; then \
 	    { cat "$$vars"; echo "container_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \
 	  else rm -f $(LOCAL); fi
@@ -54,7 +54,8 @@ test: $(READY) ## everything: lint, unit tests, molecule test of every role, the
 # What several parts need is made first, once: two of them at it at the same time would be in each other's way.
 .test:
 	@molecule/image.sh bookworm >/dev/null
-	@image=$$(molecule/image.sh trixie) && IMAGE=$$image molecule/conda_fixture/select.sh .cache >/dev/null
+	@molecule/image.sh trixie >/dev/null
+	@molecule/conda_fixture/select.sh .cache >/dev/null
 	@pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck

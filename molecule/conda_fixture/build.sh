@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes the conda fixture (README.md), or finds the finished one.
-# usage: IMAGE=<Debian 12 or 13 image> build.sh OUTDIR     build.sh --digest
+# usage: build.sh OUTDIR     build.sh --digest
+# IMAGE names another Debian 12 or 13 image to build in
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # of what the result depends on
@@ -10,7 +11,7 @@ digest=$(cd "$here" && cat build.sh python_prefix.sh conda_package.py make_fixtu
 say() { printf '==> conda fixture: %s\n' "$*" >&2; }
 die() { printf 'conda fixture: %s\n' "$*" >&2; exit 1; }
 
-[ $# = 1 ] || die "usage: IMAGE=<Debian 12 or 13 image> $0 OUTDIR"
+[ $# = 1 ] || die "usage: $0 OUTDIR"
 if [ "$1" = --digest ]; then echo "$digest"; exit; fi
 out=$(realpath -m "$1")
 finished() { [ "$(cat "$out/digest" 2>/dev/null)" = "$digest" ]; }
@@ -18,13 +19,12 @@ if finished; then exit; fi
 
 [ "$(uname -m)" = x86_64 ] || die "it can be made for x86_64 only, and this is $(uname -m): let the machine reach github.com \
 and conda.anaconda.org, or run this on an x86_64 machine"
-: "${IMAGE:?set IMAGE to a Debian 12 or 13 image, e.g. IMAGE=\$(molecule/image.sh trixie)}"
-
 mkdir -p "$(dirname "$out")"
 exec 9> "$out.lock"
 flock 9 # a second caller waits for the first one's result
 if finished; then exit; fi
 
+IMAGE=${IMAGE:-$("$here/../image.sh" trixie)}
 started=$SECONDS
 stage=$(mktemp -d "$out.XXXXXX")
 chmod 0755 "$stage" # hosts read it as any user

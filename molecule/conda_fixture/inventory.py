@@ -18,13 +18,7 @@ PROJECT = HERE.parents[1]
 
 def variables() -> dict[str, object]:
     """Variables of the group molecule."""
-    environment = dict(os.environ)
-    if "IMAGE" not in environment:
-        image = subprocess.run([PROJECT / "molecule/image.sh", "trixie"], stdout=subprocess.PIPE, text=True, check=True)
-        environment["IMAGE"] = image.stdout.strip()
-    cache = PROJECT / ".cache"
-    select = [HERE / "select.sh", cache]
-    path = subprocess.run(select, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    path = subprocess.check_output([HERE / "select.sh", PROJECT / ".cache"], text=True).strip()
     if not path:
         return {}
     vars_file = pathlib.Path(path)

@@ -1,9 +1,9 @@
 #!/bin/bash
 # Decides which conda the tests install. Says so on stderr; prints on stdout the vars file to pass with `-e @FILE`
 # (its folder is to be mounted read-only at /srv/conda-fixture), or nothing when the real hosts answer.
-# usage: IMAGE=<Debian 12 or 13 image> select.sh CACHEDIR     CONDA_SOURCE=real|fixture skips the question
+# usage: select.sh CACHEDIR     CONDA_SOURCE=real|fixture skips the question
 set -euo pipefail
-[ $# = 1 ] || { echo "usage: IMAGE=<Debian 12 or 13 image> $0 CACHEDIR" >&2; exit 1; }
+[ $# = 1 ] || { echo "usage: $0 CACHEDIR" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 
 real_hosts_answer() {

@@ -57,12 +57,8 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
 
 def conda_fixture(checkout: Checkout) -> pathlib.Path | None:
     """Variables for a host that cannot reach conda's own hosts; None where they answer."""
-    image = subprocess.check_output([ROOT / "molecule/image.sh", "trixie"], text=True).strip()
-    path = subprocess.check_output(
-        [ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"],
-        env={**checkout.environment, "IMAGE": image},
-        text=True,
-    ).strip()
+    select = [ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"]
+    path = subprocess.check_output(select, env=checkout.environment, text=True).strip()
     return pathlib.Path(path) if path else None
 
 
