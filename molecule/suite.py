@@ -59,8 +59,8 @@ def test_unit() -> None:
     [
         "ansible-lint",
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
-        "ruff check",
-        "ruff format --check",
+        "ruff check . bin/tunnel",
+        "ruff format --check . bin/tunnel",
         "mypy bin/tunnel molecule {inventory,playbooks}/plugins roles/*/{library,action_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
