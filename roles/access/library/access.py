@@ -1,0 +1,212 @@
+#!/usr/bin/python3
+"""Makes the accounts, the keys and the end of the accounts of the people who may log in."""
+
+import os
+import pathlib
+import pwd
+import signal
+import stat
+import subprocess
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: access
+short_description: Accounts and keys of the people who may log in, all of them in one call
+options:
+  people: {type: list, elements: dict, required: true}
+  stage:
+    description:
+      - accounts makes and opens accounts, and takes nothing from anybody.
+      - keys writes one file of keys a person, and removes the files of all others.
+      - revoke locks the accounts that are no longer listed and ends their sessions; their files stay.
+    choices: [accounts, keys, revoke]
+    required: true
+  folder: {type: path, required: true}
+  operator: {type: str, required: true}
+"""
+# The group that an account is in tells that this role manages it, and as what.
+GROUP = "access-{}"
+# from the one who may do most
+ROLES = ("operator", "analyst", "tunnel")
+SHELLS = {"operator": "/bin/bash", "analyst": "/bin/bash", "tunnel": "/usr/sbin/nologin"}
+
+
+class Host:
+    """The server's accounts, as its files have them."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.users = {user.pw_name: user for user in pwd.getpwall()}
+        self.groups = {
+            fields[0]: set(filter(None, fields[3].split(",")))
+            for fields in (line.split(":") for line in pathlib.Path("/etc/group").read_text().splitlines())
+        }
+        # the standard library of Python 3.13 cannot read it any more
+        lines = pathlib.Path("/etc/shadow").read_text().splitlines()
+        self.shadow = {line.partition(":")[0]: line.split(":") for line in lines}
+        self.done: list[str] = []
+
+    def run(self, *command: str) -> None:
+        self.done.append(" ".join(command))
+        if not self.module.check_mode:
+            self.module.run_command(list(command), check_rc=True)
+
+    def role(self, name: str) -> str | None:
+        return next((role for role in ROLES if name in self.groups.get(GROUP.format(role), ())), None)
+
+
+def refuse_reserved(host: Host, people: list[dict[str, Any]]) -> None:
+    for person in people:
+        name = person["name"]
+        user = host.users.get(name)
+        if user and not 1000 <= user.pw_uid < 60000:
+            host.module.fail_json(msg=f"{name} is an account that the system uses itself : choose another name")
+        if not user and name in host.groups:
+            host.module.fail_json(msg=f"{name} is the name of a group that the system uses itself: choose another name")
+
+
+def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
+    for role in ROLES:
+        if GROUP.format(role) not in host.groups:
+            host.run("groupadd", "--system", GROUP.format(role))
+    for person in people:
+        name, role = person["name"], person["role"]
+        if name not in host.users:
+            # '*': no password fits, and unlike '!' the account does not count as locked
+            host.run("useradd", "--create-home", "--user-group", "--key", "HOME_MODE=0700", "--password", "*",
+                     "--shell", SHELLS[role], "--groups", GROUP.format(role), name)  # fmt: skip
+            continue
+        changes = []
+        password, expiry = host.shadow[name][1], host.shadow[name][7]
+        if password.startswith("!"):
+            # not the password of before: whoever locked the account may have had a reason
+            changes += ["--password", "*"]
+        if expiry:
+            changes += ["--expiredate", ""]
+        if host.users[name].pw_shell != SHELLS[role]:
+            changes += ["--shell", SHELLS[role]]
+        if host.role(name) is None:
+            changes += ["--append", "--groups", GROUP.format(role)]
+        if changes:
+            host.run("usermod", *changes, name)
+
+
+def sound(path: pathlib.Path) -> bool:
+    status = path.stat()
+    return status.st_uid == 0 and stat.S_IMODE(status.st_mode) == (0o755 if path.is_dir() else 0o644)
+
+
+def refuse_takeover(host: Host, wanted: dict[str, str], there: dict[str, str], operator: str) -> None:
+    """Stops the run of one operator from giving another's account to its own keys."""
+    mine = set(wanted[operator].splitlines())
+    for name in (wanted.keys() & there.keys()) - {operator}:
+        new, old = set(wanted[name].splitlines()), set(there[name].splitlines())
+        if new <= mine and not old & mine:
+            host.module.fail_json(
+                msg=f"this would replace all keys of {name} by those of {operator}. operator_keys are the keys of the"
+                f" machine that this runs on: list the keys of {name} themselves"
+            )
+
+
+def write_keys(host: Host, people: list[dict[str, Any]], folder: pathlib.Path, operator: str) -> dict[str, str]:
+    wanted = {person["name"]: "".join(f"{key['line']}\n" for key in person["keys"]) for person in people}
+    there = {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+    refuse_takeover(host, wanted, there, operator)
+    if there == wanted and folder.is_dir() and all(sound(path) for path in (folder, *folder.iterdir())):
+        return {"before": "", "after": ""}
+    host.done.append(f"keys in {folder}")
+    if not host.module.check_mode:
+        folder.mkdir(exist_ok=True)
+        # sshd reads these as the person who logs in, whatever umask this runs under
+        folder.chmod(0o755)
+        os.chown(folder, 0, 0)
+        for name, text in wanted.items():
+            # whole or not at all
+            new = folder / f".{name}"
+            new.write_text(text)
+            new.chmod(0o644)
+            new.rename(folder / name)
+        for name in there.keys() - wanted.keys():
+            (folder / name).unlink(missing_ok=True)
+    return {
+        side: "".join(f"{name}: {line}\n" for name, text in sorted(files.items()) for line in text.splitlines())
+        for side, files in (("before", there), ("after", wanted))
+    }
+
+
+def end_processes(uid: int) -> None:
+    """Kills whatever runs as that user, sessions and forwardings included, until nothing is left."""
+    for _ in range(50):
+        left = [int(entry.name) for entry in pathlib.Path("/proc").glob("[0-9]*") if owner(entry) == uid]
+        if not left:
+            return
+        for process in left:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+
+
+def owner(entry: pathlib.Path) -> int | None:
+    try:
+        return entry.stat().st_uid
+    except OSError:
+        return None
+
+
+def revoke(host: Host, people: list[dict[str, Any]]) -> None:
+    wanted = {person["name"]: person["role"] for person in people}
+    for role in ROLES:
+        for name in sorted(host.groups.get(GROUP.format(role), ())):
+            if wanted.get(name) == role:
+                continue
+            # who may do more goes on with what runs
+            ends = name not in wanted or ROLES.index(wanted[name]) > ROLES.index(role)
+            if ends:
+                host.done.append(f"end of the sessions of {name}")
+            if name not in wanted:
+                host.run("usermod", "--lock", "--expiredate", "1", name)
+            if ends and not host.module.check_mode:
+                # what lingers would be started anew
+                pathlib.Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)
+                end_processes(host.users[name].pw_uid)
+            # last, so that a run that was cut short begins here again
+            if name in wanted:
+                host.run("gpasswd", "--add", name, GROUP.format(wanted[name]))
+            host.run("gpasswd", "--delete", name, GROUP.format(role))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "people": {"type": "list", "elements": "dict", "required": True},
+            "stage": {"choices": ["accounts", "keys", "revoke"], "required": True},
+            "folder": {"type": "path", "required": True},
+            "operator": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    host = Host(module)
+    people = [person for person in module.params["people"] if person["state"] == "present"]
+    diff: dict[str, str] = {}
+    refuse_reserved(host, people)
+    try:
+        if module.params["stage"] == "accounts":
+            open_accounts(host, people)
+        elif module.params["stage"] == "keys":
+            diff = write_keys(host, people, pathlib.Path(module.params["folder"]), module.params["operator"])
+        else:
+            revoke(host, people)
+    except (OSError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=f"{error}; done before it: {host.done}")
+    if not diff:
+        diff = {"before": "", "after": "".join(f"{step}\n" for step in host.done)}
+    module.exit_json(changed=bool(host.done), diff=diff, done=host.done)
+
+
+if __name__ == "__main__":
+    main()

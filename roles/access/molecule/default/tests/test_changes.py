@@ -1,0 +1,136 @@
+"""The list of people changes as its owner changes it. One server is enough; the tests run in the order written."""
+
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+import testinfra
+
+ROLE = pathlib.Path(__file__).resolve().parents[3]
+INVENTORY = ROLE.parents[1] / "molecule/hosts.py"
+KEY = {"keys": "id_ed25519.pub"}
+FIRST = [
+    {"name": "deploy", "role": "operator", **KEY},
+    {"name": "ana", "role": "analyst", **KEY},
+    {"name": "tina", "role": "tunnel", **KEY, "ports": [8888]},
+]
+GUESTS = [{"name": "carl", "role": "analyst", **KEY}, {"name": "bob", "role": "operator", **KEY}]
+
+
+def converge(people, *arguments, code=0):
+    """Runs the role with another list of people, asserts how it ends, and returns what it said on one line."""
+    command = ["ansible-playbook", ROLE / "molecule/default/converge.yml", "-i", INVENTORY,
+               "--limit", "debian13", "-e", json.dumps({"people": people}), *arguments]  # fmt: skip
+    environment = {**os.environ, "MOLECULE_LOGIN_USER": "root"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == code, result.stdout + result.stderr
+    return " ".join((result.stdout + result.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def host():
+    # molecule names all hosts, and what it names wins over testinfra_hosts
+    return testinfra.get_host(f"ansible://debian13?ansible_inventory={INVENTORY}")
+
+
+@pytest.fixture
+def nothing_armed(host):
+    yield
+    with host.sudo():
+        assert host.check_output("ls /etc/commit-confirmed") == ""
+    assert host.check_output("systemctl list-timers --all --no-legend 'commit-confirmed-*'") == ""
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """Twenty people, each with a folder of three keys."""
+    people = []
+    for number in range(20):
+        folder = tmp_path_factory.mktemp(f"p{number}-")
+        for name in "abc":
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        people.append({"name": f"p{number}", "role": "analyst", "keys": str(folder)})
+    return people
+
+
+def test_twenty_people_with_three_keys_in_one_run(login, crowd, nothing_armed):
+    people = [*FIRST, *GUESTS, *crowd]
+    converge(people)
+    for person in (crowd[0], crowd[19]):
+        for name in "abc":
+            assert login(person["name"], "id", "-un", key=f"{person['keys']}/{name}").stdout.strip() == person["name"]
+    assert login("bob", "sudo", "-n", "id", "-u").stdout.strip() == "0"
+    assert "changed=0" in converge(people)
+
+
+def test_check_mode_tells_and_changes_nothing(login, crowd, nothing_armed):
+    output = converge([*FIRST, {"name": "eve", "role": "analyst", **KEY}], "--check", "--diff")
+    assert "useradd" in output
+    assert "changed=0" not in output
+    assert "Permission denied" in login("eve", "true").stderr
+    assert login("p7", "true", key=f"{crowd[7]['keys']}/a").returncode == 0
+
+
+def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing_armed):
+    assert login("ana", "touch kept").returncode == 0
+    sessions = [
+        subprocess.Popen(
+            [*connection(user), "echo in; exec sleep 300"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+        for user in ("ana", "carl", "bob", "deploy")
+    ]
+    for session in sessions:
+        assert session.stdout.readline() == b"in\n"
+    # ana and twenty more are taken out, carl is marked absent, bob is no operator any more
+    converge([FIRST[0], FIRST[2], {"name": "carl", "state": "absent"}, {"name": "bob", "role": "analyst", **KEY}])
+    *ended, kept = sessions
+    assert [session.wait(timeout=10) for session in ended] == [255] * 3
+    assert kept.poll() is None
+    kept.terminate()
+    assert "Permission denied" in login("p7", "true", key=f"{crowd[7]['keys']}/a").stderr
+    with host.sudo():
+        for name in ("ana", "carl", "p0", "p19"):
+            assert "Permission denied" in login(name, "true").stderr
+            assert host.check_output("passwd --status %s", name).split()[1] == "L"
+            assert not host.file(f"/etc/ssh/authorized_keys.d/{name}").exists
+        assert host.file("/home/ana/kept").exists
+    assert login("bob", "id", "-un").stdout.strip() == "bob"
+    assert login("bob", "sudo", "-n", "true").returncode == 1
+
+
+def test_who_comes_back_finds_everything(login):
+    converge(FIRST)
+    assert login("ana", "ls kept").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("people", "said"),
+    [
+        (FIRST[1:], "does not have deploy with role operator"),
+        ([{**FIRST[0], "role": "analyst"}], "does not have deploy with role operator"),
+        ([{**FIRST[0], "state": "absent"}, {"name": "bob", "role": "operator", **KEY}], "its operators are: bob."),
+        ([*FIRST, {"name": "www-data", "role": "analyst", **KEY}], "www-data is an account that the system uses"),
+        ([*FIRST, {"name": "sudo", "role": "analyst", **KEY}], "sudo is the name of a group that the system uses"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(people, said, login):
+    assert said in converge(people, code=2)
+    assert login("deploy", "sudo", "-n", "true").returncode == 0
+
+
+def test_a_key_that_lets_nobody_in_is_taken_back(login, host, make_key, tmp_path, nothing_armed):
+    state = "cat /etc/ssh/authorized_keys.d/* /etc/ssh/sshd_config.d/00-access.conf"
+    before = host.check_output(state)
+    output = converge([{**FIRST[0], "keys": f"{make_key(tmp_path)}.pub"}, FIRST[1]], code=2)
+    assert "access of debian13 is as it was before" in output
+    assert "Permission denied (publickey" in output
+    assert host.check_output(state) == before
+    # sshd holds off for a while whoever failed often
+    deadline = time.monotonic() + 90
+    while login("deploy", "sudo", "-n", "true").returncode and time.monotonic() < deadline:
+        time.sleep(3)
+    assert login("deploy", "sudo", "-n", "true").returncode == 0
+    assert login("tina", options=("-W", "127.0.0.1:22")).returncode == 255

@@ -1,0 +1,179 @@
+"""Unit tests of the filter that reads the list of people, with real keys: no server, no container."""
+
+import importlib.util
+import pathlib
+import subprocess
+from typing import Any
+
+import pytest
+
+ROLE = pathlib.Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("access_people", ROLE / "filter_plugins/access_people.py")
+assert spec
+assert spec.loader
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+
+def make(folder: pathlib.Path, kind: str, bits: int) -> pathlib.Path:
+    """Path of a public key's file; the private one stands beside it."""
+    private = folder / f"{kind}{bits}"
+    comment = f"me at {kind}"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", kind, "-b", str(bits), "-N", "", "-C", comment, "-f", private], check=True
+    )
+    return private.with_name(f"{private.name}.pub")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("keys")
+    for kind, bits in (("ed25519", 256), ("rsa", 2048), ("rsa", 3072), ("ecdsa", 256)):
+        make(folder, kind, bits)
+    return folder
+
+
+def read(*people: Any, folder: pathlib.Path | str = "/nowhere") -> tuple[list[dict[str, Any]], list[str]]:
+    result = module.access_people(list(people), str(folder), 3072)
+    return result["people"], result["errors"]
+
+
+def ana(keys: Any, **more: Any) -> dict[str, Any]:
+    return {"name": "ana", "role": "analyst", "keys": keys, **more}
+
+
+@pytest.mark.parametrize(("name", "kind", "bits"), [("ed25519256", "ssh-ed25519", 256), ("rsa3072", "ssh-rsa", 3072)])
+def test_a_key_is_what_ssh_keygen_says_it_is(keys: pathlib.Path, name: str, kind: str, bits: int) -> None:
+    file = keys / f"{name}.pub"
+    said = subprocess.check_output(["ssh-keygen", "-lf", file], text=True).split()
+    line = file.read_text().strip()
+    for source in (line, f"{name}.pub", str(file), [line], [f"{name}.pub", line]):
+        people, errors = read(ana(source), folder=keys)
+        assert errors == []
+        assert people[0]["keys"] == [{"line": line, "type": kind, "bits": bits, "fingerprint": said[1]}]
+        assert str(bits) == said[0]
+
+
+def test_a_path_may_begin_at_home(keys: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(keys))
+    people, errors = read(ana("~/ed25519256.pub"))
+    assert errors == []
+    assert people[0]["keys"][0]["type"] == "ssh-ed25519"
+
+
+def test_a_folder_stands_for_its_pub_files(tmp_path: pathlib.Path) -> None:
+    first, second = make(tmp_path, "ed25519", 256), make(tmp_path, "rsa", 3072)
+    second.write_text(f"# two lines\n\n{second.read_text()}{first.read_text()}")
+    people, errors = read(ana("."), folder=tmp_path)
+    assert errors == []
+    assert [key["type"] for key in people[0]["keys"]] == ["ssh-ed25519", "ssh-rsa"]
+
+
+def test_lines_of_one_text_are_keys(keys: pathlib.Path) -> None:
+    text = "".join((keys / f"{name}.pub").read_text() for name in ("ed25519256", "rsa3072"))
+    people, errors = read(ana(text))
+    assert errors == []
+    assert len(people[0]["keys"]) == 2
+
+
+def test_a_certificate_authoritys_entry_and_options_are_refused(keys: pathlib.Path) -> None:
+    line = (keys / "ed25519256.pub").read_text().strip()
+    for options in ('command="/bin/sh"', "cert-authority", "no-pty", 'from="192.0.2.1",no-pty'):
+        (keys / "options").write_text(f"{options} {line}\n")
+        _, errors = read(ana("options"), folder=keys)
+        assert len(errors) == 1
+        assert f"ana: {keys}/options line 1: a key with options in front is not taken" in errors[0]
+    _, errors = read(ana(f'command="/bin/sh" {line}'))
+    assert "a key with options in front is not taken" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "rsa2048.pub",
+            "an RSA key of 2048 bits is not taken, 3072 is the least; make one with: ssh-keygen -t ed25519",
+        ),
+        ("ecdsa256.pub", "a key of type ecdsa-sha2-nistp256 is not taken; make one with: ssh-keygen -t ed25519"),
+        ("ed25519256", "is a private key, which never leaves its owner: name the .pub file beside it"),
+        ("missing.pub", "missing.pub cannot be read as a file of public keys"),
+        ("empty", "empty has no file *.pub"),
+        ("binary", "binary cannot be read as a file of public keys"),
+        ("blank", "has no key and could never log in"),
+        ("prose", "line 1: this is not a public key in OpenSSH's format"),
+        ([], "has no key and could never log in"),
+    ],
+)
+def test_what_is_no_key_is_refused_and_the_message_says_what_it_is(keys: pathlib.Path, source: Any, said: str) -> None:
+    (keys / "empty").mkdir(exist_ok=True)
+    (keys / "binary").write_bytes(b"\xff\xfe\x00")
+    (keys / "blank").write_text("# nothing\n")
+    (keys / "prose").write_text("my key is under the mat\n")
+    _, errors = read(ana(source), folder=keys)
+    assert len(errors) == 1
+    assert errors[0].startswith("ana: ")
+    assert said in errors[0]
+
+
+@pytest.mark.parametrize("kept", [30, 60, 70])
+def test_a_line_that_is_cut_off_is_refused(keys: pathlib.Path, kept: int) -> None:
+    line = (keys / "ed25519256.pub").read_text()
+    _, errors = read(ana(line[:kept]))
+    assert len(errors) == 1
+    assert "the key is damaged or cut off" in errors[0]
+
+
+def test_a_key_that_calls_itself_another_type_is_refused(keys: pathlib.Path) -> None:
+    encoded = (keys / "rsa2048.pub").read_text().split()[1]
+    _, errors = read(ana(f"ssh-ed25519 {encoded} me"))
+    assert "the key is damaged or cut off" in errors[0]
+
+
+def test_every_fault_of_the_list_is_told_at_once(keys: pathlib.Path) -> None:
+    good = str(keys / "ed25519256.pub")
+    people, errors = read(
+        {"name": "bob", "role": "operator", "keys": good},
+        {"name": "bob", "role": "analyst", "keys": good},
+        {"name": "Eve", "role": "admin", "keys": good},
+        {"role": "analyst", "keys": good},
+        {"name": "tina", "role": "tunnel", "keys": good},
+        {"name": "toni", "role": "tunnel", "keys": good, "ports": [0, "ssh", 8888]},
+        {"name": "carl", "role": "analyst", "keys": good, "ports": [8888]},
+        {"name": "dora", "role": "analyst", "keys": good, "state": "gone"},
+        {"name": "emil", "role": "analyst", "key": good},
+    )
+    assert len(people) == 9
+    for said in (
+        "bob: is there twice",
+        "Eve: the name must be of a-z",
+        "Eve: role is 'admin'; it can be operator, analyst, tunnel",
+        "entry 4: the name must be of a-z",
+        "tina: ports are what a person of role tunnel may reach",
+        "toni: port 0 is not a number from 1 to 65535",
+        "toni: port ssh is not a number from 1 to 65535",
+        "carl: ports are what a person of role tunnel may reach",
+        "dora: state is gone; it can be present or absent",
+        "emil: there is no key; known are name, role, keys, ports and state",
+    ):
+        assert any(error.startswith(said) for error in errors), (said, errors)
+
+
+def test_who_is_absent_needs_no_key() -> None:
+    people, errors = read({"name": "ana", "state": "absent"})
+    assert errors == []
+    assert people == [{"name": "ana", "role": "", "state": "absent", "ports": [], "keys": []}]
+
+
+def test_ports_become_numbers(keys: pathlib.Path) -> None:
+    people, errors = read(
+        {"name": "tina", "role": "tunnel", "keys": "ed25519256.pub", "ports": ["8888", 5000]}, folder=keys
+    )
+    assert errors == []
+    assert people[0]["ports"] == [8888, 5000]
+
+
+@pytest.mark.parametrize("people", [None, "ana", {"name": "ana"}, ["ana"]])
+def test_what_is_no_list_of_people_is_refused(people: Any) -> None:
+    result = module.access_people(people, "/nowhere", 3072)
+    assert result["people"] == []
+    assert len(result["errors"]) == 1
