@@ -14,7 +14,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel test lint unit lock clean
+.PHONY: help ready up down tunnel who status test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,12 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 
 tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
 	@bin/tunnel -i $(INVENTORY) $(HOST)
+
+who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
+	@ansible-playbook playbooks/who.yml -i $(INVENTORY)
+
+status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr]
+	@ansible-playbook playbooks/status.yml -i $(INVENTORY)
 
 test: $(READY) ## everything: lint, unit tests, molecule test of every role, the whole site twice
 	@molecule/engine.sh $(MAKE) --no-print-directory .test

@@ -31,7 +31,7 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["up", "vultr"])
+@pytest.mark.parametrize("path", ["up", "vultr", "lockout"])
 def test_site(path: str) -> None:
     run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
 
@@ -50,8 +50,9 @@ def test_unit_of_the_training_job() -> None:
 
 
 def test_unit() -> None:
-    run("pytest", "-q", "molecule/unit")
-    run("pytest", "-q", "roles/conda/tests")
+    folders = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("roles/*/tests"))]
+    assert folders
+    run("pytest", "-q", "--import-mode=importlib", "molecule/unit", *folders)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,8 @@ def test_unit() -> None:
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
         "ruff check . bin/tunnel",
         "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel molecule {inventory,playbooks}/plugins roles/*/{library,action_plugins} roles/*/files/*.py",
+        "mypy bin/tunnel molecule {inventory,playbooks}/plugins"
+        " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
     ids=lambda command: command.split()[0],

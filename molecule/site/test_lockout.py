@@ -1,0 +1,328 @@
+"""Runs that go wrong on purpose, on a server reached at its own address: each ends with the operator logged in.
+
+The tests run in the order written. What is wrong is set as its owner would: in zz-mine.yml or on the command line.
+"""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Checkout, open_ports, recap
+
+SITE = (".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem")
+SECURE = (*SITE, "--tags", "secure")
+STATE = """
+find /etc/ssh /etc/sudoers.d /etc/firewall.nft -type f | sort | xargs sha256sum
+nft -s list table inet firewall | grep -v counter
+ls /etc/commit-confirmed
+ss -Hltn 'sport = :22 or sport = :2222'
+"""
+
+
+class Server:
+    """A container that stands for the server, its address in the inventory of a machine under a desk."""
+
+    def __init__(self, checkout: Checkout, folder: pathlib.Path, suite: str = "trixie") -> None:
+        self.checkout, self.folder = checkout, folder
+        self.name = f"lockout-{os.getpid()}-{folder.name}"
+        self.key = folder / "id_ed25519"
+        container = {
+            "container_name": self.name, "container_suite": suite, "container_key": str(self.key),
+            "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
+            "ansible_port": 32000 + (os.getpid() + len(folder.name)) % 700,
+        }  # fmt: skip
+        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
+        checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        inspect = json.loads(subprocess.check_output(["docker", "inspect", self.name]))[0]
+        self.address: str = inspect["NetworkSettings"]["IPAddress"]
+        self.gateway: str = inspect["NetworkSettings"]["Gateway"]
+        self.image: str = inspect["Config"]["Image"]
+        hosts = {"dev": {"hosts": {"desk": {"ansible_host": self.address}}}, "staging": {}, "prod": {}}
+        (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
+        self.set()
+
+    def set(self, **settings: Any) -> None:
+        """Writes zz-mine.yml anew."""
+        mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
+        mine.write_text(
+            yaml.safe_dump({"ansible_private_key_file": str(self.key), "trusted_addresses": [self.gateway], **settings})
+        )
+
+    def inside(self, command: str) -> str:
+        return subprocess.check_output(
+            ["docker", "exec", self.name, "sh", "-c", command], text=True, stderr=subprocess.STDOUT
+        )
+
+    def ssh(self, user: str, port: int = 22) -> list[str]:
+        return [
+            "ssh", "-i", str(self.key), "-p", str(port), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+            "-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            "-o", "LogLevel=ERROR", f"{user}@{self.address}",
+        ]  # fmt: skip
+
+    def login(self, user: str = "deploy", command: str = "sudo -n id -u", port: int = 22) -> Any:
+        return subprocess.run(
+            [*self.ssh(user, port), command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+
+    def gets_in(self, port: int = 22) -> bool:
+        return bool(self.login(port=port).stdout.strip() == "0")
+
+    def wait_for_login(self, seconds: int = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.gets_in() and time.monotonic() < deadline:
+            time.sleep(1)
+        assert self.gets_in()
+
+    def state(self) -> str:
+        return self.inside(STATE)
+
+    def interrupt(self, task: str, act: Callable[[], Any], *arguments: str, kill: bool = False) -> str:
+        """Runs the secure part, stops it where the task is announced, acts, and kills it or lets it go on and fail."""
+        process = subprocess.Popen(
+            [*SECURE, *arguments], cwd=self.checkout.folder, env=self.checkout.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout
+        output = ""
+        for line in process.stdout:
+            output += line
+            if line.startswith(f"TASK [commit_confirmed : {task}]"):
+                os.killpg(process.pid, signal.SIGSTOP)
+                act()
+                os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGCONT)
+        assert process.wait() == (-signal.SIGKILL if kill else 2), output
+        assert f"commit_confirmed : {task}" in output, output
+        return " ".join(output.split())
+
+    def remove(self) -> None:
+        subprocess.run(["docker", "rm", "-f", self.name], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def server(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(checkout, tmp_path_factory.mktemp("server"))
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def before(server: Server) -> Iterator[str]:
+    """What stands on the server; it must stand there after the test as well, and nothing may be armed."""
+    server.set()
+    state = server.state()
+    yield state
+    assert server.state() == state
+    assert server.inside("systemctl list-timers --all --no-legend 'commit-confirmed-*'") == ""
+    assert server.gets_in()
+
+
+@pytest.fixture(scope="module")
+def other_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A public key whose private one nobody here uses."""
+    key = tmp_path_factory.mktemp("other") / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    return key.with_suffix(".pub").read_text()
+
+
+def test_secure(checkout: Checkout, server: Server) -> None:
+    assert recap(checkout.run(*SECURE))["failed"] == 0
+    assert server.gets_in()
+    assert "Permission denied" in server.login("root", "true").stderr
+    assert recap(checkout.run(*SECURE))["changed"] == 0
+
+
+def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
+    server.set(operator_keys=[other_key], access_revert_after=20)
+    seen = []
+    server.interrupt("Log in anew", lambda: seen.append(server.login().stderr), kill=True)
+    # it was real: at that moment the door was closed
+    assert "Permission denied" in seen[0]
+    server.wait_for_login()
+
+
+def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
+    server.set(operator_keys=[other_key], access_revert_after=3600)
+    server.interrupt("Log in anew", lambda: None, kill=True)
+    subprocess.run(["docker", "restart", server.name], check=True, stdout=subprocess.DEVNULL)
+    server.wait_for_login()
+
+
+def test_network_lost_before_the_confirmation(checkout: Checkout, server: Server, before: str) -> None:
+    server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=15)
+    output = server.interrupt("Prove", lambda: server.inside("ip link set eth0 down"))
+    assert "goes back to what it was before by itself, within 15 s" in output
+    server.inside("ip link set eth0 up")
+    server.wait_for_login()
+
+
+def test_the_next_run_takes_back_what_is_unconfirmed(checkout: Checkout, server: Server, before: str) -> None:
+    server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=40)
+    server.interrupt("Log in anew", lambda: None, kill=True)
+    assert "logingracetime 50" in server.inside("sshd -T")
+    server.set()
+    output = checkout.run(*SECURE)
+    assert "changed: [desk]" in output.split("commit_confirmed : Wait for another run")[-1].split("TASK")[0]
+
+
+def test_a_wrong_key_in_the_list(checkout: Checkout, server: Server, before: str, other_key: str) -> None:
+    server.set(operator_keys=[other_key])
+    output = " ".join(checkout.run(*SECURE, code=2).split())
+    assert "access of desk is as it was before" in output
+    assert f"deploy@{server.address}" in output
+
+
+@pytest.mark.parametrize("option", ["DenyUsers", "AllowGroups"])
+def test_sshd_accepts_the_file_and_not_the_operator(
+    checkout: Checkout, server: Server, before: str, option: str
+) -> None:
+    server.set(ssh_hardening_options={option: {"DenyUsers": "deploy", "AllowGroups": "nogroup"}[option]})
+    assert "sshd of desk is as it was before" in " ".join(checkout.run(*SECURE, code=2).split())
+
+
+def test_an_option_that_sshd_does_not_know(checkout: Checkout, server: Server, before: str) -> None:
+    server.set(ssh_hardening_options={"PermitRootLogins": "no"})
+    output = checkout.run(*SECURE, code=2)
+    assert "Bad configuration option: PermitRootLogins" in output
+    assert "commit_confirmed : Keep what is in force" not in output
+
+
+def test_firewall_without_the_port_of_ssh(checkout: Checkout, server: Server, before: str) -> None:
+    output = checkout.run(*SECURE, "-e", json.dumps({"firewall_allow": [{"port": 80}]}), code=2)
+    assert "firewall_allow" in output
+    assert "port 22" in output
+    assert "commit_confirmed : Keep what is in force" not in output
+
+
+def test_firewall_that_lets_the_open_connection_live_and_no_new_one(server: Server, before: str) -> None:
+    server.set(open_ports=[{"port": 443}])
+    cut = "nft insert rule inet firewall input tcp dport 22 ct state new drop"
+    assert "firewall of desk is as it was before" in server.interrupt("Prove", lambda: server.inside(cut))
+
+
+def test_port_moves_and_the_firewall_does_not_know(checkout: Checkout, server: Server, before: str) -> None:
+    output = checkout.run(*SECURE, "-e", json.dumps({"ssh_hardening_port": 2222}), code=2)
+    assert "sshd of desk is as it was before" in " ".join(output.split())
+
+
+def test_port_moves_to_one_that_is_taken(checkout: Checkout, server: Server, before: str) -> None:
+    server.set(ssh_port=2222)
+    squat = "import socket; socket.create_server((str(), 2222), family=socket.AF_INET6, dualstack_ipv6=True).accept()"
+    server.inside(f"systemd-run --collect --unit=squatter python3 -c '{squat}'")
+    try:
+        assert "sshd of desk is as it was before" in " ".join(checkout.run(*SECURE, code=2).split())
+    finally:
+        server.inside("systemctl stop squatter")
+        server.set()
+        # the firewall had opened the new port before sshd tried to move
+        checkout.run(*SECURE)
+
+
+@pytest.mark.parametrize("served_by", ["ssh.service", "ssh.socket"])
+def test_port_moves_there_and_back(checkout: Checkout, server: Server, served_by: str) -> None:
+    if served_by == "ssh.socket":
+        server.inside(
+            "systemctl disable ssh.service; systemctl enable ssh.socket;"
+            "systemctl stop ssh.service; systemctl start ssh.socket"
+        )
+    session = subprocess.Popen(
+        [*server.ssh("deploy"), "echo in; exec sleep 600"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    assert session.stdout and session.stdout.readline() == "in\n"
+    server.set(ssh_port=2222)
+    checkout.run(*SECURE)
+    assert open_ports(server.address, server.image) == {2222}
+    assert server.gets_in(2222)
+    assert session.poll() is None
+    assert recap(checkout.run(*SECURE))["changed"] == 0
+    server.set(ssh_ports_before=[2222])
+    checkout.run(*SECURE)
+    assert open_ports(server.address, server.image) == {22}
+    assert server.gets_in()
+    assert session.poll() is None
+    session.terminate()
+
+
+def test_disk_full_while_the_change_is_written(checkout: Checkout, server: Server) -> None:
+    server.inside(
+        "mkdir -p /mnt/etc && mount -t tmpfs -o size=12M tmpfs /mnt/etc && cp -a /etc/. /mnt/etc/ &&"
+        "mount --bind /mnt/etc /etc"
+    )
+    state = server.state()
+    server.set(ssh_hardening_options={"LoginGraceTime": 50, "Banner": "/etc/issue.net"})
+    for task in ("Keep what is in force, and have the server come back to it by itself", "Write the new configuration"):
+        output = server.interrupt(task, lambda: server.inside("dd if=/dev/zero of=/etc/filler bs=4k 2>/dev/null; true"))
+        assert "No space left on device" in output
+        server.inside("rm /etc/filler")
+        assert server.state() == state
+        assert server.gets_in()
+    assert recap(checkout.run(*SECURE))["failed"] == 0
+    server.set()
+    checkout.run(*SECURE)
+    assert server.state() == state
+
+
+def test_who(checkout: Checkout, server: Server) -> None:
+    output = checkout.run("make", "who", "INVENTORY=inventory/onprem")
+    fingerprint = subprocess.check_output(["ssh-keygen", "-lf", server.key], text=True).split()[1]
+    assert ["deploy", "operator"] in [line.split() for line in output.splitlines()]
+    assert output.count(fingerprint) == 2
+
+
+def test_status_counts(checkout: Checkout, server: Server) -> None:
+    assert re.search(r"\d+ +\d+ +accepted: tcp 22, SSH", checkout.run("make", "status", "INVENTORY=inventory/onprem"))
+
+
+def test_a_changed_host_key_says_what_to_type(checkout: Checkout, server: Server) -> None:
+    server.inside(
+        "cd /etc/ssh && rm ssh_host_ed25519_key* && ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key &&"
+        "systemctl restart ssh"
+    )
+    output = checkout.run(*SECURE, code=2)
+    (command,) = set(re.findall(r"ssh-keygen -f \S+ -R '[^']+'", output))
+    checkout.run("sh", "-c", command)
+    checkout.run(*SECURE)
+
+
+def test_no_way_in_names_each_and_the_command(
+    checkout: Checkout, server: Server, other_key: str, tmp_path: pathlib.Path
+) -> None:
+    stranger = tmp_path / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
+    server.set(ansible_private_key_file=str(stranger))
+    output = " ".join(checkout.run(*SECURE, code=2).split())
+    for user in ("deploy", "root", "debian", "ubuntu", "admin", "ec2-user"):
+        assert f"- {user}, port 22: {user}@{server.address}: Permission denied" in output
+    assert f"ssh-copy-id -i ~/.ssh/id_ed25519.pub root@{server.address}" in output
+
+
+@pytest.mark.parametrize("way", ["password", "debian"])
+def test_first_contact(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, way: str) -> None:
+    server = Server(checkout, tmp_path_factory.mktemp(f"first-{way}"), "bookworm")
+    try:
+        arguments = []
+        if way == "password":
+            server.inside("echo root:correct-horse | chpasswd; rm /root/.ssh/authorized_keys")
+            (server.folder / "password").write_text("correct-horse\n")
+            # what -k asks for
+            arguments = ["--connection-password-file", str(server.folder / "password")]
+        else:
+            server.inside(
+                "useradd -m -s /bin/bash debian; mv /root/.ssh /home/debian/; chown -R debian: /home/debian/.ssh;"
+                "echo 'debian ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/90-cloud-init-users;"
+                "echo PermitRootLogin no > /etc/ssh/sshd_config.d/10-root.conf; systemctl restart ssh"
+            )
+        checkout.run(*SITE, "--tags", "access", *arguments)
+        assert server.gets_in()
+        assert "Permission denied" in server.login(way, "true").stderr
+        assert recap(checkout.run(*SITE, "--tags", "access"))["changed"] == 0
+    finally:
+        server.remove()
