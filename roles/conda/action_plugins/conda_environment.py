@@ -1,11 +1,13 @@
-"""Controller side of conda_environment: reads environment.yml and the files that its pip section names."""
+"""Controller side of conda_environment: reads an environment's files, and those that its pip section names."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -51,16 +53,36 @@ def read_pip_files(folder: str, names: list[str]) -> dict[str, str]:
     return files
 
 
-def read_environment(path: str) -> dict[str, Any]:
-    """Arguments of the module from an environment.yml: what conda solves apart from what pip installs.
+def read_conda_file(path: str) -> dict[str, Any]:
+    """Arguments of the module from an environment.yml or an explicit lock.
 
-    Raises ValueError, which says what is wrong with the file and how to mend it.
+    Like its fellows it raises ValueError, which says what is wrong with the file and how to mend it.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            spec = yaml.safe_load(file)
+            text = file.read()
     except OSError as error:
         raise ValueError(f"it cannot be read: {error.strerror}") from None
+    if "@EXPLICIT" not in text.splitlines():
+        return read_environment(text, os.path.dirname(os.path.abspath(path)))
+    if re.search(r"^# pip ", text, re.M):
+        raise ValueError("it names packages of pip in comments, which conda does not read: put them into a pip_file")
+    return {"conda_file": text}
+
+
+def read_pip_file(path: str) -> dict[str, Any]:
+    """Arguments of the module from a hash-locked requirements file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    files = read_pip_files(folder, [name])
+    if "--hash=" not in "".join(files.values()):
+        raise ValueError("it has no hashes; make it with: uv pip compile --universal --generate-hashes")
+    return {"pip_options": ["--require-hashes", "-r", name], "pip_files": files}
+
+
+def read_environment(text: str, folder: str) -> dict[str, Any]:
+    """Arguments of the module from an environment.yml: what conda solves apart from what pip installs."""
+    try:
+        spec = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"it is not YAML: {error}") from None
     dependencies = spec.get("dependencies") if isinstance(spec, dict) else None
@@ -89,31 +111,46 @@ def read_environment(path: str) -> dict[str, Any]:
                 f"in its pip section, {line!r} is a local project: only -r and -c files travel to the host"
             )
     names = [value for name, value in itertools.pairwise(options) if name in FILE_OPTIONS]
+    conda_spec = {key: spec[key] for key in ("channels", "variables") if key in spec} | {"dependencies": packages}
     return {
-        "conda_spec": {key: spec[key] for key in ("channels", "variables") if key in spec} | {"dependencies": packages},
+        # JSON is YAML; the order of keys does not make another environment
+        "conda_file": json.dumps(conda_spec, sort_keys=True),
         "pip_options": options,
         "pip_requirements": requirements,
-        "pip_files": read_pip_files(os.path.dirname(os.path.abspath(path)), names),
+        "pip_files": read_pip_files(folder, names),
     }
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
-    """Replaces `file` by what is in it and runs the module of the same name."""
+    """Replaces the names of files by what is in them and runs the module of the same name."""
+
+    def read(self, reader: Callable[[str], dict[str, Any]], path: str) -> dict[str, Any]:
+        path = self._loader.path_dwim(path)
+        try:
+            return reader(path)
+        except ValueError as error:
+            raise AnsibleActionFail(f"environment {self._task.args.get('name')}, file {path}: {error}") from None
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        path = arguments.pop("file", None)
+        file, pip_file, python = (arguments.pop(name, None) for name in ("file", "pip_file", "python"))
         if arguments.get("state", "present") == "present":
-            if not path:
+            if bool(file) == bool(python):
                 raise AnsibleActionFail(
-                    f"environment {arguments.get('name')}: give `file`, the path of an environment.yml"
-                    " on the control machine"
+                    f"environment {arguments.get('name')}: give either `file`, the path of an environment.yml or an"
+                    " explicit lock on the control machine, or `python`, a version such as 3.12"
                 )
-            path = self._loader.path_dwim(path)
-            try:
-                arguments |= read_environment(path)
-            except ValueError as error:
-                raise AnsibleActionFail(f"environment {arguments.get('name')}, file {path}: {error}") from None
+            if file:
+                arguments |= self.read(read_conda_file, file)
+            else:
+                arguments["conda_file"] = json.dumps({"dependencies": [f"python={python}", "pip"]})
+            if pip_file and (arguments.get("pip_options") or arguments.get("pip_requirements")):
+                raise AnsibleActionFail(
+                    f"environment {arguments.get('name')}: {file} has a pip section and pip_file is {pip_file};"
+                    " keep one of them"
+                )
+            if pip_file:
+                arguments |= self.read(read_pip_file, pip_file)
         result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         return dict(result)

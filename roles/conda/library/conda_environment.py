@@ -3,36 +3,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: conda_environment
-short_description: An environment of a conda installation, made from an environment.yml of the control machine
+short_description: An environment of a conda installation, made from files of the control machine
 description:
-  - conda solves the packages; uv installs the pip section where a lock in it pins uv by hash, else pip does.
+  - conda installs the packages; uv installs the pip part where a lock in it pins uv by hash, else pip does.
   - A digest of all inputs is stored in the environment last, so an unchanged one costs no conda call.
-  - A new environment that fails is removed. One that was interrupted is made anew by the next run.
+  - A changed one is made anew, while the old one stands aside. Where that fails, the old one, or none, is what stays.
 options:
   name: {description: Name of the environment., type: str, required: true}
-  file: {description: Path of its environment.yml on the control machine., type: str}
+  file: {description: Path of its environment.yml or explicit lock on the control machine., type: str}
+  pip_file: {description: Path of a hash-locked requirements file for pip on the control machine., type: str}
+  python: {description: "Python of an environment without `file`, as conda writes versions.", type: str}
   state: {description: Whether it shall be there., type: str, choices: [present, absent], default: present}
   prefix: {description: Folder of the conda installation., type: path, required: true}
   free_space: {description: Free space that making it needs at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
 """
 
-# Raised when the module makes something else of the same inputs, so that environments are brought up to date.
-RECIPE = 1
+# Raised when the module makes something else of the same inputs, so that environments are made anew.
+RECIPE = 2
 MARKER = ".ansible-environment"
+# where in a new environment the one before it waits for its removal
+OLD = ".before"
 # where the words that matter begin in the output of conda, pip and uv
 TELLING = re.compile(r"error|not ?found|unsatisfiable|no solution|could not|failed|nothing provides|hashes", re.I)
 UNREACHABLE = re.compile(
@@ -40,17 +45,6 @@ UNREACHABLE = re.compile(
     r"dns error|resolution|timed out|CERTIFICATE_VERIFY|invalid peer certificate|from versions: none",
     re.I,
 )
-LOCKED_NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", re.M)
-
-
-def normalized(name: str) -> str:
-    """Name of a distribution as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def digest(*parts: Any) -> str:
-    """sha256 of any JSON values."""
-    return hashlib.sha256(json.dumps([RECIPE, *parts], sort_keys=True).encode()).hexdigest()
 
 
 def telling_lines(output: str, count: int = 15) -> str:
@@ -58,6 +52,11 @@ def telling_lines(output: str, count: int = 15) -> str:
     lines = [line.rstrip() for line in output.splitlines() if line.strip()]
     start = next((i for i, line in enumerate(lines) if TELLING.search(line)), max(0, len(lines) - count))
     return "\n".join(lines[start : start + count])
+
+
+def remove(path: str) -> None:
+    if os.path.lexists(path):
+        shutil.rmtree(path)
 
 
 def uv_lines(files: dict[str, str]) -> str:
@@ -69,18 +68,23 @@ def uv_lines(files: dict[str, str]) -> str:
     return ""
 
 
-def foreign_distributions(environment: str, locked: set[str]) -> list[str]:
-    """Distributions in the environment that neither conda installed nor the lock names."""
-    conda_files: set[str] = set()
+def foreign_files(environment: str) -> list[str]:
+    """Files in the environment that no package brought and Python does not import, relative to it."""
+    known: set[str] = {MARKER}
     for record in glob.glob(f"{environment}/conda-meta/*.json"):
-        with open(record, encoding="utf-8") as file:
-            conda_files.update(json.load(file).get("files", ()))
-    foreign = []
-    for metadata in glob.glob(f"{environment}/lib/python3*/site-packages/*.dist-info/METADATA"):
-        name = os.path.basename(os.path.dirname(metadata)).split("-")[0]
-        if os.path.relpath(metadata, environment) not in conda_files and normalized(name) not in locked:
-            foreign.append(name)
-    return sorted(foreign)
+        # the record of a package that was interrupted may be half-written
+        with open(record, encoding="utf-8") as file, contextlib.suppress(ValueError):
+            known.update(json.load(file).get("files", ()))
+    for record in glob.glob(f"{environment}/lib/python3*/site-packages/*.dist-info/RECORD"):
+        site = os.path.dirname(os.path.dirname(record))
+        with open(record, encoding="utf-8", newline="") as file:
+            known.update(os.path.relpath(os.path.join(site, row[0]), environment) for row in csv.reader(file) if row)
+    found = []
+    for folder, subfolders, files in os.walk(environment):
+        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        found += [os.path.relpath(os.path.join(folder, name), environment) for name in files + links]
+    brought = ("conda-meta/", "lib/python3", OLD + "/")
+    return sorted(path for path in found if not (path in known or path.startswith(brought) or path.endswith(".pyc")))
 
 
 class Environment:
@@ -92,15 +96,15 @@ class Environment:
         self.prefix: str = self.p["prefix"]
         self.path = os.path.join(self.prefix, "envs", self.p["name"])
         self.marker = os.path.join(self.path, MARKER)
-        # present while a new environment is being made, so that an interrupted one is known
-        self.unfinished = os.path.join(self.prefix, "envs", f".unfinished-{self.p['name']}")
-        self.wanted = {
-            "conda": digest(self.p["conda_spec"]),
-            "pip": digest(self.p["pip_options"], self.p["pip_requirements"], self.p["pip_files"]),
-        }
+        # What was here before, or an empty folder; while it is there, what stands at the path is unfinished.
+        self.aside = os.path.join(self.prefix, "envs", f".before-{self.p['name']}")
+        # beside the environments, since programs may not be allowed to run in /tmp
+        self.work = os.path.join(self.prefix, ".making")
+        inputs = [RECIPE] + [self.p[key] for key in ("conda_file", "pip_options", "pip_requirements", "pip_files")]
+        self.wanted = {"inputs": hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}
 
     def made_from(self) -> dict[str, str]:
-        """What the marker says; empty when it is not there, unfinished or not of this module's making."""
+        """What the marker says; empty when it is not there or not of this module's making."""
         try:
             with open(self.marker, encoding="utf-8") as file:
                 return dict(json.load(file))
@@ -120,13 +124,14 @@ class Environment:
         self.module.fail_json(msg=message, output=output[-20000:])
         raise AssertionError  # fail_json does not return
 
-    def run(self, what: str, command: list[str], folder: str) -> None:
+    def run(self, what: str, *command: str) -> None:
         defaults = {
             "CONDA_ALWAYS_YES": "true",
             "CONDA_QUIET": "true",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
+            "TMPDIR": self.work,
             # on the same filesystem, so that uv links instead of copying
             "UV_CACHE_DIR": os.path.join(self.prefix, ".uv-cache"),
             # users of the environment cannot write its __pycache__
@@ -138,94 +143,90 @@ class Environment:
         if bundle and os.path.exists(bundle):
             defaults |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "PIP_CERT": bundle}
         environment = {key: value for key, value in defaults.items() if key not in os.environ}
-        rc, out, err = self.module.run_command(command, cwd=folder, environ_update=environment, umask=0o022)
+        rc, out, err = self.module.run_command(list(command), cwd=self.work, environ_update=environment, umask=0o022)
         if rc != 0:
             self.fail(what, f"{out}\n{err}")
 
-    def install_with_pip(self, folder: str) -> None:
-        """Install the pip section; removes what an earlier lock brought when this one is complete."""
+    def write(self, name: str, text: str) -> str:
+        """Write a file of the work folder; returns its name."""
+        path = os.path.join(self.work, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return name
+
+    def install_with_pip(self) -> None:
         options, files = self.p["pip_options"], self.p["pip_files"]
         python = os.path.join(self.path, "bin", "python")
-        pip = [python, "-m", "pip"]
-        rc, _, _ = self.module.run_command([*pip, "--version"])
+        rc, _, _ = self.module.run_command([python, "-m", "pip", "--version"])
         if rc != 0:
-            self.fail("it has a pip section but no pip; add `python` and `pip` to its dependencies")
+            self.fail("it has packages for pip but no pip; add `python` and `pip` to what conda installs")
         for name, text in files.items():
-            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-                file.write(text)
+            self.write(name, text)
         targets: list[str] = []
         if self.p["pip_requirements"]:
-            targets = ["-r", "requirements.of.environment.yml"]
-            with open(os.path.join(folder, targets[1]), "w", encoding="utf-8") as file:
-                file.write("".join(line + "\n" for line in self.p["pip_requirements"]))
-        install, uninstall = [*pip, "install"], [*pip, "uninstall", "--yes"]
-        lines = uv_lines(files)
-        if lines:
-            with open(os.path.join(folder, "uv.lock.txt"), "w", encoding="utf-8") as file:
-                file.write(lines)
-            uv_install = [*install, "--quiet", "--no-deps", "--require-hashes", "-r", "uv.lock.txt"]
-            self.run("pip could not install uv", uv_install, folder)
-            uv = [os.path.join(self.path, "bin", "uv"), "pip"]
-            install, uninstall = [*uv, "install", "--python", python], [*uv, "uninstall", "--python", python]
-        self.run(f"{'uv' if lines else 'pip'} could not install", [*install, *options, *targets], folder)
-        if "--require-hashes" in options:
-            texts = [*files.values(), *self.p["pip_requirements"]]
-            locked = {normalized(name) for text in texts for name in LOCKED_NAME.findall(text)}
-            foreign = foreign_distributions(self.path, locked)
-            if foreign:
-                self.run("could not remove what the lock no longer names", [*uninstall, *foreign], folder)
+            lines = "".join(line + "\n" for line in self.p["pip_requirements"])
+            targets = ["-r", self.write("requirements.of.environment.yml", lines)]
+        install, tool = [python, "-m", "pip", "install"], "pip"
+        if lines := uv_lines(files):
+            lock = self.write("uv.lock.txt", lines)
+            self.run("pip could not install uv", *install, "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+            install, tool = [os.path.join(self.path, "bin", "uv"), "pip", "install", "--python", python], "uv"
+        self.run(f"{tool} could not install", *install, *options, *targets)
 
-    def make(self, before: dict[str, str]) -> None:
+    def check(self) -> None:
+        """Fail, before anything changes, where it cannot be made."""
         conda = os.path.join(self.prefix, "bin", "conda")
         if not os.path.exists(conda):
             self.fail(f"no conda at {self.prefix}; install it first, or correct `prefix`")
+        if os.path.lexists(self.path) and (os.path.islink(self.path) or not os.path.isdir(self.path)):
+            self.fail(f"{self.path} is a link or a file; move it away")
         free = shutil.disk_usage(self.prefix).free >> 20
         if free < self.p["free_space"]:
             self.fail(
                 f"{self.prefix} has {free} MiB free and {self.p['free_space']} are wanted (conda_free_space);"
                 f" make room, e.g. with: {conda} clean --all --yes"
             )
-        if os.path.exists(self.unfinished):
-            shutil.rmtree(self.path, ignore_errors=True)
-        new = not os.path.exists(self.path)
-        if new:
-            os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
-            with open(self.unfinished, "w", encoding="utf-8"):
-                pass
-        elif before:
-            # from here on it is neither the old nor the new one, and the next run must see to it
-            os.unlink(self.marker)
-        folder = tempfile.mkdtemp(dir=self.module.tmpdir)
-        spec = os.path.join(folder, "environment.yml")
-        with open(spec, "w", encoding="utf-8") as file:
-            json.dump(self.p["conda_spec"], file)
+
+    def make(self) -> None:
+        """Make it, anew where there is one; what is not finished never stays."""
+        self.check()
+        remove(self.work)
+        os.makedirs(self.work)
+        os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+        if os.path.exists(self.aside):
+            remove(self.path)
+        elif os.path.exists(self.path):
+            os.rename(self.path, self.aside)
+        else:
+            os.mkdir(self.aside)
         made = False
         try:
-            if new:
-                self.run("conda could not create it", [conda, "env", "create", "-p", self.path, "-f", spec], folder)
-            elif before.get("conda") != self.wanted["conda"]:
-                update = [conda, "env", "update", "-p", self.path, "-f", spec, "--prune"]
-                self.run("conda could not update it", update, folder)
+            conda = os.path.join(self.prefix, "bin", "conda")
+            explicit = "@EXPLICIT" in self.p["conda_file"].splitlines()
+            create = ["create", "--file"] if explicit else ["env", "create", "--file"]
+            file = self.write("lock.txt" if explicit else "environment.yml", self.p["conda_file"])
+            self.run("conda could not create it", conda, *create, file, "--prefix", self.path)
             if self.p["pip_options"] or self.p["pip_requirements"]:
-                self.install_with_pip(folder)
-            with open(self.marker + ".new", "w", encoding="utf-8") as file:
-                json.dump(self.wanted, file)
-            os.chmod(self.marker + ".new", 0o644)
-            os.replace(self.marker + ".new", self.marker)
+                self.install_with_pip()
+            for path in foreign_files(self.aside):
+                target = os.path.join(self.path, path)
+                if not os.path.lexists(target):
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    os.link(os.path.join(self.aside, path), target, follow_symlinks=False)
             made = True
         finally:
             # fail_json leaves by SystemExit, so this also runs for a build that failed
-            if new and not made:
-                shutil.rmtree(self.path, ignore_errors=True)
-            if new:
-                os.unlink(self.unfinished)
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path)
-        if os.path.exists(self.unfinished):
-            os.unlink(self.unfinished)
+            remove(self.work)
+            if not made:
+                remove(self.path)
+                os.rename(self.aside, self.path) if os.listdir(self.aside) else os.rmdir(self.aside)
+        os.rename(self.aside, os.path.join(self.path, OLD))
+        remove(os.path.join(self.path, OLD))
+        # last, so that a run that is interrupted before is repeated
+        with open(self.marker + ".new", "w", encoding="utf-8") as marker:
+            json.dump(self.wanted, marker)
+        os.replace(self.marker + ".new", self.marker)
 
 
 def main() -> None:
@@ -234,7 +235,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "prefix": {"type": "path", "required": True},
-            "conda_spec": {"type": "dict"},
+            "conda_file": {"type": "str", "default": ""},
             "pip_options": {"type": "list", "elements": "str", "default": []},
             "pip_requirements": {"type": "list", "elements": "str", "default": []},
             "pip_files": {"type": "dict", "default": {}},
@@ -253,14 +254,15 @@ def main() -> None:
     environment = Environment(module)
     before = environment.made_from()
     if module.params["state"] == "absent":
-        changed, after = os.path.lexists(environment.path), {}
+        changed, after = any(map(os.path.lexists, (environment.path, environment.aside))), {}
     else:
         changed, after = before != environment.wanted, environment.wanted
     if changed and not module.check_mode:
         if module.params["state"] == "absent":
-            environment.remove()
+            remove(environment.path)
+            remove(environment.aside)
         else:
-            environment.make(before)
+            environment.make()
     module.exit_json(
         changed=changed,
         path=environment.path,

@@ -58,8 +58,8 @@ def test_the_pip_section_is_taken_apart_and_its_files_travel(tmp_path: pathlib.P
         "dependencies: [python=3.11, pip, {pip: [--require-hashes -r a.txt, 'b>=2']}]",
         a__txt="a==1 \\\n  --hash=sha256:0\n-r sub/more.txt\n",
     )
-    assert action.read_environment(path) == {
-        "conda_spec": {"channels": ["f"], "dependencies": ["python=3.11", "pip"]},
+    assert action.read_conda_file(path) == {
+        "conda_file": '{"channels": ["f"], "dependencies": ["python=3.11", "pip"]}',
         "pip_options": ["--require-hashes", "-r", "a.txt"],
         "pip_requirements": ["b>=2"],
         "pip_files": {"a.txt": "a==1 \\\n  --hash=sha256:0\n-r sub/more.txt\n", "sub/more.txt": "c==1\n"},
@@ -69,7 +69,7 @@ def test_the_pip_section_is_taken_apart_and_its_files_travel(tmp_path: pathlib.P
 @pytest.mark.parametrize("line", ["-r a.txt", "-ra.txt", "--requirement=a.txt", "-c a.txt", "--constraint a.txt"])
 def test_every_way_to_name_a_file(tmp_path: pathlib.Path, line: str) -> None:
     path = write(tmp_path, environment__yml=f"dependencies: [pip, {{pip: ['{line}']}}]", a__txt="a")
-    assert action.read_environment(path)["pip_files"] == {"a.txt": "a"}
+    assert action.read_conda_file(path)["pip_files"] == {"a.txt": "a"}
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,27 @@ def test_every_way_to_name_a_file(tmp_path: pathlib.Path, line: str) -> None:
 )
 def test_a_bad_file_is_explained(tmp_path: pathlib.Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        action.read_environment(write(tmp_path, environment__yml=text))
+        action.read_conda_file(write(tmp_path, environment__yml=text))
     with pytest.raises(ValueError, match="cannot be read: No such file"):
-        action.read_environment(str(tmp_path / "absent.yml"))
+        action.read_conda_file(str(tmp_path / "absent.yml"))
+
+
+def test_an_explicit_lock_and_a_pip_lock_travel_as_they_are(tmp_path: pathlib.Path) -> None:
+    lock = "@EXPLICIT\nhttps://example.org/noarch/a-1.conda#0\n"
+    assert action.read_conda_file(write(tmp_path, environment__yml=lock)) == {"conda_file": lock}
+    write(tmp_path, a__txt="-r b.txt\n", b__txt="b==1 --hash=sha256:0\n")
+    assert action.read_pip_file(str(tmp_path / "a.txt")) == {
+        "pip_options": ["--require-hashes", "-r", "a.txt"],
+        "pip_files": {"a.txt": "-r b.txt\n", "b.txt": "b==1 --hash=sha256:0\n"},
+    }
+
+
+def test_locks_that_would_not_be_what_they_say_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="packages of pip in comments"):
+        action.read_conda_file(write(tmp_path, environment__yml="# pip a @ https://example.org\n@EXPLICIT\n"))
+    write(tmp_path, a__txt="a==1\n")
+    with pytest.raises(ValueError, match="no hashes"):
+        action.read_pip_file(str(tmp_path / "a.txt"))
 
 
 # --- environments
@@ -98,7 +116,7 @@ FAKE_CONDA = """#!/bin/sh
 echo "$@" >> "$(dirname "$0")/calls"
 [ "$1" != --version ] || { echo "conda 26.3.2"; exit; }
 [ ! -e "$(dirname "$0")/broken" ] || { echo Collecting; echo "PackagesNotFoundError: nosuch=1" >&2; exit 1; }
-[ "$2" != create ] || mkdir -p "$4/conda-meta"
+[ "$1 $2" != "env create" ] || mkdir -p "$6/conda-meta"
 """
 
 
@@ -122,7 +140,7 @@ def make(
     arguments = {
         "name": "e",
         "prefix": str(prefix),
-        "conda_spec": {"dependencies": list(dependencies)},
+        "conda_file": json.dumps({"dependencies": list(dependencies)}),
     } | more
     return run(environment, capsys, check, **arguments)
 
@@ -139,17 +157,23 @@ def test_check_mode_changes_nothing_even_without_conda(tmp_path: pathlib.Path, c
     assert not (tmp_path / "none").exists()
 
 
-def test_a_changed_one_is_updated_never_created_again(prefix: pathlib.Path, capsys: Capture) -> None:
+def test_a_changed_one_is_made_anew_and_keeps_what_is_nobodys(prefix: pathlib.Path, capsys: Capture) -> None:
     make(prefix, capsys)
+    (prefix / "envs/e/data").mkdir()
+    (prefix / "envs/e/data/thesis.txt").write_text("precious")
+    (prefix / "envs/e/data/link").symlink_to("..")
     assert make(prefix, capsys, dependencies=["python", "numpy"])["changed"]
-    assert calls(prefix) == [["env", "create"], ["env", "update"]]
+    assert calls(prefix) == [["env", "create"], ["env", "create"]]
+    assert (prefix / "envs/e/data/thesis.txt").read_text() == "precious"
+    assert (prefix / "envs/e/data/link").is_symlink()
+    assert os.listdir(prefix / "envs") == ["e"]
+    assert sorted(os.listdir(prefix / "envs/e")) == [".ansible-environment", "conda-meta", "data"]
 
 
-def test_somebodys_own_is_updated_not_replaced(prefix: pathlib.Path, capsys: Capture) -> None:
-    (prefix / "envs/e/mine").mkdir(parents=True)
-    make(prefix, capsys)
-    assert calls(prefix) == [["env", "update"]]
-    assert (prefix / "envs/e/mine").exists()
+def test_a_link_in_its_place_is_not_followed(prefix: pathlib.Path, capsys: Capture) -> None:
+    (prefix / "envs").mkdir()
+    (prefix / "envs/e").symlink_to("/")
+    assert "move it away" in make(prefix, capsys)["msg"]
 
 
 def test_a_failed_new_one_is_removed_and_the_culprit_named(prefix: pathlib.Path, capsys: Capture) -> None:
@@ -160,22 +184,23 @@ def test_a_failed_new_one_is_removed_and_the_culprit_named(prefix: pathlib.Path,
     assert os.listdir(prefix / "envs") == []
 
 
-def test_a_failed_update_is_seen_to_by_the_next_run(prefix: pathlib.Path, capsys: Capture) -> None:
+def test_a_failed_change_leaves_the_one_before(prefix: pathlib.Path, capsys: Capture) -> None:
     make(prefix, capsys)
     (prefix / "bin/broken").touch()
     assert make(prefix, capsys, dependencies=["nosuch"])["failed"]
-    (prefix / "bin/broken").unlink()
-    assert make(prefix, capsys)["changed"]
-    assert calls(prefix)[-1] == ["env", "update"]
+    assert not make(prefix, capsys)["changed"]
+    assert os.listdir(prefix / "envs") == ["e"]
 
 
-def test_an_interrupted_new_one_is_made_anew(prefix: pathlib.Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("before", ["", "thesis.txt"])
+def test_an_interrupted_one_is_made_anew(prefix: pathlib.Path, capsys: Capture, before: str) -> None:
     (prefix / "envs/e/half").mkdir(parents=True)
-    (prefix / "envs/.unfinished-e").touch()
+    (prefix / "envs/.before-e").mkdir()
+    (prefix / "envs/.before-e" / before).touch()
     assert make(prefix, capsys)["changed"]
     assert calls(prefix) == [["env", "create"]]
-    assert not (prefix / "envs/e/half").exists()
-    assert not (prefix / "envs/.unfinished-e").exists()
+    assert os.listdir(prefix / "envs") == ["e"]
+    assert sorted(os.listdir(prefix / "envs/e")) == sorted({".ansible-environment", "conda-meta", before} - {""})
 
 
 def test_absent(prefix: pathlib.Path, capsys: Capture) -> None:
@@ -201,15 +226,16 @@ def test_uv_is_taken_from_the_lock_with_its_hashes() -> None:
     assert environment.uv_lines({"r.txt": "uv==2\n"}) == ""
 
 
-def test_only_what_neither_conda_nor_the_lock_brought_is_foreign(tmp_path: pathlib.Path) -> None:
-    site = tmp_path / "lib/python3.11/site-packages"
-    for name in ("pip-1", "Foo.Bar-1", "left_over-2"):
-        (site / f"{name}.dist-info").mkdir(parents=True)
-        (site / f"{name}.dist-info/METADATA").touch()
-    (tmp_path / "conda-meta").mkdir()
-    record = {"files": ["lib/python3.11/site-packages/pip-1.dist-info/METADATA"]}
-    (tmp_path / "conda-meta/pip.json").write_text(json.dumps(record))
-    assert environment.foreign_distributions(str(tmp_path), {"foo-bar"}) == ["left_over"]
+def test_only_what_no_package_brought_is_foreign(tmp_path: pathlib.Path) -> None:
+    site = tmp_path / "lib/python3.11/site-packages/a-1.dist-info"
+    for folder in (site, tmp_path / "conda-meta", tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    for name in ("of-conda", "of-pip", "compiled.pyc", "mine"):
+        (tmp_path / "bin" / name).touch()
+    (site / "RECORD").write_text("../../../bin/of-pip,sha256=0,1\na/__init__.py,,\n")
+    (tmp_path / "conda-meta/pip.json").write_text(json.dumps({"files": ["bin/of-conda"]}))
+    (tmp_path / "conda-meta/half-written.json").write_text("{")
+    assert environment.foreign_files(str(tmp_path)) == ["bin/mine"]
 
 
 def test_the_culprit_is_found_in_the_tools_own_words() -> None:

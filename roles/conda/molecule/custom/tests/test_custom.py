@@ -30,12 +30,12 @@ def test_the_settings_are_those_of_the_inventory(shell: Shell) -> None:
     assert settings["channel_priority"] == "flexible"
 
 
-def test_an_environment_made_by_hand_is_brought_up_to_date_not_replaced(host: Host) -> None:
+def test_an_environment_made_by_hand_is_brought_up_to_date_and_keeps_its_files(host: Host) -> None:
     assert host.file(f"{PREFIX}/envs/own/thesis.txt").content_string == "precious"
     host.check_output(f"{PREFIX}/envs/own/bin/python -c 'import tabulate'")
 
 
 def test_an_interrupted_one_is_made_anew(host: Host, shell: Shell) -> None:
     assert not host.file(f"{PREFIX}/envs/interrupted/half-made").exists
-    assert not host.file(f"{PREFIX}/envs/.unfinished-interrupted").exists
+    assert not host.file(f"{PREFIX}/envs/.before-interrupted").exists
     shell("conda activate interrupted && python -c 'import humanize'")
