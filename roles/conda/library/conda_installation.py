@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
@@ -21,12 +22,14 @@ module: conda_installation
 short_description: An installation of conda at a prefix
 description:
   - A working installation of the wanted or a newer release at prefix is adopted; an older one is upgraded.
-  - An interrupted installation is recognised and done again; its download is resumed.
+  - A new one that fails is removed whole. One that was interrupted is done again, its download continued.
+  - It is uninstalled only where this module made it.
 options:
   prefix: {description: Folder of the installation., type: path, required: true}
-  version: {description: Release of the installer., type: str, required: true}
-  url: {description: Where the installer comes from., type: str, required: true}
-  checksum: {description: "What it must be, as sha256:<hexadecimal>.", type: str, required: true}
+  state: {description: Whether it shall be there., type: str, choices: [present, absent], default: present}
+  version: {description: Release of the installer. Required unless state is absent., type: str}
+  url: {description: Where the installer comes from. Required unless state is absent., type: str}
+  checksum: {description: "What it must be, as sha256:<hexadecimal>. Required unless state is absent.", type: str}
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
 """
@@ -57,14 +60,16 @@ class Installation:
         self.work = os.path.join(self.prefix, WORK)
         # says that the prefix held nothing before
         self.new = os.path.join(self.work, "new")
-        self.wanted = {"version": self.p["version"], "checksum": self.p["checksum"]}
+        self.before = self.read_marker()
+        self.interrupted = os.path.exists(self.work)
+        self.made_here = bool(self.before.get("made_here")) or os.path.exists(self.new)
 
-    def fail(self, message: str, **details: str) -> NoReturn:
-        self.module.fail_json(msg=message, **details)
+    def fail(self, message: str) -> NoReturn:
+        self.module.fail_json(msg=message)
         raise AssertionError  # fail_json does not return
 
-    def installed_by_us(self) -> dict[str, str]:
-        """What the marker says; empty when this module never finished an installation here."""
+    def read_marker(self) -> dict[str, Any]:
+        """What was installed or adopted here; empty when this module never finished either."""
         try:
             with open(self.marker, encoding="utf-8") as file:
                 return dict(json.load(file))
@@ -82,15 +87,16 @@ class Installation:
 
     def write_marker(self) -> None:
         with open(self.marker + ".new", "w", encoding="utf-8") as file:
-            json.dump(self.wanted, file)
+            json.dump({key: self.p[key] for key in ("version", "checksum")} | {"made_here": self.made_here}, file)
         os.chmod(self.marker + ".new", 0o644)
         os.replace(self.marker + ".new", self.marker)
 
     def download(self) -> str:
-        """Path of the verified installer; a partial download is continued where the server can."""
+        """Path of the verified installer; what an interrupted run or connection left of it is continued."""
         url, want = self.p["url"], self.p["checksum"].removeprefix("sha256:")
         path = os.path.join(self.work, url.rsplit("/", 1)[-1])
         bundle = self.p["ca_bundle"] if self.p["ca_bundle"] and os.path.exists(self.p["ca_bundle"]) else None
+        got = ""
         error: Exception | None = None
         for attempt in range(4):
             have = os.path.getsize(path) if os.path.exists(path) else 0
@@ -101,27 +107,30 @@ class Installation:
                     time.sleep(2**attempt)
                 headers = {"Range": f"bytes={have}-"} if have else {}
                 answer = open_url(url, headers=headers, timeout=30, ca_path=bundle)
-                mode = "ab" if getattr(answer, "status", None) == 206 else "wb"
-                with answer, open(path, mode) as file:
+                whole = getattr(answer, "status", None) != 206
+                with answer, open(path, "wb" if whole else "ab") as file:
                     shutil.copyfileobj(answer, file, 1 << 20)
+                got = sha256_of(path)
+                if got == want:
+                    return path
+                if missing := getattr(answer, "length", 0):
+                    raise EOFError(f"the connection ended {missing} bytes early")
+                os.unlink(path)
                 error = None
+                if whole:
+                    break
             except Exception as caught:  # urllib, ssl, socket and http.client each have their own
                 error = caught
                 if getattr(caught, "code", None) == 416:
                     os.unlink(path)  # longer than the server's: not the same file
-                continue
-            got = sha256_of(path)
-            if got == want:
-                return path
-            os.unlink(path)
-            if not have:
-                self.fail(
-                    f"{url} has sha256 {got}, and {want} is wanted. Nothing was installed. If"
-                    " conda_version or the URL was changed on purpose, set conda_installer_checksums to"
-                    " the sums that the release publishes as <installer>.sha256."
-                )
+        sums = f"sha256 {got} arrived from {url}, and {want} is wanted. " if got else ""
+        if error is None:
+            self.fail(
+                f"{sums}Nothing was installed. If conda_version or the URL was changed on purpose, set"
+                " conda_installer_checksums to the sums that the release publishes as <installer>.sha256."
+            )
         self.fail(
-            f"{url} could not be downloaded: {error}. The host needs to reach it; behind a proxy set"
+            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; behind a proxy set"
             " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
             f" conda_installer_url. A private CA belongs into {self.p['ca_bundle']} (conda_ca_bundle)."
         )
@@ -133,7 +142,7 @@ class Installation:
         entries = set(os.listdir(self.prefix)) if os.path.isdir(self.prefix) else set()
         if os.path.lexists(self.prefix) and not os.path.isdir(self.prefix):
             self.fail(f"{self.prefix} is no folder; remove it or set conda_prefix to another path")
-        if entries and not entries & {WORK, MARKER, "conda-meta", "pkgs"}:
+        if entries and not entries & {WORK, MARKER, "_conda", "conda-meta", "pkgs"}:
             self.fail(
                 f"{self.prefix} holds something else than conda ({', '.join(sorted(entries)[:5])});"
                 " move it away or set conda_prefix to another path"
@@ -154,29 +163,54 @@ class Installation:
             os.makedirs(self.work)
             with open(self.new, "w", encoding="utf-8"):
                 pass
-        elif os.path.exists(self.new):
-            # interrupted while nothing but the installer had been here
-            for entry in set(os.listdir(self.prefix)) - {WORK}:
-                path = os.path.join(self.prefix, entry)
-                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+        # with a marker it is finished, and only the removal of the folder was interrupted
+        new = os.path.exists(self.new) and not self.before
+        if new:
+            self.wipe(but=WORK)
         os.makedirs(self.work, exist_ok=True)
-        installer = self.download()
-        # -u also for a new one: the prefix is there already
-        command = ["/bin/bash", installer, "-b", "-u", "-p", self.prefix]
-        with tempfile.TemporaryDirectory(dir=self.work) as temporary:
-            rc, out, err = self.module.run_command(
-                command, cwd=self.work, environ_update={"TMPDIR": temporary}, umask=0o022
-            )
-        if rc != 0 or not self.working_version():
-            last = "\n".join((out + "\n" + err).strip().splitlines()[-15:])
-            self.fail(f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n{last}")
+        installer = ""
+        try:
+            installer = self.download()
+            # -u also for a new one: the prefix is there already
+            command = ["/bin/bash", installer, "-b", "-u", "-p", self.prefix]
+            with tempfile.TemporaryDirectory(dir=self.work) as temporary:
+                rc, out, err = self.module.run_command(
+                    command, cwd=self.work, environ_update={"TMPDIR": temporary}, umask=0o022
+                )
+            if rc != 0 or not self.working_version():
+                last = "\n".join((out + "\n" + err).strip().splitlines()[-15:])
+                self.fail(f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n{last}")
+        except SystemExit:  # fail_json
+            if new:
+                self.remove()
+            elif not installer and not self.interrupted:
+                shutil.rmtree(self.work)
+            # else the folder stays, and says that what is here may be half of two versions
+            raise
+        if new:
+            self.made_here = True
+        elif not self.before:
+            self.open_to_everyone()
         # an installer may have set the mode of its own temporary folder
         os.chmod(self.prefix, 0o755)
         self.write_marker()
         shutil.rmtree(self.work)
 
+    def wipe(self, but: str = "") -> None:
+        """Remove what is in the prefix."""
+        for entry in set(os.listdir(self.prefix)) - {but}:
+            path = os.path.join(self.prefix, entry)
+            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+
+    def remove(self) -> None:
+        # what says that it is this module's goes last, so that an interrupted removal can be taken up again
+        self.wipe(but=MARKER if self.before else WORK)
+        self.wipe()
+        with contextlib.suppress(OSError):  # a mount point stays
+            os.rmdir(self.prefix)
+
     def open_to_everyone(self) -> None:
-        """Undo a strict umask of whoever installed the conda that is adopted."""
+        """Undo a strict umask of whoever installed the conda that was here before."""
         everyone = stat.S_IRGRP | stat.S_IROTH
         for folder, _, files in os.walk(self.prefix):
             for path in (folder, *(os.path.join(folder, name) for name in files)):
@@ -185,43 +219,62 @@ class Installation:
                 if not stat.S_ISLNK(mode) and wanted != mode:
                     os.chmod(path, stat.S_IMODE(wanted))
 
+    def provide(self) -> tuple[str, str]:
+        """Install, upgrade or adopt; returns which of them, and the version that is there then."""
+        if all(self.before.get(key) == self.p[key] for key in ("version", "checksum")):
+            return "none", self.p["version"]
+        self.check()
+        there = "" if self.interrupted else self.working_version()
+        adopt = bool(there) and not self.before and release(there) >= release(self.p["version"])
+        if adopt and not self.module.check_mode:
+            self.open_to_everyone()
+            self.write_marker()
+        elif not self.module.check_mode:
+            self.install()
+        if adopt:
+            return "adopted", there
+        return "upgraded" if there else "installed", self.p["version"]
+
+    def uninstall(self) -> tuple[str, str]:
+        """Remove what this module installed; returns what was done, and that no version is there."""
+        if not os.path.lexists(self.prefix) or (os.path.isdir(self.prefix) and not os.listdir(self.prefix)):
+            return "none", ""
+        if not self.made_here:
+            self.fail(
+                f"{self.prefix} was not made by this role, which leaves it alone. If nobody needs it:"
+                f" rm -rf {self.prefix}"
+            )
+        if not self.module.check_mode:
+            self.remove()
+        return "removed", ""
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "prefix": {"type": "path", "required": True},
-            "version": {"type": "str", "required": True},
-            "url": {"type": "str", "required": True},
-            "checksum": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "version": {"type": "str"},
+            "url": {"type": "str"},
+            "checksum": {"type": "str"},
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
         },
+        required_if=[("state", "present", ("version", "url", "checksum"))],
         supports_check_mode=True,
     )
     os.umask(0o022)
     installation = Installation(module)
-    before = installation.installed_by_us()
-    if before == installation.wanted:
-        module.exit_json(changed=False, action="none")
-    installation.check()
-    interrupted = os.path.exists(installation.work)
-    there = "" if interrupted else installation.working_version()
-    adopt = bool(there) and not before and release(there) >= release(module.params["version"])
-    if not module.check_mode:
-        if adopt:
-            installation.open_to_everyone()
-            installation.write_marker()
-        else:
-            installation.install()
-    after = there if adopt else module.params["version"]
+    before = installation.before.get("version", "")
+    action, after = installation.uninstall() if module.params["state"] == "absent" else installation.provide()
     module.exit_json(
-        changed=True,
-        action="adopted" if adopt else "upgraded" if there else "installed",
+        changed=action != "none",
+        action=action,
         diff={
             "before_header": installation.prefix,
             "after_header": installation.prefix,
-            "before": f"conda {before.get('version', there)}\n" if before or there else "",
-            "after": f"conda {after}\n",
+            "before": f"conda {before}\n" if before else "",
+            "after": f"conda {after}\n" if after else "",
         },
     )
 

@@ -310,20 +310,63 @@ def test_a_working_one_is_adopted_and_opened_to_everyone(installer: pathlib.Path
     assert not (installer.parent / "log").exists()
 
 
-def test_an_interrupted_one_starts_afresh(installer: pathlib.Path, capsys: Capture) -> None:
-    prefix, broken = installer.parent / "conda", installer.parent / "log.broken"
-    broken.touch()
+def test_a_failed_new_one_is_removed(installer: pathlib.Path, capsys: Capture) -> None:
+    (installer.parent / "log.broken").touch()
     assert "failed with status 1" in install(installer, capsys)["msg"]
-    assert (prefix / "half").exists()
-    broken.unlink()
+    assert not (installer.parent / "conda").exists()
+
+
+def test_an_interrupted_one_starts_afresh(installer: pathlib.Path, capsys: Capture) -> None:
+    prefix = installer.parent / "conda"
+    (prefix / ".installing").mkdir(parents=True)
+    (prefix / ".installing/new").touch()
+    (prefix / "half").touch()
     assert install(installer, capsys)["action"] == "installed"
     assert not (prefix / "half").exists()
 
 
-def test_a_wrong_checksum_installs_nothing(installer: pathlib.Path, capsys: Capture) -> None:
-    result = install(installer, capsys, checksum="sha256:" + "0" * 64)
-    assert "Nothing was installed" in result["msg"]
+def test_a_finished_one_is_not_taken_for_an_interrupted_one(installer: pathlib.Path, capsys: Capture) -> None:
+    install(installer, capsys)
+    for path in (".installing", "envs/e"):
+        (installer.parent / "conda" / path).mkdir(parents=True)
+    (installer.parent / "conda/.installing/new").touch()
+    assert install(installer, capsys, version="26.4.0-0")["changed"]
+    assert (installer.parent / "conda/envs/e").exists()
+
+
+def test_a_failed_upgrade_is_not_taken_for_a_working_conda(installer: pathlib.Path, capsys: Capture) -> None:
+    conda = installer.parent / "conda/bin/conda"
+    conda.parent.mkdir(parents=True)
+    (installer.parent / "conda/pkgs").mkdir()
+    conda.write_text(FAKE_CONDA)
+    conda.chmod(0o755)
+    (installer.parent / "log.broken").touch()
+    assert install(installer, capsys, version="27.1.0-0")["failed"]
+    (installer.parent / "log.broken").unlink()
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "installed"
+
+
+def test_a_wrong_checksum_leaves_nothing_and_names_both(installer: pathlib.Path, capsys: Capture) -> None:
+    wrong = "0" * 64
+    message = install(installer, capsys, checksum=f"sha256:{wrong}")["msg"]
+    assert wrong in message
+    assert hashlib.sha256(installer.read_bytes()).hexdigest() in message
+    assert not (installer.parent / "conda").exists()
     assert not (installer.parent / "log").exists()
+
+
+def test_only_what_the_role_made_is_uninstalled(installer: pathlib.Path, capsys: Capture) -> None:
+    prefix = installer.parent / "conda"
+    assert not install(installer, capsys, state="absent")["changed"]
+    install(installer, capsys)
+    assert install(installer, capsys, state="absent", check=True)["changed"]
+    assert prefix.exists()
+    assert install(installer, capsys, state="absent")["action"] == "removed"
+    assert not prefix.exists()
+    (prefix / "pkgs").mkdir(parents=True)
+    assert "not made by this role" in install(installer, capsys, state="absent")["msg"]
+    assert install(installer, capsys)["action"] == "installed"
+    assert "not made by this role" in install(installer, capsys, state="absent")["msg"]
 
 
 def test_somebody_elses_folder_is_not_touched(installer: pathlib.Path, capsys: Capture) -> None:
