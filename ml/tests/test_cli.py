@@ -77,8 +77,8 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
     [
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["train", "--config", "{conf}", "--data", "nowhere"], "nowhere: no such file or folder"),
-        (["train", "--config", "{conf}", "--set", "algorithm=SDV"], "Surprise has no 'SDV'"),
-        (["evaluate", "--config", "{conf}", "--set", "algorithm=SDV"], "Surprise has no 'SDV'"),
+        (["train", "--config", "{conf}", "--set", "algorithm=SDV"], "there is no 'SDV'"),
+        (["evaluate", "--config", "{conf}", "--set", "algorithm=SDV"], "there is no 'SDV'"),
         (["evaluate", "--config", "{conf}", "--set", "evaluation.folds=1"], "evaluation.folds"),
         (["evaluate", "--config", "{conf}", "--set", "folds"], "write KEY=VALUE"),
         (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),

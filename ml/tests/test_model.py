@@ -1,150 +1,145 @@
-"""The array scorer against Surprise itself, lists, and persistence."""
+"""Persistence, lists, requests, parameters."""
 
-from collections.abc import Callable
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from surprise import dump
 
-from recommender import algorithm, evaluate, train
+from recommender import __version__, algorithm, evaluate, train
 from recommender.answer import answer
-from recommender.config import Config
 from recommender.data import Ratings, from_frame
 from recommender.errors import InputError
-from recommender.model import Factors, Native, Recommender
+from recommender.model import Recommender
+from tests.conftest import ROOT
+from tests.test_scoring import CASES, names
 
-BY_FORMULA = [
-    ("SVD", {"n_factors": 5, "n_epochs": 4}),
-    ("SVD", {"n_factors": 5, "n_epochs": 4, "biased": False}),
-    ("SVDpp", {"n_factors": 3, "n_epochs": 3}),
-    ("NMF", {"n_factors": 4, "n_epochs": 5}),
-    ("NMF", {"n_factors": 4, "n_epochs": 5, "biased": True, "lr_bu": 0.002, "lr_bi": 0.002}),
-    ("BaselineOnly", {}),
-    ("BaselineOnly", {"bsl_options": {"method": "sgd", "n_epochs": 3}}),
-]
-BY_DUMP = [
-    ("KNNBasic", {"k": 5}),
-    ("KNNWithMeans", {"k": 5, "sim_options": {"name": "cosine", "user_based": False}}),
-    ("KNNWithZScore", {}),
-    ("KNNBaseline", {"sim_options": {"name": "pearson_baseline"}, "bsl_options": {"method": "als"}}),
-    ("SlopeOne", {}),
-    ("CoClustering", {"n_epochs": 3}),
-    ("NormalPredictor", {}),
-]
+# Persistence
 
 
-def names(case: tuple[str, dict[str, Any]]) -> str:
-    return "-".join([case[0], *case[1]])
-
-
-def trained(
-    case: tuple[str, dict[str, Any]], ratings: Ratings, make_config: Callable[..., Config]
-) -> tuple[Any, Any]:
-    return train.fit(ratings, make_config(algorithm=case[0], params=case[1]))
-
-
-def test_every_algorithm_is_tried() -> None:
-    assert {name for name, _ in BY_FORMULA + BY_DUMP} == set(algorithm.ALGORITHMS)
-
-
-@pytest.mark.parametrize("case", BY_FORMULA, ids=names)
-def test_arrays_equal_surprise(case, ratings: Ratings, make_config, tmp_path: Path) -> None:
-    recommender, algo = trained(case, ratings, make_config)
-    assert isinstance(recommender.scorer, Factors)
-    recommender.save(tmp_path / "r.npz")
-    loaded = Recommender.load(tmp_path / "r.npz")
-    pairs = [(u, i) for u in (*ratings.users, "stranger") for i in (*ratings.items, "unheard-of")]
-    expected = [algo.predict(u, i).est for u, i in pairs]
-    for model in (recommender, loaded):
-        found = model.estimate(*zip(*pairs, strict=True))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    assert loaded.digest() == recommender.digest()
-
-
-@pytest.mark.parametrize("case", BY_FORMULA, ids=names)
-def test_arrays_equal_surprise_for_ids_absent_from_a_fold(case, ratings: Ratings, make_config) -> None:
-    part = ratings.frame().query("user != '1' and item != '7'")
-    algo = algorithm.make(*case, 0)
-    algorithm.fit(algo, algorithm.dataset(from_frame(part)).build_full_trainset(), 0)
-    user, item = np.divmod(np.arange(len(ratings.users) * len(ratings.items)), len(ratings.items))
-    expected = [
-        algo.predict(ratings.users[u], ratings.items[i], clip=False).est
-        for u, i in zip(user, item, strict=True)
-    ]
-    factors = algorithm.factors(algo, ratings)
-    np.testing.assert_allclose(factors.pairs(user, item), expected, rtol=0, atol=1e-9)
-    rows = np.concatenate(
-        [factors.of_user(u, np.arange(len(ratings.items))) for u in range(len(ratings.users))]
-    )
-    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-9)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.dictionaries(
-        st.tuples(st.sampled_from("abcde"), st.sampled_from("vwxyz")), st.integers(1, 5), min_size=2
-    ),
-    st.sampled_from(["SVD", "SVDpp", "NMF", "BaselineOnly"]),
-    st.integers(0, 2**32 - 1),
-)
-def test_arrays_equal_surprise_on_any_ratings(table: dict, name: str, seed: int) -> None:
-    ratings = from_frame(
-        pd.DataFrame([(u, i, r) for (u, i), r in table.items()], columns=["user", "item", "rating"])
-    )
-    params = {} if name == "BaselineOnly" else {"n_factors": 2, "n_epochs": 2}
-    config = Config.model_validate(
-        {"algorithm": name, "params": params, "seed": seed, "data": {"source": "x"}}
-    )
-    recommender, algo = train.fit(ratings, config)
-    pairs = [(u, i) for u in "abcde?" for i in "vwxyz?"]
-    expected = [algo.predict(u, i).est for u, i in pairs]
-    np.testing.assert_allclose(recommender.estimate(*zip(*pairs, strict=True)), expected, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("case", BY_DUMP, ids=names)
-def test_the_others_answer_from_surprises_dump(case, ratings: Ratings, make_config, tmp_path: Path) -> None:
-    recommender, algo = trained(case, ratings, make_config)
-    assert isinstance(recommender.scorer, Native)
-    recommender.save(tmp_path / "r.npz")
-    dump.dump(str(tmp_path / "r.dump"), algo=algo)
-    with pytest.raises(InputError, match="needs Surprise's dump"):
-        Recommender.load(tmp_path / "r.npz")
-    loaded = Recommender.load(tmp_path / "r.npz", tmp_path / "r.dump")
-    assert loaded.digest() == recommender.digest()
-    pairs = [(u, i) for u in ("1", "2", "stranger") for i in (*ratings.items, "unheard-of")]
-    np.random.seed(1)
-    expected = [algo.predict(u, i).est for u, i in pairs]
-    np.random.seed(1)
-    np.testing.assert_allclose(loaded.estimate(*zip(*pairs, strict=True)), expected, rtol=0, atol=1e-9)
-    assert len(loaded.top_n("1", 3)) == 3
-
-
-@pytest.mark.parametrize("case", [*BY_FORMULA[:1], *BY_FORMULA[2:4], *BY_DUMP], ids=names)
+@pytest.mark.parametrize("case", [*CASES[:1], *CASES[2:4], *CASES[7:10]], ids=names)
 def test_one_seed_one_model(case, ratings: Ratings, make_config) -> None:
-    first, second = (trained(case, ratings, make_config)[0].digest() for _ in range(2))
-    assert first == second
+    config = make_config(algorithm=case[0], params=case[1])
+    assert train.fit(ratings, config)[0].digest() == train.fit(ratings, config)[0].digest()
 
 
 def test_another_seed_is_another_model(ratings: Ratings, make_config) -> None:
     assert len({train.fit(ratings, make_config(seed=seed))[0].digest() for seed in (0, 0, 1)}) == 2
 
 
-def test_saved_file_needs_no_pickle_and_others_are_refused(
-    ratings: Ratings, make_config, tmp_path: Path
-) -> None:
-    trained(BY_FORMULA[0], ratings, make_config)[0].save(tmp_path / "r.npz")
-    with np.load(tmp_path / "r.npz", allow_pickle=False) as stored:
+@pytest.fixture
+def saved(ratings: Ratings, make_config, tmp_path: Path) -> dict[str, Path]:
+    """A model as it is kept twice: the folder of the arrays and that of the dump."""
+    recommender, algo = train.fit(ratings, make_config())
+    folders = {"arrays": tmp_path / "arrays", "native": tmp_path / "native"}
+    recommender.save(folders["arrays"], {"dataset_digest": "d", "parameters": {"seed": 0}})
+    algorithm.save(algo, folders["native"], {"dataset_digest": "d", "parameters": {"seed": 0}})
+    return folders
+
+
+LOAD = {"arrays": Recommender.load, "native": algorithm.load}
+
+
+def test_manifest_says_what_made_which_files(saved: dict[str, Path], ratings: Ratings) -> None:
+    for folder, name in ((saved["arrays"], "recommender.npz"), (saved["native"], "surprise.dump")):
+        assert {path.name for path in folder.iterdir()} == {name, "manifest.json"}
+        stated = json.loads((folder / "manifest.json").read_text())
+        content = (folder / name).read_bytes()
+        assert stated["files"] == {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        }
+        assert (
+            stated["made_with"] | {"python": platform.python_version(), "numpy": np.__version__}
+            == (stated["made_with"])
+        )
+        assert {"system", "mlflow", "pandas", "scikit-surprise"} < set(stated["made_with"])
+        assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (1, "d", {"seed": 0})
+    assert algorithm.load(saved["native"]).predict("1", "7").est == pytest.approx(
+        Recommender.load(saved["arrays"]).estimate(["1"], ["7"])[0], abs=1e-9
+    )
+
+
+def test_arrays_need_no_pickle(saved: dict[str, Path]) -> None:
+    with np.load(saved["arrays"] / "recommender.npz", allow_pickle=False) as stored:
         assert {array.dtype.kind for array in (stored[key] for key in stored.files)} <= set("fiu")
-    (tmp_path / "broken.npz").write_bytes(b"PK")
-    np.savez(tmp_path / "other.npz", a=np.zeros(1))
-    for name in ("none.npz", "broken.npz", "other.npz"):
-        with pytest.raises(InputError, match="no saved recommender"):
-            Recommender.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", LOAD)
+def test_one_flipped_bit_is_refused(kind: str, saved: dict[str, Path]) -> None:
+    path = next(path for path in saved[kind].iterdir() if path.name != "manifest.json")
+    content = bytearray(path.read_bytes())
+    before = hashlib.sha256(content).hexdigest()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        LOAD[kind](saved[kind])
+    after = hashlib.sha256(content).hexdigest()
+    assert str(refused.value).startswith(f"{path}: its sha256 is {after}, the manifest says {before}: ")
+    assert "train anew: recommender train" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", LOAD)
+def test_a_missing_file_is_named(kind: str, saved: dict[str, Path]) -> None:
+    for path in sorted(saved[kind].iterdir(), reverse=True):
+        path.unlink()
+        with pytest.raises(InputError, match=rf"{path}: missing, .* Copy the whole folder anew"):
+            LOAD[kind](saved[kind])
+
+
+@pytest.mark.parametrize("kind", LOAD)
+def test_a_newer_format_is_refused_whatever_it_looks_like(kind: str, saved: dict[str, Path]) -> None:
+    path = saved[kind] / "manifest.json"
+    path.write_text('{"format": 2, "recommender": "7.0.0", "pieces": []}')
+    with pytest.raises(InputError) as refused:
+        LOAD[kind](saved[kind])
+    assert str(refused.value).startswith(
+        f"{path}: format 2, written by recommender 7.0.0; this is recommender {__version__}, which reads "
+        "format 1. Load the model with recommender 7.0.0, or train it anew"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "recommender": "1", "files": {}}'])
+def test_what_is_no_manifest_is_refused(content: str, saved: dict[str, Path]) -> None:
+    (saved["arrays"] / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=r"manifest\.json: no manifest of a recommender\.npz"):
+        Recommender.load(saved["arrays"])
+
+
+def test_a_dump_that_cannot_be_read_says_what_made_it(saved: dict[str, Path], monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "surprise.prediction_algorithms.matrix_factorization", None)
+    with pytest.raises(InputError, match=r"cannot be unpickled here .* scikit-surprise 1\.1\.5 and numpy"):
+        algorithm.load(saved["native"])
+
+
+NUMPY_ALONE = """
+import json, pathlib, sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "recommender"}:
+            raise ImportError(f"{name} is neither Python's, numpy nor the recommender")
+sys.meta_path.insert(0, Nothing())
+from recommender.model import Recommender
+model = Recommender.load(pathlib.Path(sys.argv[1]))
+print(json.dumps([*model.estimate(["1", "stranger"], ["7", "7"]), model.top_n("1", 1)[0].estimate]))
+"""
+
+
+def test_scoring_needs_numpy_alone(saved: dict[str, Path]) -> None:
+    line = [sys.executable, "-c", NUMPY_ALONE, str(saved["arrays"])]
+    clean = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(line, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    here = Recommender.load(saved["arrays"])
+    expected = [*here.estimate(["1", "stranger"], ["7", "7"]), here.top_n("1", 1)[0].estimate]
+    assert json.loads(done.stdout) == expected
 
 
 # Lists
@@ -155,10 +150,9 @@ def recommender(ratings: Ratings) -> Recommender:
     algo = algorithm.fit(
         algorithm.make("SVD", {"n_factors": 4, "n_epochs": 3}, 0),
         algorithm.dataset(ratings).build_full_trainset(),
-        0,
     )
     settings = {"k": 4, "min_item_ratings": 18, "damping": 5.0}
-    return Recommender.build(algorithm.factors(algo, ratings), ratings, settings)
+    return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings)
 
 
 @given(user=st.sampled_from([*(str(u + 1) for u in range(30)), "stranger"]), k=st.integers(1, 30))
@@ -240,13 +234,16 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("SDV", {}, r"Surprise has no 'SDV'; it has: BaselineOnly, CoClustering"),
-        ("AlgoBase", {}, "Surprise has no 'AlgoBase'"),
+        ("SDV", {}, r"there is no 'SDV'; there are: BaselineOnly, CoClustering"),
+        ("AlgoBase", {}, "there is no 'AlgoBase'"),
+        ("NormalPredictor", {}, "there is no 'NormalPredictor'"),
         ("SVD", {"factors": 3}, "SVD does not take 'factors'; it takes: biased, init_mean"),
         ("KNNBasic", {"kk": 3}, "KNNBasic does not take 'kk'; it takes: bsl_options, k, min_k, sim_options"),
         ("SVD", {"random_state": 3}, "the key 'seed' sets it"),
         ("SlopeOne", {"a": 1}, "it takes: none"),
         ("KNNBasic", {"sim_options": {"name": "psychic"}}, "KNNBasic cannot train with these"),
+        ("KNNBasic", {"k": "many"}, "KNNBasic cannot train with these: 'str' object"),
+        ("KNNWithMeans", {"min_k": 1.5}, "KNNWithMeans cannot train with these: 'float' object"),
         ("BaselineOnly", {"bsl_options": {"method": "magic"}}, "BaselineOnly cannot train with these"),
         ("SVD", {"n_factors": "many"}, "SVD cannot train with these"),
         ("SVD", {"lr_all": 1000}, "the training of SVD diverged"),

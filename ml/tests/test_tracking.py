@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from recommender import evaluate, registry, tracking, train
+from recommender import algorithm, cli, evaluate, registry, tracking, train
 from recommender.errors import InputError, RecommenderError
 from tests.conftest import ROOT
 
@@ -94,20 +94,36 @@ def test_run_has_everything(report: dict) -> None:
     assert json.loads(dataset.dataset.profile)["num_rows"] == report["dataset"]["ratings"]
     local = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
     found = {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()}
-    assert {"config.yaml", "environment.json", "plots/evaluation.png", "native/surprise.dump"} <= found
+    assert {"config.yaml", "environment.json", "plots/evaluation.png"} <= found
+    assert {"native/surprise.dump", "native/manifest.json"} <= found
     assert json.loads((local / "environment.json").read_text())["packages"]["scikit-surprise"]
     assert (local / "plots/evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_native_dump_answers_like_the_model(report: dict) -> None:
-    from surprise import dump
-
-    path = mlflow.artifacts.download_artifacts(
-        run_id=report["model"]["run_id"], artifact_path="native/surprise.dump"
+def test_kept_twice_with_a_manifest_each(report: dict) -> None:
+    native = Path(
+        mlflow.artifacts.download_artifacts(run_id=report["model"]["run_id"], artifact_path="native")
     )
-    model = registry.load(report["model"]["uri"])
-    estimate = model.predict(pd.DataFrame({"user": ["3"], "item": ["7"]})).estimate[0]
-    assert dump.load(path)[1].predict("3", "7").est == pytest.approx(estimate, abs=1e-9)
+    place = Path(mlflow.artifacts.download_artifacts(report["model"]["uri"]))
+    estimate = registry.load(str(place)).predict(pd.DataFrame({"user": ["3"], "item": ["7"]})).estimate[0]
+    assert algorithm.load(native).predict("3", "7").est == pytest.approx(estimate, abs=1e-9)
+    assert not [*place.rglob("*.dump"), *place.rglob("*.pkl")]
+    for folder in (native, place / "artifacts" / "recommender"):
+        stated = json.loads((folder / "manifest.json").read_text())
+        assert stated["dataset_digest"] == report["dataset"]["digest"]
+        assert stated["model_digest"] == report["model"]["digest"]
+        assert stated["parameters"]["params"] == report["params"]
+        assert (stated["parameters"]["algorithm"], stated["parameters"]["seed"]) == ("SVD", 0)
+        assert "source" not in stated["parameters"]["data"]
+
+
+def test_damaged_model_is_refused(report: dict, tmp_path: Path, capsys) -> None:
+    place = Path(mlflow.artifacts.download_artifacts(report["model"]["uri"], dst_path=str(tmp_path)))
+    path = place / "artifacts" / "recommender" / "recommender.npz"
+    path.write_bytes(path.read_bytes() + b"\0")
+    line = ["recommend", "--user", "1", "--model", str(place), "--tracking-uri", mlflow.get_tracking_uri()]
+    assert cli.main(line) == 2
+    assert f"{path}: its sha256 is " in capsys.readouterr().err
 
 
 def test_version_is_tagged(report: dict) -> None:
@@ -119,36 +135,53 @@ def test_version_is_tagged(report: dict) -> None:
 
 
 CLEAN_PROCESS = """
-import json, sys, mlflow, pandas as pd
+import json, pathlib, pickle, sys
+
+unpickled = []  # every class or function that any pickle, by whatever library, asks for
+sys.addaudithook(lambda event, about: unpickled.append(about) if event == "pickle.find_class" else None)
+import mlflow, pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
-pairs = model.predict(pd.DataFrame({"user": ["1", "stranger"], "item": ["7", "7"]}))
-lists = model.predict(pd.DataFrame({"user": ["1", "stranger"], "k": [2, 3]}))
-default = model.predict(pd.DataFrame({"user": ["1"]}))
-try:
-    model.predict(pd.DataFrame({"user": ["1"], "k": [0]}))
-except mlflow.exceptions.MlflowException as error:
-    refusal = error.error_code
-json.dump({"pairs": pairs.to_dict("records"), "lists": lists.to_dict("records"), "default": len(default),
-           "refusal": refusal, "surprise": "surprise" in sys.modules}, sys.stdout)
+replies = []
+for uri in sys.argv[2:]:
+    model = mlflow.pyfunc.load_model(uri)
+    pairs = model.predict(pd.DataFrame({"user": ["1", "stranger"], "item": ["7", "7"]}))
+    lists = model.predict(pd.DataFrame({"user": ["1", "stranger"], "k": [2, 3]}))
+    default = model.predict(pd.DataFrame({"user": ["1"]}))
+    try:
+        model.predict(pd.DataFrame({"user": ["1"], "k": [0]}))
+    except mlflow.exceptions.MlflowException as error:
+        refusal = error.error_code
+    replies.append({"pairs": pairs.to_dict("records"), "lists": lists.to_dict("records"),
+                    "default": len(default), "refusal": refusal})
+served = list(unpickled)
+pickle.loads(pickle.dumps(pathlib.PurePosixPath("x")))
+json.dump({"replies": replies, "surprise": "surprise" in sys.modules, "unpickled": served,
+           "hook works": len(unpickled) > len(served)}, sys.stdout)
 """
 
 
-def test_model_loads_in_a_clean_process(report: dict, store: str, tmp_path: Path) -> None:
-    environment = {key: value for key, value in clean_environment().items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-c", CLEAN_PROCESS, store, report["model"]["uri"]]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+def test_models_are_served_by_a_clean_process_without_surprise_and_pickle(
+    report: dict, make_config, store: str, environment: str, tmp_path: Path
+) -> None:
+    reports = [report]
+    for name in ("KNNBaseline", "SlopeOne"):
+        config = make_config(algorithm=name, params={}, recommendation={"min_item_ratings": 3, "k": 4})
+        reports.append(train.train(config, store))
+    clean = {key: value for key, value in clean_environment().items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", CLEAN_PROCESS, store, *(each["model"]["uri"] for each in reports)]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    reply = json.loads(done.stdout)
-    assert [row["known_user"] for row in reply["pairs"]] == [True, False]
-    assert [(row["user"], row["rank"]) for row in reply["lists"]] == [
-        ("1", 1), ("1", 2), ("stranger", 1), ("stranger", 2), ("stranger", 3),
-    ]  # fmt: skip
-    shown = [{key: row[key] for key in ("item", "title", "estimate", "rank")} for row in reply["lists"][:2]]
-    assert shown == report["recommendations"]["items"][:2]
-    assert reply["default"] == 4
-    assert reply["refusal"] == "INVALID_PARAMETER_VALUE"
-    assert reply["surprise"] is False
+    found = json.loads(done.stdout)
+    for reply, expected in zip(found["replies"], reports, strict=True):
+        assert [row["known_user"] for row in reply["pairs"]] == [True, False]
+        assert [(row["user"], row["rank"]) for row in reply["lists"]] == [
+            ("1", 1), ("1", 2), ("stranger", 1), ("stranger", 2), ("stranger", 3),
+        ]  # fmt: skip
+        shown = [{key: row[key] for key in ("item", "title", "estimate", "rank")} for row in reply["lists"]]
+        assert shown[:2] == expected["recommendations"]["items"][:2]
+        assert reply["default"] == 4
+        assert reply["refusal"] == "INVALID_PARAMETER_VALUE"
+    assert (found["surprise"], found["unpickled"], found["hook works"]) == (False, [], True)
 
 
 def test_a_served_request_may_have_numbers_for_ids(report: dict) -> None:
@@ -164,15 +197,6 @@ def test_a_served_request_may_have_numbers_for_ids(report: dict) -> None:
         reply = scoring_server.invocations(json.dumps(body), "application/json", model, schema)
         assert reply.status == 200
         assert len(json.loads(reply.response)["predictions"]) == rows
-
-
-def test_native_model_carries_its_dump(make_config, store: str, environment: str) -> None:
-    report = train.train(make_config(algorithm="KNNBasic", params={"k": 5}), store)
-    reply = registry.load(report["model"]["uri"]).predict(
-        pd.DataFrame({"user": ["1", "stranger"], "k": [2, 1]})
-    )
-    assert list(reply.item[:2]) == [pick["item"] for pick in report["recommendations"]["items"][:2]]
-    assert list(reply.known_user) == [True, True, False]
 
 
 # Registry

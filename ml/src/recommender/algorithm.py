@@ -1,32 +1,43 @@
-"""Surprise's algorithms by name, and the arrays inside those that are formulas over arrays."""
+"""Surprise's algorithms by name, and the arrays inside a trained one."""
 
 import copy
 import inspect
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import surprise
-from surprise import prediction_algorithms
+from surprise import dump, prediction_algorithms
+from surprise.prediction_algorithms.knns import SymmetricAlgo
 
+from recommender import manifest
 from recommender.data import Ratings
 from recommender.errors import InputError
-from recommender.model import Factors
+from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes
 
+# The one file beside the manifest of a dumped algorithm.
+DUMP = "surprise.dump"
+
+# NormalPredictor answers every request with another random number: there is nothing to keep or to serve.
 ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
-    if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
+    if inspect.isclass(value)
+    and issubclass(value, surprise.AlgoBase)
+    and value not in (surprise.AlgoBase, prediction_algorithms.NormalPredictor)
 }
 
 
 def make(name: str, params: dict[str, Any], seed: int) -> surprise.AlgoBase:
     """An untrained Surprise algorithm; `seed` becomes its random_state where it has one.
 
-    Raises InputError for a name that Surprise does not have and for parameters that the algorithm does not
+    Raises InputError for a name that is none of ALGORITHMS and for parameters that the algorithm does not
     take (Surprise's neighbourhood models silently ignore misspelt ones).
     """
     if name not in ALGORITHMS:
-        raise InputError(f"algorithm: Surprise has no {name!r}; it has: {', '.join(sorted(ALGORITHMS))}.")
+        raise InputError(f"algorithm: there is no {name!r}; there are: {', '.join(sorted(ALGORITHMS))}.")
     kind = ALGORITHMS[name]
     signature = inspect.signature(kind).parameters
     accepted = {key for key, value in signature.items() if value.kind is not inspect.Parameter.VAR_KEYWORD}
@@ -53,72 +64,151 @@ def dataset(ratings: Ratings) -> surprise.Dataset:
     return surprise.Dataset.load_from_df(ratings.frame(), surprise.Reader(rating_scale=ratings.scale))
 
 
-def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset, seed: int) -> surprise.AlgoBase:
+def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBase:
     """Train `algo`; raises InputError when its parameters cannot be used or make the training diverge."""
-    # NormalPredictor draws from numpy's global generator.
-    np.random.seed(seed)
-    name = type(algo).__name__
+    kind = type(algo).__name__
     try:
         with np.errstate(over="ignore", invalid="ignore"):
+            # Surprise itself finds out when it predicts.
+            for name in ("k", "min_k"):
+                operator.index(getattr(algo, name, 0))
             algo.fit(trainset)
     except (ValueError, TypeError, NameError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise InputError(
-            f"params: {name} cannot train with these: {error}. See Surprise's page of {name}."
+            f"params: {kind} cannot train with these: {error}. See Surprise's page of {kind}."
         ) from error
+    # SlopeOne has no deviation, but NaN, for two items that nobody rated both.
     arrays = [
-        value for value in vars(algo).values() if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        value
+        for name, value in vars(algo).items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and name != "dev"
     ]
     if not all(np.isfinite(array).all() for array in arrays):
         raise InputError(
-            f"params: the training of {name} diverged. Lower the learning rates or raise regularisation."
+            f"params: the training of {kind} diverged. Lower the learning rates or raise regularisation."
         )
     return algo
 
 
-def factors(algo: surprise.AlgoBase, ratings: Ratings) -> Factors | None:
-    """The formula of a trained SVD, SVDpp, NMF or BaselineOnly as arrays ordered as `ratings`; else None.
+def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
+    """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
+    folder.mkdir(parents=True)
+    dump.dump(str(folder / DUMP), algo=algo)
+    manifest.write(folder, about)
 
-    Users and items that the algorithm has not seen get the row of the unknown.
-    Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
+
+def load(folder: Path) -> surprise.AlgoBase:
+    """The algorithm that `save` dumped, with its training set: to look into, or to go on with in Surprise.
+
+    The dump is a pickle, which runs whatever its maker wanted: load only your own. Serving never does.
+    Raises InputError when a file is missing, is not the one that was saved, or is of another format, and when
+    the versions here cannot read the dump.
+    """
+    made_with = manifest.check(folder, DUMP)["made_with"]
+    try:
+        return dump.load(str(folder / DUMP))[1]
+    except Exception as error:
+        raise InputError(
+            f"{folder / DUMP}: cannot be unpickled here ({error!r}). It was made with Python "
+            f"{made_with['python']}, scikit-surprise {made_with['scikit-surprise']} and numpy "
+            f"{made_with['numpy']}: install these."
+        ) from error
+
+
+def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
+    """The formula of a trained algorithm as arrays; users and items are those of `ratings`, in their order.
+
+    What is in `ratings` but not in the algorithm's training set becomes unknown.
     """
     trainset = algo.trainset
-    mean = float(trainset.global_mean)
-    if isinstance(algo, prediction_algorithms.SVDpp):
-        # The implicit term depends on the user only, so it is folded into the user's factors.
-        implicit = np.zeros_like(algo.pu)
-        for user, rated in trainset.ur.items():
-            implicit[user] = algo.yj[[item for item, _ in rated]].sum(axis=0) / np.sqrt(len(rated))
-        parts = (algo.bu, algo.bi, np.asarray(algo.pu) + implicit, algo.qi)
-    elif isinstance(algo, (prediction_algorithms.SVD, prediction_algorithms.NMF)):
-        parts = (algo.bu, algo.bi, algo.pu, algo.qi)
-    elif isinstance(algo, prediction_algorithms.BaselineOnly):
-        parts = (algo.bu, algo.bi, np.zeros((len(algo.bu), 0)), np.zeros((len(algo.bi), 0)))
-    else:
-        return None
-    biased = getattr(algo, "biased", True)
     users = _inner(ratings.users, trainset.to_inner_uid)
     items = _inner(ratings.items, trainset.to_inner_iid)
-    unknown = 0.0 if biased else np.nan
+    if isinstance(algo, SymmetricAlgo):
+        return _neighbours(algo, users, items)
+    if isinstance(algo, prediction_algorithms.SlopeOne):
+        return _slopes(algo, users, items)
+    return _factors(algo, users, items)
 
-    def aligned(array: Any, index: np.ndarray[Any, Any], filler: float) -> np.ndarray[Any, Any]:
-        array = np.array(array, dtype=np.float64)
-        if not biased and array.ndim == 1:
-            array = np.zeros_like(array)
-        padded = np.concatenate((array, np.full((1, *array.shape[1:]), filler)))
-        rows: np.ndarray[Any, Any] = padded[np.append(index, -1)]
-        return rows
 
+def _factors(algo: Any, users: Index, items: Index) -> Factors:
+    trainset = algo.trainset
+    mean = float(trainset.global_mean)
+    base, unknown = mean, 0.0
+    user_bias, item_bias = algo.bu, algo.bi
+    if isinstance(algo, prediction_algorithms.BaselineOnly):
+        user_factors, item_factors = np.zeros((len(user_bias), 0)), np.zeros((len(item_bias), 0))
+    elif isinstance(algo, prediction_algorithms.CoClustering):
+        # The mean of the pair's co-cluster is picked by a factor that is 1 for the item's cluster and else 0.
+        base, unknown = 0.0, np.nan
+        user_bias = algo.user_mean - algo.avg_cltr_u[algo.cltr_u]
+        item_bias = algo.item_mean - algo.avg_cltr_i[algo.cltr_i]
+        user_factors, item_factors = algo.avg_cocltr[algo.cltr_u], np.eye(algo.n_cltr_i)[algo.cltr_i]
+    else:
+        user_factors, item_factors = np.array(algo.pu), algo.qi
+        if isinstance(algo, prediction_algorithms.SVDpp):
+            # The implicit term depends on the user only, so it is folded into the user's factors.
+            for user, rated in trainset.ur.items():
+                user_factors[user] += algo.yj[[item for item, _ in rated]].sum(axis=0) / np.sqrt(len(rated))
+        elif not algo.biased:
+            base, unknown = 0.0, np.nan
+            user_bias, item_bias = np.zeros(trainset.n_users), np.zeros(trainset.n_items)
     return Factors(
-        base=mean if biased else 0.0,
+        base=base,
         fallback=mean,
-        user_bias=aligned(parts[0], users, unknown),
-        item_bias=aligned(parts[1], items, unknown),
-        user_factors=aligned(parts[2], users, unknown),
-        item_factors=aligned(parts[3], items, unknown),
+        user_bias=_aligned(user_bias, users, unknown),
+        item_bias=_aligned(item_bias, items, unknown),
+        user_factors=_aligned(user_factors, users, unknown),
+        item_factors=_aligned(item_factors, items, unknown),
     )
 
 
-def _inner(ids: tuple[str, ...], convert: Any) -> np.ndarray[Any, Any]:
+def _neighbours(algo: Any, users: Index, items: Index) -> Neighbours:
+    mean = float(algo.trainset.global_mean)
+    xs, ys = algo.switch(users, items)
+    base, unknown, x_level, y_level = mean, 0.0, np.zeros(algo.n_x), np.zeros(algo.n_y)
+    if isinstance(algo, prediction_algorithms.KNNBaseline):
+        x_level, y_level = np.asarray(algo.bx), np.asarray(algo.by)
+    elif not isinstance(algo, prediction_algorithms.KNNBasic):
+        base, unknown, x_level = 0.0, np.nan, algo.means
+    sigma = getattr(algo, "sigmas", np.ones(algo.n_x))
+    levels = _aligned(x_level, xs, unknown), _aligned(y_level, ys, unknown)
+    user_level, item_level = algo.switch(*levels)
+    rows = _rows(algo.yr, xs, ys)
+    rating, near = rows.pop("rating"), rows["near"]
+    scale = _aligned(sigma, xs, 1.0)
+    level = base + levels[0][near] + np.repeat(levels[1], rows["length"])
+    return Neighbours(
+        base=base,
+        fallback=mean,
+        user_level=user_level,
+        item_level=item_level,
+        user_based=bool(algo.sim_options["user_based"]),
+        **rows,
+        **_values(algo.sim > 0, algo.sim, xs),
+        scale=scale,
+        deviation=(rating - level) / scale[near],
+        k=int(algo.k),
+        min_k=int(algo.min_k),
+    )
+
+
+def _slopes(algo: Any, users: Index, items: Index) -> Slopes:
+    rows = _rows(algo.trainset.ur, items, users)
+    del rows["rating"]
+    return Slopes(
+        base=0.0,
+        fallback=float(algo.trainset.global_mean),
+        user_level=_aligned(algo.user_mean, users, np.nan),
+        item_level=_aligned(np.zeros(algo.trainset.n_items), items, np.nan),
+        user_based=False,
+        **rows,
+        **_values(algo.freq > 0, algo.dev, items),
+    )
+
+
+def _inner(ids: Sequence[str], convert: Callable[[str], int]) -> Index:
+    """Surprise's index of each id, -1 for one that it has not seen."""
+
     def position(raw: str) -> int:
         try:
             return int(convert(raw))
@@ -126,3 +216,43 @@ def _inner(ids: tuple[str, ...], convert: Any) -> np.ndarray[Any, Any]:
             return -1
 
     return np.array([position(raw) for raw in ids], dtype=np.int64)
+
+
+def _outer(inner: Index) -> Index:
+    """The other way round: for each of Surprise's indices the position in `inner`."""
+    known = np.flatnonzero(inner >= 0)
+    return known[np.argsort(inner[known])]
+
+
+def _aligned(array: Any, inner: Index, unknown: float) -> Floats:
+    """Rows in our order and one for the unknown, which those have as well that Surprise has not seen."""
+    array = np.asarray(array, dtype=np.float64)
+    padded = np.concatenate((array, np.full((1, *array.shape[1:]), unknown)))
+    rows: Floats = padded[np.append(inner, -1)]
+    return rows
+
+
+def _rows(ratings: dict[int, list[tuple[int, float]]], xs: Index, ys: Index) -> dict[str, Any]:
+    """Surprise's ratings by y, as scoring's `first`, `length` and `near`, and the ratings themselves."""
+    rows = [ratings[y] if y >= 0 else [] for y in ys.tolist()]
+    length = np.array([*map(len, rows), 0], dtype=np.int64)
+    inner = np.array([x for row in rows for x, _ in row], dtype=np.int64)
+    return {
+        "first": np.cumsum(length) - length,
+        "length": length,
+        "near": _outer(xs)[inner].astype(np.int32),
+        "rating": np.array([rating for row in rows for _, rating in row]),
+    }
+
+
+def _values(present: Any, matrix: Any, xs: Index) -> dict[str, Any]:
+    """The entries of a matrix over x that are `present`, as scoring's `key` and `value`."""
+    a, b = np.nonzero(np.triu(present))
+    outer, n = _outer(xs), len(xs)
+    # The smaller index first by our order, not Surprise's: a deviation has a sign.
+    turned = outer[a] > outer[b]
+    a, b = np.where(turned, b, a), np.where(turned, a, b)
+    key = outer[a] * n + outer[b]
+    order = np.argsort(key)
+    kind = np.int32 if n * n <= np.iinfo(np.int32).max else np.int64
+    return {"key": key[order].astype(kind), "value": np.asarray(matrix)[a[order], b[order]]}

@@ -11,7 +11,6 @@ from recommender import algorithm, metrics
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.errors import InputError
-from recommender.model import Native
 
 METRICS = ("rmse", "mae", "precision_at_k", "recall_at_k", "ndcg_at_k")
 
@@ -78,9 +77,9 @@ def cross_validate(
     for number, (trainset, testset) in enumerate(splits, start=1):
         began = time.perf_counter()
         algo = algorithm.make(config.algorithm, config.params, config.seed)
-        algorithm.fit(algo, trainset, config.seed)
+        algorithm.fit(algo, trainset)
         fitted = time.perf_counter()
-        scorer = algorithm.factors(algo, ratings) or Native(algo, ratings.users, ratings.items)
+        scorer = algorithm.scorer(algo, ratings)
         user = np.array([user_at[raw] for raw, _, _ in testset])
         item = np.array([item_at[raw] for _, raw, _ in testset])
         true = np.array([rating for _, _, rating in testset])

@@ -5,79 +5,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.errors import InputError
+from recommender import manifest
+from recommender.scoring import KINDS, Floats, Scorer
 
 if TYPE_CHECKING:
     from recommender.data import Ratings
 
-Floats = NDArray[np.float64]
-Index = NDArray[np.integer[Any]]
-
-
-class Scorer(Protocol):
-    """Raw estimates in rating units; index -1 stands for an unknown user or item."""
-
-    def pairs(self, user: Index, item: Index) -> Floats:
-        """Estimates of n pairs; both arrays have shape (n,)."""
-
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for n items, shape (n,)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """base + user_bias + item_bias + user_factors · item_factors, n users, m items, f factors.
-
-    Shapes (n+1,), (m+1,), (n+1, f), (m+1, f), float64. The last row is that of the unknown, which index -1
-    finds; where it is NaN the formula has no answer and `fallback` is the estimate.
-    """
-
-    base: float
-    fallback: float
-    user_bias: Floats
-    item_bias: Floats
-    user_factors: Floats
-    item_factors: Floats
-
-    def pairs(self, user: Index, item: Index) -> Floats:
-        """Estimates of n pairs; both arrays have shape (n,)."""
-        product = np.einsum("ij,ij->i", self.user_factors[user], self.item_factors[item])
-        return self._answered(self.base + self.user_bias[user] + self.item_bias[item] + product)
-
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for n items, shape (n,)."""
-        product = self.item_factors[item] @ self.user_factors[user]
-        return self._answered(self.base + self.user_bias[user] + self.item_bias[item] + product)
-
-    def _answered(self, estimate: Floats) -> Floats:
-        return np.where(np.isnan(estimate), self.fallback, estimate)
-
-
-@dataclass(frozen=True, eq=False)
-class Native:
-    """A Surprise algorithm asked pair by pair, for those whose prediction is no formula over arrays."""
-
-    algo: Any
-    users: Sequence[str]
-    items: Sequence[str]
-
-    def pairs(self, user: Index, item: Index) -> Floats:
-        """Estimates of n pairs; both arrays have shape (n,)."""
-        # Raw ids are text, so None is unknown to every Surprise trainset.
-        raw = (
-            (self.users[u] if u >= 0 else None, self.items[i] if i >= 0 else None)
-            for u, i in zip(user.tolist(), item.tolist(), strict=True)
-        )
-        return np.array([self.algo.predict(u, i, clip=False).est for u, i in raw], dtype=np.float64)
-
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for n items, shape (n,)."""
-        return self.pairs(np.full(len(item), user), item)
+# The one file beside the manifest of a saved recommender.
+ARRAYS = "recommender.npz"
 
 
 @dataclass(frozen=True)
@@ -137,7 +77,7 @@ class Recommender:
             rated=ratings.item,
             count=count,
             popularity=(total + damping * ratings.rating.mean()) / (count + damping),
-            settings={**settings, "scale": list(ratings.scale), "native": not isinstance(scorer, Factors)},
+            settings={**settings, "scale": list(ratings.scale), "scorer": type(scorer).__name__},
         )
 
     def knows(self, user: str) -> bool:
@@ -184,60 +124,39 @@ class Recommender:
             for key, value in words.items()
         }
         arrays |= {key: getattr(self, key) for key in ("start", "rated", "count", "popularity")}
-        if isinstance(self.scorer, Factors):
-            arrays |= {f"scorer_{key}": np.asarray(value) for key, value in vars(self.scorer).items()}
-        return arrays
+        return arrays | {f"scorer_{key}": np.asarray(value) for key, value in vars(self.scorer).items()}
 
     def digest(self) -> str:
         """SHA-256 (hex) of all that determines the answers: equal for two runs of one configuration."""
         seal = hashlib.sha256()
-        arrays = self.arrays()
-        if isinstance(self.scorer, Native):
-            # The trainset is left out: `start`, `rated` and the trained state stand for it.
-            for key, value in sorted(vars(self.scorer.algo).items()):
-                if isinstance(value, np.ndarray):
-                    arrays[f"native_{key}"] = value
-                elif isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
-                    arrays[f"native_{key}"] = np.frombuffer(repr(value).encode(), dtype=np.uint8)
-        for key, array in sorted(arrays.items()):
+        for key, array in sorted(self.arrays().items()):
             seal.update(
                 f"{key} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
             )
         return seal.hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write one .npz file; a native scorer's dump is kept by Surprise itself."""
-        np.savez_compressed(path, **self.arrays())  # type: ignore[arg-type]
+    def save(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write the arrays and their manifest, with `about`, into a folder, which is made."""
+        folder.mkdir(parents=True)
+        np.savez_compressed(folder / ARRAYS, **self.arrays())  # type: ignore[arg-type]
+        manifest.write(folder, about)
 
     @classmethod
-    def load(cls, path: Path, dump: Path | None = None) -> "Recommender":
-        """Read what `save` wrote, without pickle; `dump` is Surprise's file, needed for native scorers only.
+    def load(cls, folder: Path) -> "Recommender":
+        """Read what `save` wrote; nothing is unpickled.
 
-        Raises InputError when the file is not of this kind or the dump is missing.
+        Raises InputError when a file is missing, is not the one that was saved, or is of another format.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-            words = {
-                key: json.loads(arrays.pop(key).tobytes()) for key in ("users", "items", "titles", "settings")
-            }
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: no saved recommender ({error}). Train one with: recommender train"
-            ) from error
-        scorer: Scorer
-        if words["settings"]["native"]:
-            if dump is None:
-                raise InputError(f"{path}: this model needs Surprise's dump beside it. Train it anew.")
-            from surprise import dump as surprise_dump
-
-            scorer = Native(surprise_dump.load(str(dump))[1], words["users"], words["items"])
-        else:
-            parts = {
-                key.removeprefix("scorer_"): arrays.pop(key)
-                for key in list(arrays)
-                if key.startswith("scorer_")
-            }
-            scorer = Factors(base=float(parts.pop("base")), fallback=float(parts.pop("fallback")), **parts)
+        manifest.check(folder, ARRAYS)
+        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        words = {
+            key: json.loads(arrays.pop(key).tobytes()) for key in ("users", "items", "titles", "settings")
+        }
+        parts: dict[str, Any] = {
+            key.removeprefix("scorer_"): arrays.pop(key) for key in list(arrays) if key.startswith("scorer_")
+        }
+        numbers = {key: value.item() for key, value in parts.items() if value.ndim == 0}
+        scorer = KINDS[words["settings"]["scorer"]](**{**parts, **numbers})
         named: dict[str, Any] = {key: tuple(words[key]) for key in ("users", "items", "titles")}
         return cls(scorer=scorer, settings=words["settings"], **named, **arrays)

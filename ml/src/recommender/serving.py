@@ -18,11 +18,8 @@ class MovieRecommender(PythonModel):
 
     # MLflow finds this parameter by its name.
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the arrays, and Surprise's dump for the algorithms that need it."""
-        dump = context.artifacts.get("surprise")
-        self.recommender = Recommender.load(
-            Path(context.artifacts["recommender"]), Path(dump) if dump else None
-        )
+        """Read the arrays; raises InputError for what is damaged, incomplete or of another format."""
+        self.recommender = Recommender.load(Path(context.artifacts["recommender"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

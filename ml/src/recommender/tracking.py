@@ -171,7 +171,7 @@ def log_evaluation(
     client = mlflow.MlflowClient()
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
     client.log_inputs(run_id, [_dataset(config, ratings)])
-    mlflow.log_dict(config.model_dump(mode="json", exclude={"data": {"source"}}), "config.yaml")
+    mlflow.log_dict(parameters(config), "config.yaml")
     mlflow.log_dict(_environment(), "environment.json")
     if evaluation is not None:
         now = int(time.time() * 1000)
@@ -182,6 +182,11 @@ def log_evaluation(
         from recommender import plots
 
         mlflow.log_figure(plots.evaluation(evaluation, ratings.scale), "plots/evaluation.png")
+
+
+def parameters(config: "Config") -> dict[str, Any]:
+    """The parameter file as it was used, without the data's place, which may hold a password."""
+    return config.model_dump(mode="json", exclude={"data": {"source"}})
 
 
 def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
@@ -203,23 +208,24 @@ def tag(run_id: str, tags: dict[str, str]) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def log_model(arrays: Path, dump: Path, native: bool, metadata: dict[str, Any]) -> Any:
-    """Log the MLflow model, and Surprise's native dump as the run's artifact native/surprise.dump.
+def log_model(native: Path, arrays: Path, metadata: dict[str, Any]) -> Any:
+    """Log the folder with Surprise's dump as the run's artifact native/, and the MLflow model.
 
-    `native` models carry the dump inside as well, because they answer from it. Returns MLflow's ModelInfo.
+    `arrays` is the folder of a saved Recommender, all that the model answers from. Returns MLflow's
+    ModelInfo.
     """
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    mlflow.log_artifact(str(dump), "native")
-    packages = ["mlflow", "numpy", "pandas", *(["scikit-surprise"] if native else [])]
+    mlflow.log_artifacts(str(native), "native")
+    packages = ("mlflow", "numpy", "pandas")
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=str(SERVING),
         code_paths=[str(SERVING.parent)],
-        artifacts={"recommender": str(arrays), **({"surprise": str(dump)} if native else {})},
+        artifacts={"recommender": str(arrays)},
         # Named here, or MLflow starts a second process to find them out.
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in packages],
         signature=ModelSignature(

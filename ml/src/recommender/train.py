@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from surprise import dump as surprise_dump
-
 from recommender import algorithm, data, evaluate, registry, tracking
 from recommender.config import Config
-from recommender.model import Native, Recommender
+from recommender.model import Recommender
 
 
 class Clock:
@@ -78,14 +76,14 @@ def train(
         )
         with clock.part("log"):
             tracking.log_evaluation(run_id, config, ratings, evaluation)
-            with tempfile.TemporaryDirectory() as folder:
-                arrays, dump = Path(folder, "recommender.npz"), Path(folder, "surprise.dump")
-                recommender.save(arrays)
-                surprise_dump.dump(str(dump), algo=algo)
-                native = isinstance(recommender.scorer, Native)
-                digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
+            digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
+            about = {**digests, "parameters": tracking.parameters(config)}
+            with tempfile.TemporaryDirectory() as scratch:
+                native, arrays = Path(scratch, "native"), Path(scratch, "recommender")
+                algorithm.save(algo, native, about)
+                recommender.save(arrays, about)
                 model_uri = tracking.log_model(
-                    arrays, dump, native, {"algorithm": config.algorithm, **digests}
+                    native, arrays, {"algorithm": config.algorithm, **digests}
                 ).model_uri
             tracking.tag(run_id, {"model_digest": model_digest})
             tracking.log_seconds(run_id, clock.seconds)
@@ -127,10 +125,9 @@ def train(
 def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
     algo = algorithm.make(config.algorithm, config.params, config.seed)
-    algorithm.fit(algo, algorithm.dataset(ratings).build_full_trainset(), config.seed)
-    scorer = algorithm.factors(algo, ratings) or Native(algo, ratings.users, ratings.items)
+    algorithm.fit(algo, algorithm.dataset(ratings).build_full_trainset())
     settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
-    return Recommender.build(scorer, ratings, settings), algo
+    return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings), algo
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,185 @@
+"""The arrays against Surprise itself: every algorithm, any ratings, known and unknown users and items."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from recommender import algorithm, data, scoring, train
+from recommender.config import Config, DataConfig
+from recommender.data import Ratings, from_frame
+from recommender.errors import InputError
+from recommender.model import Recommender
+from tests.conftest import ROOT
+
+BY_ITEM = {"name": "cosine", "user_based": False}
+CASES = [
+    ("SVD", {"n_factors": 5, "n_epochs": 4}),
+    ("SVD", {"n_factors": 5, "n_epochs": 4, "biased": False}),
+    ("SVDpp", {"n_factors": 3, "n_epochs": 3}),
+    ("NMF", {"n_factors": 4, "n_epochs": 5}),
+    ("NMF", {"n_factors": 4, "n_epochs": 5, "biased": True, "lr_bu": 0.002, "lr_bi": 0.002}),
+    ("BaselineOnly", {}),
+    ("BaselineOnly", {"bsl_options": {"method": "sgd", "n_epochs": 3}}),
+    ("CoClustering", {"n_epochs": 3}),
+    ("SlopeOne", {}),
+    ("KNNBasic", {"k": 5}),
+    ("KNNBasic", {"k": 3, "min_k": 3, "sim_options": BY_ITEM}),
+    ("KNNWithMeans", {"k": 5, "sim_options": {"name": "pearson"}}),
+    ("KNNWithMeans", {"min_k": 0, "sim_options": BY_ITEM}),
+    ("KNNWithZScore", {}),
+    ("KNNWithZScore", {"k": 2, "min_k": 2, "sim_options": BY_ITEM}),
+    ("KNNBaseline", {"sim_options": {"name": "pearson_baseline"}, "bsl_options": {"method": "als"}}),
+    ("KNNBaseline", {"k": 4, "min_k": 2, "sim_options": {"name": "pearson_baseline", "user_based": False}}),
+]
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def names(case: tuple[str, dict[str, Any]]) -> str:
+    return "-".join([case[0], *case[1]])
+
+
+def surprises(algo: Any, pairs: Iterable[tuple[str, str]]) -> list[float]:
+    return [algo.predict(user, item).est for user, item in pairs]
+
+
+def test_every_algorithm_is_tried() -> None:
+    assert {name for name, _ in CASES} == set(algorithm.ALGORITHMS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=names)
+def test_arrays_equal_surprise(case, ratings: Ratings, make_config, tmp_path: Path) -> None:
+    recommender, algo = train.fit(ratings, make_config(algorithm=case[0], params=case[1]))
+    recommender.save(tmp_path / "saved", {})
+    loaded = Recommender.load(tmp_path / "saved")
+    pairs = [(u, i) for u in (*ratings.users, "stranger") for i in (*ratings.items, "unheard-of")]
+    for model in (recommender, loaded):
+        np.testing.assert_allclose(model.estimate(*zip(*pairs, strict=True)), surprises(algo, pairs), **EXACT)
+    assert loaded.digest() == recommender.digest()
+    assert len(loaded.top_n("1", 3)) == 3
+
+
+@pytest.mark.parametrize("case", CASES, ids=names)
+def test_arrays_equal_surprise_for_ids_absent_from_a_fold(case, ratings: Ratings) -> None:
+    part = ratings.frame().query("user != '1' and item != '7'").sample(frac=1, random_state=0)
+    algo = algorithm.make(*case, 0)
+    dataset = algorithm.surprise.Dataset.load_from_df(part, algorithm.surprise.Reader(rating_scale=(0.5, 5)))
+    algorithm.fit(algo, dataset.build_full_trainset())
+    user, item = np.divmod(np.arange(len(ratings.users) * len(ratings.items)), len(ratings.items))
+    expected = [
+        algo.predict(ratings.users[u], ratings.items[i], clip=False).est
+        for u, i in zip(user, item, strict=True)
+    ]
+    scorer = algorithm.scorer(algo, ratings)
+    np.testing.assert_allclose(scorer.pairs(user, item), expected, **EXACT)
+    rows = [scorer.of_user(u, np.arange(len(ratings.items))) for u in range(len(ratings.users))]
+    np.testing.assert_allclose(np.concatenate(rows), expected, **EXACT)
+
+
+FACTORS = st.fixed_dictionaries({"n_factors": st.just(2), "n_epochs": st.just(2)})
+NEIGHBOURS = st.fixed_dictionaries(
+    {
+        "k": st.integers(1, 4),
+        "min_k": st.integers(1, 3),
+        "sim_options": st.fixed_dictionaries(
+            {
+                "name": st.sampled_from(["cosine", "msd", "pearson", "pearson_baseline"]),
+                "user_based": st.booleans(),
+                "min_support": st.integers(1, 2),
+            }
+        ),
+    }
+)
+ANY = st.one_of(
+    st.tuples(st.sampled_from(["SVD", "SVDpp", "NMF"]), FACTORS),
+    st.tuples(st.sampled_from(["BaselineOnly", "SlopeOne"]), st.just({})),
+    st.tuples(st.just("CoClustering"), st.fixed_dictionaries({"n_epochs": st.just(2)})),
+    *(
+        st.tuples(st.just(name), NEIGHBOURS)
+        for name in sorted(algorithm.ALGORITHMS)
+        if name.startswith("KNN")
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("abcdefg"), st.sampled_from("tuvwxyz")),
+        # Few different ratings make many equal similarities.
+        st.sampled_from([1, 2, 2.5, 5]),
+        min_size=2,
+    ),
+    ANY,
+    st.integers(0, 2**32 - 1),
+)
+def test_arrays_equal_surprise_on_any_ratings(table: dict, case: tuple[str, dict], seed: int) -> None:
+    ratings = from_frame(
+        pd.DataFrame([(u, i, r) for (u, i), r in table.items()], columns=["user", "item", "rating"])
+    )
+    config = Config.model_validate(
+        {"algorithm": case[0], "params": case[1], "seed": seed, "data": {"source": "x"}}
+    )
+    try:
+        recommender, algo = train.fit(ratings, config)
+    except InputError:
+        # Where every rating is its baseline, pearson_baseline divides nothing by nothing.
+        reject()
+    pairs = [(u, i) for u in "abcdefg?" for i in "tuvwxyz?"]
+    np.testing.assert_allclose(
+        recommender.estimate(*zip(*pairs, strict=True)), surprises(algo, pairs), **EXACT
+    )
+
+
+@pytest.fixture(scope="module")
+def films() -> Ratings:
+    """The embedded set, without the items that fewer than 20 have rated: by item it would take minutes."""
+    frame = data.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small"))).frame()
+    return from_frame(frame[frame.groupby("item").item.transform("count") >= 20])
+
+
+@pytest.mark.parametrize("case", CASES, ids=names)
+def test_arrays_equal_surprise_on_the_embedded_set(case, films: Ratings, make_config) -> None:
+    recommender, algo = train.fit(films, make_config(algorithm=case[0], params=case[1]))
+    draw = np.random.default_rng(0)
+    users = [*draw.choice(films.users, 1000), "stranger", "1", "stranger"]
+    items = [*draw.choice(films.items, 1000), "318", "unheard-of", "unheard-of"]
+    expected = surprises(algo, zip(users, items, strict=True))
+    np.testing.assert_allclose(recommender.estimate(users, items), expected, **EXACT)
+
+
+def test_of_equally_near_neighbours_the_first_count(make_config) -> None:
+    same = [(user, "seen", 3) for user in "abcde"]
+    asked = [(user, "asked", rating) for user, rating in zip("bcde", (1, 2, 4, 5), strict=True)]
+    ratings = from_frame(pd.DataFrame([*same, *asked], columns=["user", "item", "rating"]))
+    recommender, algo = train.fit(ratings, make_config(algorithm="KNNBasic", params={"k": 2}))
+    assert recommender.estimate(["a"], ["asked"]) == algo.predict("a", "asked").est == 1.5
+
+
+def test_items_that_nobody_rated_both_have_no_slope(make_config) -> None:
+    table = [("a", "x", 2), ("a", "y", 4), ("b", "z", 5)]
+    ratings = from_frame(pd.DataFrame(table, columns=["user", "item", "rating"]))
+    recommender, _ = train.fit(ratings, make_config(algorithm="SlopeOne", params={}))
+    assert list(recommender.estimate(["a", "a", "b"], ["x", "z", "x"])) == [2, 3, 5]
+
+
+@pytest.mark.parametrize("case", CASES[8:11], ids=names)
+def test_many_pairs_are_answered_in_parts(case, ratings: Ratings, make_config, monkeypatch) -> None:
+    recommender, _ = train.fit(ratings, make_config(algorithm=case[0], params=case[1]))
+    pairs = list(zip(*[(u, i) for u in ratings.users for i in ratings.items], strict=True))
+    whole = recommender.estimate(*pairs)
+    parts: list[int] = []
+    correction = type(recommender.scorer)._correction
+    monkeypatch.setattr(
+        type(recommender.scorer),
+        "_correction",
+        lambda self, x, y: parts.append(len(x)) or correction(self, x, y),
+    )
+    monkeypatch.setattr(scoring, "_PART", 100)
+    np.testing.assert_array_equal(recommender.estimate(*pairs), whole)
+    assert len(parts) > 50 and sum(parts) == len(whole)
