@@ -12,7 +12,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SLOW = ["conda", "recommender", "jupyter_screen", "mlflow_server"]
+SLOW = ["conda", "jupyter_screen", "ssh_hardening", "recommender", "mlflow_server"]
 ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 
@@ -31,7 +31,7 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["up", "vultr", "lockout"])
+@pytest.mark.parametrize("path", ["up", "lockout", "vultr", "portability"])
 def test_site(path: str) -> None:
     run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
 
