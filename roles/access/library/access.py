@@ -101,10 +101,10 @@ def sound(path: pathlib.Path) -> bool:
 
 def refuse_takeover(host: Host, wanted: dict[str, str], there: dict[str, str], operator: str) -> None:
     """Stops the run of one operator from giving another's account to its own keys."""
-    mine = set(wanted[operator].splitlines())
+    mine, mine_before = set(wanted[operator].splitlines()), set(there.get(operator, "").splitlines())
     for name in (wanted.keys() & there.keys()) - {operator}:
         new, old = set(wanted[name].splitlines()), set(there[name].splitlines())
-        if new <= mine and not old & mine:
+        if new <= mine and not old & (mine | mine_before):
             host.module.fail_json(
                 msg=f"this would replace all keys of {name} by those of {operator}. operator_keys are the keys of the"
                 f" machine that this runs on: list the keys of {name} themselves"
