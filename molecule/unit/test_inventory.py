@@ -105,6 +105,22 @@ def test_graph_is_clean_without_credentials(folder: str, tmp_path: Path) -> None
         assert run.stderr == ""
 
 
+def test_keys_of_people_stand_beside_the_settings(tmp_path: Path) -> None:
+    copy = tmp_path / "inventory" / "onprem"
+    shutil.copytree(INVENTORY / "onprem", copy, symlinks=True)
+    for name in ("common.yml", "groups.yml"):
+        shutil.copy(INVENTORY / name, copy.parent)
+    keys = copy / "group_vars/all/keys"
+    keys.mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / "ana"], check=True)
+    (keys / "ana").unlink()
+    run = ansible_inventory(tmp_path, "-i", str(copy), "--host", "recommender-dev")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    template = yaml.safe_load(run.stdout)["access_keys_folder"]
+    assert Path(template.replace("{{ inventory_dir }}", str(copy)), "keys/ana.pub").is_file()
+
+
 @pytest.mark.parametrize("folder", VENDORS)
 def test_vendor_wins_over_what_is_common(folder: str, tmp_path: Path) -> None:
     copy = tmp_path / "inventory" / folder
