@@ -44,7 +44,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core is unt
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self.task, self.began = task.get_name(), time.monotonic()
 
-    v2_playbook_on_handler_task_start = v2_playbook_on_task_start
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        self.v2_playbook_on_task_start(task, False)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self.task = ""
