@@ -54,7 +54,7 @@ who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/v
 status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/status.yml -i $(INVENTORY)
 
-test: $(READY) ## everything: lint, unit tests, molecule test of every role, the whole site twice
+test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
 	@molecule/engine.sh $(MAKE) --no-print-directory .test
 
 # What several parts need is made first, once: two of them at it at the same time would be in each other's way.

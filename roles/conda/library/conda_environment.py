@@ -118,7 +118,7 @@ class Environment:
         if UNREACHABLE.search(output):
             message += (
                 "\nIf the host cannot reach the package servers, name mirrors: for conda in"
-                " conda_condarc_extra.channel_alias; for pip and uv as PIP_INDEX_URL and UV_INDEX_URL in"
+                " conda_condarc_extra.channel_alias; for pip and uv as PIP_INDEX_URL and UV_DEFAULT_INDEX in"
                 " conda_environment_variables, where https_proxy goes as well."
             )
         self.module.fail_json(msg=message, output=output[-20000:])
