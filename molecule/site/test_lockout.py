@@ -165,13 +165,14 @@ def test_network_lost_before_the_confirmation(checkout: Checkout, server: Server
     server.wait_for_login()
 
 
-def test_the_next_run_takes_back_what_is_unconfirmed(checkout: Checkout, server: Server, before: str) -> None:
-    server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=40)
+def test_the_next_run_goes_on_from_what_was_before(checkout: Checkout, server: Server, before: str) -> None:
+    server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=90)
     server.interrupt("Log in anew", lambda: None, kill=True)
     assert "logingracetime 50" in server.inside("sshd -T")
     server.set()
-    output = checkout.run(*SECURE)
-    assert "changed: [desk]" in output.split("commit_confirmed : Wait for another run")[-1].split("TASK")[0]
+    # the change that nobody confirms ends first, whichever of the two is faster
+    assert recap(checkout.run(*SECURE))["failed"] == 0
+    assert "logingracetime 60" in server.inside("sshd -T")
 
 
 def test_a_wrong_key_in_the_list(checkout: Checkout, server: Server, before: str, other_key: str) -> None:
