@@ -21,7 +21,7 @@ SITE = (".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem")
 SECURE = (*SITE, "--tags", "secure")
 STATE = """
 find /etc/ssh /etc/sudoers.d /etc/firewall.nft -type f | sort | xargs sha256sum
-nft -s list table inet firewall | grep -v counter
+nft --stateless --terse list table inet firewall
 ls /etc/commit-confirmed
 ss -Hltn 'sport = :22 or sport = :2222'
 """
@@ -45,6 +45,8 @@ class Server:
         self.address: str = inspect["NetworkSettings"]["IPAddress"]
         self.gateway: str = inspect["NetworkSettings"]["Gateway"]
         self.image: str = inspect["Config"]["Image"]
+        # another container may have had the address before
+        (checkout.folder / ".known_hosts").unlink(missing_ok=True)
         hosts = {"dev": {"hosts": {"desk": {"ansible_host": self.address}}}, "staging": {}, "prod": {}}
         (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
         self.set()
