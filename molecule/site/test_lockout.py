@@ -87,10 +87,10 @@ class Server:
     def state(self) -> str:
         return self.inside(STATE)
 
-    def interrupt(self, task: str, act: Callable[[], Any], *arguments: str, kill: bool = False) -> str:
+    def interrupt(self, task: str, act: Callable[[], Any], kill: bool = False) -> str:
         """Runs the secure part, stops it where the task is announced, acts, and kills it or lets it go on and fail."""
         process = subprocess.Popen(
-            [*SECURE, *arguments], cwd=self.checkout.folder, env=self.checkout.environment, stdin=subprocess.DEVNULL,
+            SECURE, cwd=self.checkout.folder, env=self.checkout.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         assert process.stdout
@@ -158,7 +158,7 @@ def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, othe
     server.wait_for_login()
 
 
-def test_network_lost_before_the_confirmation(checkout: Checkout, server: Server, before: str) -> None:
+def test_network_lost_before_the_confirmation(server: Server, before: str) -> None:
     server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=15)
     output = server.interrupt("Prove", lambda: server.inside("ip link set eth0 down"))
     assert "goes back to what it was before by itself, within 15 s" in output
@@ -296,9 +296,7 @@ def test_a_changed_host_key_says_what_to_type(checkout: Checkout, server: Server
     checkout.run(*SECURE)
 
 
-def test_no_way_in_names_each_and_the_command(
-    checkout: Checkout, server: Server, other_key: str, tmp_path: pathlib.Path
-) -> None:
+def test_no_way_in_names_each_and_the_command(checkout: Checkout, server: Server, tmp_path: pathlib.Path) -> None:
     stranger = tmp_path / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
     server.set(ansible_private_key_file=str(stranger))
