@@ -2,11 +2,12 @@
 """What a tracking server takes and needs: calls of MLflow's client a second, and memory, of three ways to run it.
 
 The first two run as the role runs them, on SQLite and on PostgreSQL over its socket; the third is `mlflow server` with
-its defaults. Each is started on a fresh database and asked by one client, one call after another. It needs MLflow's
-environment made from files/requirements.txt, and for the second Debian's postgresql; as root, its programs run as
-postgres.
+its defaults. Each is started on a fresh database and asked by one client, one call after another. PostgreSQL is
+Debian's, with a database of its own for the time; without it that line is left out.
 
-    python bench/tracking.py [--calls 200] [/path/of/environment]
+    bench/tracking.py [--calls 200] [ENVIRONMENT]
+
+ENVIRONMENT has MLflow; without one, the role's lock is installed into .cache/mlflow-bench once.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CLIENT = """
 import json, sys, time
 from mlflow import MlflowClient
@@ -60,6 +62,20 @@ def postgresql(folder: pathlib.Path) -> Iterator[str]:
         yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
     finally:
         subprocess.run([*control, "--mode=immediate", "stop"], cwd=folder, check=True)
+
+
+def installed() -> pathlib.Path:
+    """Environment of the role's lock, made where it is missing or of another lock."""
+    lock = ROOT / "roles/mlflow_server/files/requirements.txt"
+    environment = ROOT / ".cache/mlflow-bench"
+    mark = environment / "lock.txt"
+    if not mark.exists() or mark.read_bytes() != lock.read_bytes():
+        subprocess.run(["uv", "venv", "--quiet", "--clear", environment], check=True)
+        subprocess.run(
+            ["uv", "pip", "sync", "--quiet", "--require-hashes", f"--python={environment}/bin/python", lock], check=True
+        )
+        shutil.copy(lock, mark)
+    return environment
 
 
 def free_port() -> int:
@@ -116,23 +132,20 @@ def measure(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", nargs="?", type=pathlib.Path, default=pathlib.Path("/opt/mlflow/current"))
+    parser.add_argument("environment", nargs="?", type=pathlib.Path)
     parser.add_argument("--calls", type=int, default=200)
     arguments = parser.parse_args()
-    if not (arguments.environment / "bin/mlflow").exists():
-        print(
-            f"{arguments.environment} has no MLflow: name an environment made from files/requirements.txt",
-            file=sys.stderr,
-        )
+    environment = (arguments.environment or installed()).resolve()
+    if not (environment / "bin/mlflow").exists():
+        print(f"{environment} has no MLflow in it", file=sys.stderr)
         return 2
-    environment = arguments.environment.resolve()
     one = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     print(f"{'':32}{'up, s':>8}{'log_metric/s':>14}{'log_batch/s':>13}{'memory, MB':>12}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mlflow-bench-") as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
         ways = [("role, SQLite", ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/role.db"], one)]
-        if glob.glob("/usr/lib/postgresql/*/bin/initdb") and shutil.which("runuser"):
+        if glob.glob("/usr/lib/postgresql/*/bin/initdb"):
             uri = stack.enter_context(postgresql(folder / "postgresql"))
             ways.append(("role, PostgreSQL", ["--workers", "1", "--backend-store-uri", uri], one))
         ways.append(("mlflow server, its defaults", [], {}))
