@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -29,6 +30,8 @@ import sqlalchemy as sa
 BACKUPS = pathlib.Path(os.environ.get("MLFLOW_ADMIN_BACKUPS", "/var/lib/mlflow/backups"))
 URI = "MLFLOW_BACKEND_STORE_URI"
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+# where they were while it was told by the command line alone
+ARTIFACTS = "/var/lib/mlflow/artifacts"
 # what an operator would miss: no migration may change how many of them there are
 KEPT = [
     "experiments", "experiment_tags", "runs", "metrics", "latest_metrics", "params", "tags", "datasets", "inputs",
@@ -298,6 +301,8 @@ def check(new: dict[str, Any]) -> None:
         ) from None
     except click.exceptions.Exit:
         raise Refused("mlflow_server_extra_options makes mlflow server end at once (such as --help)") from None
+    if "basic-auth" in new["options"] and not importlib.util.find_spec("flask_wtf"):
+        raise Refused("Logins need mlflow[auth] in mlflow_server_requirements: Flask-WTF is missing there.")
     check_users(new["users"])
     engine = connect(new["settings"][URI])
     if is_there(engine):
@@ -313,14 +318,17 @@ def check(new: dict[str, Any]) -> None:
         check_backup(engine)
     check_artifacts(new["settings"])
     moved = before.get(URI, "") not in ("", new["settings"][URI])
-    rehoused = (
-        bool(before.get(URI)) and before.get(DESTINATION, "/var/lib/mlflow/artifacts") != new["settings"][DESTINATION]
-    )
-    if (moved or rehoused) and new["switch"] == "move" and new["upgrade"]:
-        raise Refused(
-            "MLflow would be upgraded and its data moved at once: run site.yml with the old backend first, then move."
-        )
-    if (moved or rehoused) and new["switch"] == "move":
+    source = before.get(DESTINATION, ARTIFACTS)
+    rehoused = bool(before.get(URI)) and source != new["settings"][DESTINATION]
+    if new["switch"] == "move" and (moved or rehoused):
+        if new["upgrade"]:
+            raise Refused(
+                "MLflow would be upgraded and its data moved at once: run site.yml with the old backend, then move."
+            )
+        if moved and engine.name != "postgresql":
+            raise Refused("Data can be moved to PostgreSQL only. mlflow_server_switch=leave begins with what is there.")
+        if rehoused and not (source.startswith("/") and new["settings"][DESTINATION].startswith("s3://")):
+            raise Refused(f"Artifacts can be moved from a folder to S3 only, not from {source}.")
         print("move")
     if new["switch"] != "refuse":
         return
@@ -334,13 +342,8 @@ def check(new: dict[str, Any]) -> None:
             f"The database in force holds data that the one of mlflow_server_backend would not have. {verb}"
             " mlflow_server_backend."
         )
-    if rehoused:
-        folder = pathlib.Path(before.get(DESTINATION, "/var/lib/mlflow/artifacts"))
-        if str(folder).startswith("s3:") or (folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))):
-            raise Refused(
-                f"{before.get(DESTINATION, folder)} holds artifacts that would no longer be found. {verb} the"
-                " artifacts' place."
-            )
+    if rehoused and (source.startswith("s3:") or any(path.is_file() for path in pathlib.Path(source).rglob("*"))):
+        raise Refused(f"{source} holds artifacts that would no longer be found. {verb} the artifacts' place.")
 
 
 def backup(label: str) -> None:
@@ -597,7 +600,7 @@ def move(new: dict[str, Any]) -> None:
     """Copies database and artifacts to where the new settings say; nothing is taken away from where they are."""
     if new["settings"][URI] != os.environ[URI]:
         copy_database(os.environ[URI], new["settings"][URI])
-    source = os.environ.get(DESTINATION, "/var/lib/mlflow/artifacts")
+    source = os.environ.get(DESTINATION, ARTIFACTS)
     if new["settings"][DESTINATION] != source:
         copy_artifacts(source, new["settings"])
 
