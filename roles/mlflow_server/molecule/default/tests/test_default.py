@@ -110,7 +110,9 @@ def login(host: Host, user: str) -> list[str]:
 
 def client(host: Host, script: str, *arguments: str, user: str = "trainer", login_by: list[str] | None = None) -> Any:
     """Run a script with MLflow's client as an account that may not touch the data; its JSON."""
-    words = [*(login(host, user) if login_by is None else login_by), PYTHON, "-c", script, *arguments]
+    # the store of this test, which checks keys, does not know addresses that are signed for one download
+    words = ["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false"] if grand(host) else []
+    words += [*(login(host, user) if login_by is None else login_by), PYTHON, "-c", script, *arguments]
     run = host.run(
         "cd /tmp && runuser -u nobody -- env HOME=/tmp MLFLOW_TRACKING_URI=http://127.0.0.1:5000 "
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 MLFLOW_DISABLE_TELEMETRY=true " + " ".join(["%s"] * len(words)),
@@ -285,7 +287,7 @@ print(json.dumps(runs))
     left = "import json, mlflow, sys; print(json.dumps(mlflow.MlflowClient().get_run(sys.argv[1]).info.run_id))"
     assert client(host, left, recent) == recent
     with pytest.raises(AssertionError, match=f"Run with id={old} not found"):
-        client(host, left, old)
+        client(host, left, old, user="admin")
 
 
 def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object]) -> None:
