@@ -41,15 +41,23 @@ class Server:
         }  # fmt: skip
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
         checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        self.locate()
+        self.set()
+
+    def locate(self) -> None:
+        """Puts the container's address into the inventory; each start may give it another one."""
         inspect = json.loads(subprocess.check_output(["docker", "inspect", self.name]))[0]
         self.address: str = inspect["NetworkSettings"]["IPAddress"]
         self.gateway: str = inspect["NetworkSettings"]["Gateway"]
         self.image: str = inspect["Config"]["Image"]
         # another container may have had the address before
-        (checkout.folder / ".known_hosts").unlink(missing_ok=True)
+        (self.checkout.folder / ".known_hosts").unlink(missing_ok=True)
         hosts = {"dev": {"hosts": {"desk": {"ansible_host": self.address}}}, "staging": {}, "prod": {}}
-        (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
-        self.set()
+        (self.checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
+
+    def reboot(self) -> None:
+        subprocess.run(["docker", "restart", self.name], check=True, stdout=subprocess.DEVNULL)
+        self.locate()
 
     def set(self, **settings: Any) -> None:
         """Writes zz-mine.yml anew."""
@@ -154,7 +162,7 @@ def test_controller_killed_while_the_operator_is_shut_out(server: Server, before
 def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
     server.set(operator_keys=[other_key], access_revert_after=3600)
     server.interrupt("Log in anew", lambda: None, kill=True)
-    subprocess.run(["docker", "restart", server.name], check=True, stdout=subprocess.DEVNULL)
+    server.reboot()
     server.wait_for_login()
 
 
