@@ -62,7 +62,7 @@ test: $(READY) ## everything: lint, unit tests, molecule test --all of every rol
 	@molecule/image.sh bookworm >/dev/null
 	@molecule/image.sh trixie >/dev/null
 	@molecule/conda_fixture/select.sh .cache >/dev/null
-	@pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q molecule/suite.py -k lint

@@ -1,6 +1,6 @@
 """Everything that `make test` runs, one test a part; each is a command that a person can type as well.
 
-The slow parts come first, so that two workers end at about the same time.
+The slow parts come first, so that the workers end at about the same time.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SLOW = ["conda", "jupyter_screen", "ssh_hardening", "recommender", "mlflow_server"]
+SLOW = ["firewall", "ssh_hardening", "conda", "jupyter_screen", "recommender", "mlflow_server"]
 ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 
@@ -31,7 +31,7 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["up", "lockout", "vultr", "portability"])
+@pytest.mark.parametrize("path", ["lockout", "up", "vultr", "portability"])
 def test_site(path: str) -> None:
     run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
 
