@@ -160,7 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
     from recommender import algorithm, data, evaluate, tracking
 
-    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    algorithm.make(settings.algorithm, settings.params, settings.seed, served=False)
     ratings = data.read(settings.data)
     if arguments.log:
         uri = tracking.connect(arguments.tracking_uri)

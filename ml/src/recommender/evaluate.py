@@ -76,14 +76,17 @@ def cross_validate(
     splits = KFold(n_splits=settings.folds, random_state=config.seed).split(algorithm.dataset(ratings))
     for number, (trainset, testset) in enumerate(splits, start=1):
         began = time.perf_counter()
-        algo = algorithm.make(config.algorithm, config.params, config.seed)
+        algo = algorithm.make(config.algorithm, config.params, config.seed, served=False)
         algorithm.fit(algo, trainset)
         fitted = time.perf_counter()
-        scorer = algorithm.scorer(algo, ratings)
         user = np.array([user_at[raw] for raw, _, _ in testset])
         item = np.array([item_at[raw] for _, raw, _ in testset])
         true = np.array([rating for _, _, rating in testset])
-        estimate = np.clip(scorer.pairs(user, item), *ratings.scale)
+        if config.algorithm == algorithm.UNSERVED:
+            np.random.seed((config.seed + number) % 2**32)
+            estimate = np.array([prediction.est for prediction in algo.test(testset)])
+        else:
+            estimate = np.clip(algorithm.scorer(algo, ratings).pairs(user, item), *ratings.scale)
         fold = Fold(
             rmse=metrics.rmse(true, estimate),
             mae=metrics.mae(true, estimate),
