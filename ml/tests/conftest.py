@@ -12,6 +12,8 @@ import pytest
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for name in ("MLFLOW_TRACKING_URI", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_SOURCE_DIGEST"):
     os.environ.pop(name, None)
+# Tests read each file for what is in it; the cache's own tests name a folder.
+os.environ["RECOMMENDER_CACHE"] = "off"
 
 from recommender import data  # noqa: E402
 from recommender.config import Config, DataConfig  # noqa: E402

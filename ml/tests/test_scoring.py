@@ -129,6 +129,9 @@ def test_arrays_equal_surprise_on_any_ratings(table: dict, case: tuple[str, dict
     except InputError:
         # Where every rating is its baseline, pearson_baseline divides nothing by nothing.
         reject()
+    if case[0] == "KNNWithZScore" and len({*table.values()}) == 1:
+        assert set(recommender.estimate(["a", "?"], ["t", "t"])) == {*table.values()}
+        return
     pairs = [(u, i) for u in "abcdefg?" for i in "tuvwxyz?"]
     np.testing.assert_allclose(
         recommender.estimate(*zip(*pairs, strict=True)), surprises(algo, pairs), **EXACT

@@ -198,7 +198,8 @@ def _neighbours(algo: Any, users: Index, items: Index) -> Neighbours:
         **rows,
         **_values(algo.sim > 0, algo.sim, xs),
         scale=scale,
-        deviation=(rating - level) / scale[near],
+        # All scales are 0 where all ratings are equal; Surprise then divides nothing by nothing.
+        deviation=np.divide(rating - level, scale[near], out=np.zeros(len(near)), where=scale[near] > 0),
         k=int(algo.k),
         min_k=int(algo.min_k),
     )

@@ -44,6 +44,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 def arrays(trainset: Any) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Inner users, inner items and ratings of a trainset, in the order of its `all_ratings`, shapes (n,)."""
+    if hasattr(trainset, "arrays"):
+        columns: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]] = trainset.arrays()
+        return columns
     ur = trainset.ur
     length = [len(row) for row in ur.values()]
     user = np.repeat(np.fromiter(ur.keys(), np.int32, len(length)), length)
