@@ -236,7 +236,6 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
     [
         ("SDV", {}, r"there is no 'SDV'; there are: BaselineOnly, CoClustering"),
         ("AlgoBase", {}, "there is no 'AlgoBase'"),
-        ("NormalPredictor", {}, "there is no 'NormalPredictor'"),
         ("SVD", {"factors": 3}, "SVD does not take 'factors'; it takes: biased, init_mean"),
         ("KNNBasic", {"kk": 3}, "KNNBasic does not take 'kk'; it takes: bsl_options, k, min_k, sim_options"),
         ("SVD", {"random_state": 3}, "the key 'seed' sets it"),
@@ -252,6 +251,14 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 def test_bad_parameters(ratings: Ratings, make_config, name: str, params: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate.cross_validate(ratings, make_config(algorithm=name, params=params))
+
+
+def test_random_answers_are_measured_but_not_served(ratings: Ratings, make_config) -> None:
+    config = make_config(algorithm="NormalPredictor", params={})
+    first, second = (evaluate.cross_validate(ratings, config) for _ in range(2))
+    assert first.mean() == second.mean() and first.mean()["rmse"] > 0.5
+    with pytest.raises(InputError, match="NormalPredictor draws each answer anew, so it can be measured"):
+        train.fit(ratings, config)
 
 
 def test_options_of_one_algorithm_do_not_leak_into_another() -> None:

@@ -1,4 +1,4 @@
-"""Surprise's algorithms by name, and the arrays inside a trained one."""
+"""Surprise's algorithms and ours by name, and the arrays inside a trained one."""
 
 import copy
 import inspect
@@ -13,6 +13,7 @@ from surprise import dump, prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender import manifest
+from recommender.algorithms import sgd
 from recommender.data import Ratings
 from recommender.errors import InputError
 from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes
@@ -20,24 +21,31 @@ from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slop
 # The one file beside the manifest of a dumped algorithm.
 DUMP = "surprise.dump"
 
-# NormalPredictor answers every request with another random number: there is nothing to keep or to serve.
+# Surprise's, with our compiled classes in the place of those that they equal bit by bit, and our own.
 ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
-    if inspect.isclass(value)
-    and issubclass(value, surprise.AlgoBase)
-    and value not in (surprise.AlgoBase, prediction_algorithms.NormalPredictor)
-}
+    if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp)}
+
+# It answers every request with another random number: there is nothing to keep.
+UNSERVED = "NormalPredictor"
 
 
-def make(name: str, params: dict[str, Any], seed: int) -> surprise.AlgoBase:
+def make(name: str, params: dict[str, Any], seed: int, served: bool = True) -> surprise.AlgoBase:
     """An untrained Surprise algorithm; `seed` becomes its random_state where it has one.
 
-    Raises InputError for a name that is none of ALGORITHMS and for parameters that the algorithm does not
-    take (Surprise's neighbourhood models silently ignore misspelt ones).
+    Raises InputError for a name that is none of ALGORITHMS, for parameters that the algorithm does not
+    take (Surprise's neighbourhood models silently ignore misspelt ones), and when `served`, for the one
+    algorithm that no model can be made of.
     """
     if name not in ALGORITHMS:
         raise InputError(f"algorithm: there is no {name!r}; there are: {', '.join(sorted(ALGORITHMS))}.")
+    if served and name == UNSERVED:
+        raise InputError(
+            f"algorithm: {name} draws each answer anew, so it can be measured (recommender evaluate) but not "
+            "kept or served. Train another, BaselineOnly for instance."
+        )
     kind = ALGORITHMS[name]
     signature = inspect.signature(kind).parameters
     accepted = {key for key, value in signature.items() if value.kind is not inspect.Parameter.VAR_KEYWORD}
@@ -93,6 +101,10 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
 def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
     """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
     folder.mkdir(parents=True)
+    if hasattr(algo, "surprises"):
+        # Trained, a compiled algorithm is Surprise's own, and whoever loads the dump needs nothing of ours.
+        algo = copy.copy(algo)
+        algo.__class__ = algo.surprises
     dump.dump(str(folder / DUMP), algo=algo)
     manifest.write(folder, about)
 
@@ -186,7 +198,8 @@ def _neighbours(algo: Any, users: Index, items: Index) -> Neighbours:
         **rows,
         **_values(algo.sim > 0, algo.sim, xs),
         scale=scale,
-        deviation=(rating - level) / scale[near],
+        # All scales are 0 where all ratings are equal; Surprise then divides nothing by nothing.
+        deviation=np.divide(rating - level, scale[near], out=np.zeros(len(near)), where=scale[near] > 0),
         k=int(algo.k),
         min_k=int(algo.min_k),
     )

@@ -17,13 +17,13 @@ from recommender.errors import InputError, RecommenderError
 # Flag, key in the parameter file, what it is.
 _DATA_FLAGS = (
     ("data", "data.source", "MovieLens folder, ratings file, or SQLAlchemy URL"),
-    ("format", "data.format", "auto, latest, 100k, 1m, csv or sql"),
+    ("format", "data.format", "auto, latest, 100k, 1m, csv, parquet or sql"),
     ("table", "data.table", "SQL table or view, also schema.table"),
     ("titles", "data.titles", "file (or, for SQL, table) with the items' titles"),
     ("separator", "data.separator", "character between the fields of a CSV file"),
     ("encoding", "data.encoding", "encoding of the ratings file"),
     ("duplicates", "data.duplicates", "error, or latest to keep the newest of a pair"),
-    *((f"{column}-column", f"data.columns.{column}", f"name of the {column} column in CSV or SQL")
+    *((f"{column}-column", f"data.columns.{column}", f"name of the {column} column in CSV, Parquet or SQL")
       for column in ("user", "item", "rating", "timestamp", "title")),
 )  # fmt: skip
 
@@ -160,7 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
     from recommender import algorithm, data, evaluate, tracking
 
-    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    algorithm.make(settings.algorithm, settings.params, settings.seed, served=False)
     ratings = data.read(settings.data)
     if arguments.log:
         uri = tracking.connect(arguments.tracking_uri)

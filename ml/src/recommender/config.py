@@ -16,7 +16,7 @@ class _Section(BaseModel):
 
 
 class Columns(_Section):
-    """Names of the columns in a CSV file or an SQL table."""
+    """Names of the columns in a CSV or Parquet file or an SQL table."""
 
     user: str = "userId"
     item: str = "movieId"
@@ -29,7 +29,7 @@ class DataConfig(_Section):
     """Where the ratings are and how they are written."""
 
     source: str
-    format: Literal["auto", "latest", "100k", "1m", "csv", "sql"] = "auto"
+    format: Literal["auto", "latest", "100k", "1m", "csv", "parquet", "sql"] = "auto"
     table: str | None = None
     titles: str | None = None
     columns: Columns = Columns()

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from surprise.model_selection import KFold
 
-from recommender import algorithm, metrics
+from recommender import algorithm, metrics, trainset
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.errors import InputError
@@ -70,20 +69,20 @@ def cross_validate(
             f"{ratings.name}: {len(ratings)} ratings cannot make {settings.folds} folds. "
             "Give more ratings or a smaller evaluation.folds."
         )
-    user_at = {raw: at for at, raw in enumerate(ratings.users)}
-    item_at = {raw: at for at, raw in enumerate(ratings.items)}
     folds, trues, estimates = [], [], []
-    splits = KFold(n_splits=settings.folds, random_state=config.seed).split(algorithm.dataset(ratings))
-    for number, (trainset, testset) in enumerate(splits, start=1):
+    splits = trainset.folds(ratings, settings.folds, config.seed)
+    for number, (known, held_out) in enumerate(splits, start=1):
         began = time.perf_counter()
-        algo = algorithm.make(config.algorithm, config.params, config.seed)
-        algorithm.fit(algo, trainset)
+        algo = algorithm.make(config.algorithm, config.params, config.seed, served=False)
+        algorithm.fit(algo, known)
         fitted = time.perf_counter()
-        scorer = algorithm.scorer(algo, ratings)
-        user = np.array([user_at[raw] for raw, _, _ in testset])
-        item = np.array([item_at[raw] for _, raw, _ in testset])
-        true = np.array([rating for _, _, rating in testset])
-        estimate = np.clip(scorer.pairs(user, item), *ratings.scale)
+        user, item, true = ratings.user[held_out], ratings.item[held_out], ratings.rating[held_out]
+        if config.algorithm == algorithm.UNSERVED:
+            np.random.seed((config.seed + number) % 2**32)
+            pairs = zip(user.tolist(), item.tolist(), strict=True)
+            estimate = np.array([algo.predict(ratings.users[u], ratings.items[i]).est for u, i in pairs])
+        else:
+            estimate = np.clip(algorithm.scorer(algo, ratings).pairs(user, item), *ratings.scale)
         fold = Fold(
             rmse=metrics.rmse(true, estimate),
             mae=metrics.mae(true, estimate),

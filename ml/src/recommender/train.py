@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, registry, tracking
+from recommender import algorithm, data, evaluate, registry, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -125,7 +125,7 @@ def train(
 def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
     algo = algorithm.make(config.algorithm, config.params, config.seed)
-    algorithm.fit(algo, algorithm.dataset(ratings).build_full_trainset())
+    algorithm.fit(algo, trainset.full(ratings))
     settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
     return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings), algo
 
