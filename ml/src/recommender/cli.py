@@ -28,6 +28,10 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
+# Users that are asked for at a time.
+_USERS = 4096
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 1 any other failure."""
     # A terminated run has to end as FAILED in MLflow, which an exception does and a signal does not.
@@ -73,15 +77,33 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
     evaluate.set_defaults(command=_evaluate)
 
-    recommend = commands.add_parser("recommend", help="print the best items of a user")
+    recommend = commands.add_parser(
+        "recommend", help="print the best items of a user, of several or of all, or the items like one"
+    )
     recommend.add_argument(
         "--model", metavar="URI", help="default: models:/<environment>.movie-recommender@champion"
     )
+    who = recommend.add_mutually_exclusive_group()
+    who.add_argument("--user", nargs="+", metavar="ID", help="a user nobody knows gets the popular items")
+    who.add_argument("--all", action="store_true", help="every known user; prints CSV")
+    who.add_argument("--similar", metavar="ITEM", help="the items most like this one")
     recommend.add_argument(
-        "--user", required=True, metavar="ID", help="a user nobody knows gets the popular items"
+        "--history",
+        nargs="+",
+        metavar="ITEM=RATING",
+        help="what the user has rated since the training; without --user, all that somebody new has rated",
+    )
+    recommend.add_argument(
+        "--reasons",
+        nargs="?",
+        type=int,
+        const=3,
+        metavar="N",
+        help="name the N ratings behind each (default: 3)",
     )
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
     return parser
@@ -176,8 +198,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    if arguments.k < 1:
-        raise InputError(f"-k {arguments.k}: ask for at least one item.")
+    for flag, number in (("-k", arguments.k), ("--reasons", arguments.reasons)):
+        if number is not None and number < 1:
+            raise InputError(f"{flag} {number}: ask for at least one.")
+    history = _history(arguments.history or [])
+    users = arguments.user or (["new"] if history else [])
+    if not users and not arguments.all and not arguments.similar:
+        raise InputError(
+            "Nobody is asked for. Say --user ID, --all, --similar ITEM or --history ITEM=RATING."
+        )
+    if history and (len(users) > 1 or arguments.all or arguments.similar):
+        raise InputError("--history: these ratings are one user's. Ask for that user alone.")
     from recommender import registry, tracking
 
     name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
@@ -185,12 +216,85 @@ def _recommend(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     model = registry.load(arguments.model or name)
-    items = model.predict(pd.DataFrame({"user": [arguments.user], "k": [arguments.k]})).to_dict("records")
-    if arguments.json:
-        print(json.dumps(items, indent=2, ensure_ascii=False))
+    if arguments.similar:
+        asked = pd.DataFrame({"similar_to": [arguments.similar], "k": [arguments.k]})
+    else:
+        if arguments.all:
+            users = list(model.unwrap_python_model().recommender.users)
+        asked = pd.DataFrame({"user": users, "k": [arguments.k] * len(users)})
+        if history:
+            asked["history"] = [history]
+        if arguments.reasons:
+            asked["reasons"] = arguments.reasons
+    # Of all users at once the answer alone would be gigabytes.
+    answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
+    if arguments.output:
+        _write_csv(answers, arguments.output)
+    elif arguments.all and not arguments.json:
+        for number, answered in enumerate(answers):
+            answered.to_csv(sys.stdout, index=False, header=number == 0)
+    else:
+        _print_lists(pd.concat(answers), arguments.json)
+
+
+def _history(pairs: Sequence[str]) -> dict[str, float]:
+    history: dict[str, float] = {}
+    for pair in pairs:
+        item, equals, rating = pair.rpartition("=")
+        try:
+            history[item] = float(rating)
+        except ValueError:
+            equals = ""
+        if not equals or not item:
+            raise InputError(f"--history {pair}: write ITEM=RATING, as 318=4.5.")
+    return history
+
+
+def _predict(model: Any, asked: Any) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return model.predict(asked)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise InputError(str(error.message)) from error
+
+
+def _write_csv(answers: Any, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as file:
+            for number, answered in enumerate(answers):
+                answered.to_csv(file, index=False, header=number == 0)
+        part.replace(path)
+    except OSError as error:
+        raise RecommenderError(f"{path}: {error.strerror}. Name a file that you can write.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _print_lists(answered: Any, as_json: bool) -> None:
+    records = answered.to_dict("records")
+    if as_json:
+        print(json.dumps(records, indent=2, ensure_ascii=False))
         return
     from recommender import train
 
-    if items and not items[0]["known_user"]:
-        _say(f"user {arguments.user} is unknown: these are the popular items")
-    print("\n".join(train.pick_lines(items)))
+    if "similarity" in answered:
+        print("\n".join(f"{pick['rank']:>4}  {pick['similarity']:.2f}  {_name(pick)}" for pick in records))
+        return
+    several = answered["user"].nunique() > 1
+    for user, picks in answered.groupby("user", sort=False):
+        items = picks.to_dict("records")
+        if not items[0]["known_user"]:
+            _say(f"user {user} is unknown: these are the popular items")
+        if several:
+            print(f"user {user}:")
+        for line, pick in zip(train.pick_lines(items), items, strict=True):
+            print(line + (f"  because of {pick['because']}" if pick.get("because") else ""))
+
+
+def _name(pick: dict[str, Any]) -> str:
+    return str(pick["title"] or pick["item"])
