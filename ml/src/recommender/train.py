@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, registry, tracking
+from recommender import algorithm, data, evaluate, evidence, registry, tracking
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -85,12 +85,14 @@ def train(
                 model_uri = tracking.log_model(
                     native, arrays, {"algorithm": config.algorithm, **digests}
                 ).model_uri
-            tracking.tag(run_id, {"model_digest": model_digest})
+            recorded = evidence.log(run_id, model_uri, recommender, config, dataset_digest)
+            recorded["model_digest"] = model_digest
+            tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
     version = None
     if register:
         with clock.part("register"):
-            version = registry.register(model_uri, name, {**tags, "model_digest": model_digest})
+            version = registry.register(model_uri, name, {**tags, **recorded})
             model_uri = f"models:/{name}/{version}"
     first = ratings.users[0]
     return {
