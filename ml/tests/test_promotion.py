@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def world(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) ->
     ]
     archives = []
     for number in ("1", "2"):
-        archives.append(place / f"{number}.tar")
+        archives.append(place / f"{number}.zip")
         assert promotion.export("dev", MODEL, number, archives[-1]) == f"dev.{MODEL} {number}"
     return {"reports": reports, "archives": archives}
 
@@ -75,18 +75,18 @@ def altered(
     archive: Path, to: Path, change: Callable[[Path, dict[str, Any]], object], reseal: bool = False
 ) -> Path:
     """A copy of an archive after `change(folder, content)`, with `reseal` as if training had made it so."""
-    with tarfile.open(archive) as source:
-        source.extractall(to, filter="data")
+    with zipfile.ZipFile(archive) as source:
+        source.extractall(to)
     content = json.loads((to / bundle.CONTENT).read_text())
     change(to, content)
     content["files"] = bundle.digests(to)
     if reseal:
         content["tags"]["artifact_digest"] = bundle.seal(content["files"])
     (to / bundle.CONTENT).write_text(json.dumps(content))
-    made = to.with_suffix(".tar")
-    with tarfile.open(made, "w") as target:
-        for part in (bundle.CONTENT, bundle.RUN, bundle.MODEL):
-            target.add(to / part, part)
+    made = to.with_suffix(".zip")
+    with zipfile.ZipFile(made, "w") as target:
+        for path in (path for path in to.rglob("*") if path.is_file()):
+            target.write(path, path.relative_to(to))
     return made
 
 
@@ -145,9 +145,9 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     client = MlflowClient()
     run = client.get_run(run_id)
     history = client.get_metric_history(run_id, "fold_rmse")
-    promotion.export(f"{environment}-source", MODEL, None, tmp_path / "a.tar")
+    promotion.export(f"{environment}-source", MODEL, None, tmp_path / "a.zip")
     said: list[str] = []
-    done = promotion.promote(tmp_path / "a.tar", environment, gate.Settings(), by="ana@desk", say=said.append)
+    done = promotion.promote(tmp_path / "a.zip", environment, gate.Settings(), by="ana@desk", say=said.append)
     assert done == f"{environment}.{MODEL} 1 is champion, copied from {source} 1."
     assert [line.split()[:2] for line in said[:-1]] == [
         [name, "passed"] for name in ("order", "digest", "metrics", "size", "loads", "golden", "latency")
@@ -201,8 +201,8 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     assert algorithm.load(local / "native").predict("3", "7").est == pytest.approx(before[0], abs=1e-9)
 
     # and on to the next: what training recorded goes with it
-    promotion.export(environment, MODEL, None, tmp_path / "b.tar")
-    promotion.promote(tmp_path / "b.tar", f"{environment}-next", gate.Settings())
+    promotion.export(environment, MODEL, None, tmp_path / "b.zip")
+    promotion.promote(tmp_path / "b.zip", f"{environment}-next", gate.Settings())
     last = registry.version(f"{environment}-next.{MODEL}", None)
     assert last.tags["artifact_digest"] == version.tags["artifact_digest"]
     assert last.tags["lineage"] == (
@@ -252,8 +252,8 @@ def test_measured_on_other_data(
 ) -> None:
     other = trained(folder, store, environment=f"{target}-source", seed=7)
     promotion.promote(world["archives"][0], target, gate.Settings())
-    promotion.export(f"{target}-source", MODEL, None, tmp_path / "a.tar")
-    message = refusal(tmp_path / "a.tar", target)
+    promotion.export(f"{target}-source", MODEL, None, tmp_path / "a.zip")
+    message = refusal(tmp_path / "a.zip", target)
     run = mlflow.get_run(other["model"]["run_id"])
     assert f"was measured on held-out data {run.data.tags['holdout_digest'][:12]}" in message
     assert "not comparable" in message
@@ -372,14 +372,14 @@ def test_bad_requests(world: dict[str, Any], target: str, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="use letters, digits"):
         promotion.promote(archive, "pro/d", ANYTHING)
     with pytest.raises(InputError, match=rf"dev.{MODEL} has no version 99. Versions that there are: 2, 1."):
-        promotion.export("dev", MODEL, "99", tmp_path / "a.tar")
+        promotion.export("dev", MODEL, "99", tmp_path / "a.zip")
     with pytest.raises(InputError, match="has no version x"):
-        promotion.export("dev", MODEL, "x", tmp_path / "a.tar")
+        promotion.export("dev", MODEL, "x", tmp_path / "a.zip")
     with pytest.raises(InputError, match=r"has no champion. Versions that there are: none."):
-        promotion.export(target, MODEL, None, tmp_path / "a.tar")
+        promotion.export(target, MODEL, None, tmp_path / "a.zip")
     with pytest.raises(InputError, match="is no model's name"):
-        promotion.export("dev", "a' or name='b", None, tmp_path / "a.tar")
-    cut = tmp_path / "cut.tar"
+        promotion.export("dev", "a' or name='b", None, tmp_path / "a.zip")
+    cut = tmp_path / "cut.zip"
     cut.write_bytes(archive.read_bytes()[:-20000])
     with pytest.raises(InputError, match="no complete archive of a version"):
         promotion.promote(cut, target, ANYTHING)
@@ -388,16 +388,16 @@ def test_bad_requests(world: dict[str, Any], target: str, tmp_path: Path) -> Non
 def test_damaged_on_the_way(world: dict[str, Any], target: str, tmp_path: Path) -> None:
     content = world["archives"][0].read_bytes()
     at = content.index(b"PNG") + 100
-    (tmp_path / "a.tar").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(InputError, match=r"run/plots/evaluation.png is not as it was written"):
-        promotion.promote(tmp_path / "a.tar", target, ANYTHING)
+    (tmp_path / "a.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(InputError, match=r"Bad CRC-32 for file 'run/plots/evaluation.png'"):
+        promotion.promote(tmp_path / "a.zip", target, ANYTHING)
 
 
 def test_source_run_is_deleted(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
     report = trained(folder, store, environment=environment)
     MlflowClient().delete_run(report["model"]["run_id"])
     with pytest.raises(RecommenderError, match=f"mlflow runs restore --run-id {report['model']['run_id']}"):
-        promotion.export(environment, MODEL, None, tmp_path / "a.tar")
+        promotion.export(environment, MODEL, None, tmp_path / "a.zip")
     assert "its run is deleted" in promotion.picture(environment)
 
 
@@ -489,7 +489,7 @@ def test_disk_full_and_connection_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", fail)
-        with pytest.raises(RecommenderError, match="The champion is as it was") as caught:
+        with pytest.raises(RecommenderError, match="What was begun is undone") as caught:
             promotion.promote(world["archives"][1], target, ANYTHING)
     assert str(getattr(error, "strerror", None) or error) in str(caught.value)
     assert left(target) == before
@@ -547,6 +547,21 @@ def test_rollback_killed_on_the_way(world: dict[str, Any], target: str, tried: N
     assert left(target)["aliases"] == (before if step == 1 else after)
 
 
+def test_a_version_that_was_deleted_while_the_aliases_moved(
+    world: dict[str, Any], target: str, tried: None
+) -> None:
+    for archive in world["archives"]:
+        promotion.promote(archive, target, ANYTHING)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(3, patch)
+        with pytest.raises(Killed):
+            promotion.rollback(target, MODEL)
+    MlflowClient().delete_model_version(f"{target}.{MODEL}", "2")
+    with pytest.raises(InputError, match="has champion 1 and no version before it"):
+        promotion.rollback(target, MODEL)
+    assert registry.champion(f"{target}.{MODEL}") == "1"
+
+
 def test_rollback_to_what_is_damaged(world: dict[str, Any], target: str, tried: None) -> None:
     for archive in world["archives"]:
         promotion.promote(archive, target, ANYTHING)
@@ -573,7 +588,7 @@ def test_training_after_an_interrupted_move(folder: Path, store: str, environmen
 
 
 def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, capsys) -> None:
-    archive, uri = str(tmp_path / "a.tar"), ["--tracking-uri", store]
+    archive, uri = str(tmp_path / "a.zip"), ["--tracking-uri", store]
     export = ["export", "--environment", "dev", "--model", MODEL, "--output", archive, *uri]
     assert cli.main([*export, "--version", "1"]) == 0
     promote = ["promote", "--archive", archive, "--to", target, *uri]

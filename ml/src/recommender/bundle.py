@@ -1,13 +1,13 @@
 """A registered version as one file: what it is, its run and every artifact, to be copied by value.
 
-A tar archive of version.json, run/ (the run's artifacts) and model/ (the MLflow model). version.json has the
+A zip archive of version.json, run/ (the run's artifacts) and model/ (the MLflow model). version.json has the
 version's tags, the run's parameters, metrics with their history, tags and inputs, and each file's SHA-256.
 """
 
 import hashlib
 import json
 import shutil
-import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,29 +31,44 @@ def download(run_id: str, source: str, folder: Path) -> None:
 
     mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(folder / RUN))
     if source.startswith("models:/"):
-        mlflow.artifacts.download_artifacts(source, dst_path=str(folder / MODEL))
+        download_model(source, folder)
     else:
         # A promoted version has its model among its run's artifacts.
         shutil.move(folder / RUN / MODEL, folder / MODEL)
-    # Written by the download itself; it names the version that was asked for.
-    (folder / MODEL / "registered_model_meta").unlink(missing_ok=True)
-    # Loading from a folder leaves bytecode in it, which Python would run instead of the sealed sources.
-    for cache in [*folder.rglob("__pycache__")]:
+        _strip(folder / MODEL)
+
+
+def download_model(uri: str, folder: Path) -> None:
+    """Fetch the model at a models:/ URI into `folder`/model."""
+    import mlflow
+
+    mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / MODEL))
+    _strip(folder / MODEL)
+
+
+def _strip(model: Path) -> None:
+    """Remove what loading and fetching leave in a model's folder, in a local store in the store itself."""
+    # It names the version that was asked for.
+    (model / "registered_model_meta").unlink(missing_ok=True)
+    # Bytecode, which Python would run instead of the sealed sources.
+    for cache in [*model.rglob("__pycache__")]:
         shutil.rmtree(cache)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 (hex) of each file below run/ and model/, by its path relative to `folder`."""
-    found = {}
-    for path in _files(folder):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.relative_to(folder).as_posix(): digest(path) for path in _files(folder)}
 
 
 def seal(files: dict[str, str]) -> str:
     """artifact_digest: SHA-256 (hex) over name and digest of each file that decides how a version answers."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(files.items()) if name.startswith(_SEALED)]
+    lines = [f"{of}  {name}\n" for name, of in sorted(files.items()) if name.startswith(_SEALED)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -102,9 +117,9 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
         "files": digests(scratch),
     }
     (scratch / CONTENT).write_text(json.dumps(content), encoding="utf-8")
-    with tarfile.open(path, "w") as archive:
-        for part in (CONTENT, RUN, MODEL):
-            archive.add(scratch / part, part)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (scratch / CONTENT, *_files(scratch)):
+            archive.write(file, file.relative_to(scratch))
 
 
 def read(path: Path, folder: Path) -> dict[str, Any]:
@@ -114,12 +129,13 @@ def read(path: Path, folder: Path) -> dict[str, Any]:
     """
     mend = "Write it anew: recommender export."
     try:
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
+        # Not tar: its extraction is safe from Python 3.11.4 on, and Debian 12 has 3.11.2.
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
         content: dict[str, Any] = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
         form, files = content["format"], content["files"]
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no complete archive of a version ({error!r}). {mend}") from error
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no complete archive of a version ({error}). {mend}") from error
     if form != FORMAT:
         raise InputError(f"{path}: format {form}, this is format {FORMAT}: use the same code at both ends.")
     if files != (found := digests(folder)):

@@ -23,23 +23,27 @@ _STRANGER = "nobody has this id"
 
 
 def log(
-    run_id: str, model_uri: str, recommender: "Recommender", config: "Config", dataset_digest: str
+    native: Path, model_uri: str, recommender: "Recommender", config: "Config", dataset_digest: str
 ) -> dict[str, str]:
     """Log golden.json and the metrics latency_ms and model_bytes to the active run; returns tags to be set.
 
-    The tags are holdout_digest, and artifact_digest over what the store gives back, so that an upload that
-    went wrong is found now.
+    `native` is the folder that was logged as native/. The tags are holdout_digest, and artifact_digest over
+    it, the golden sample and the model as the store gives it back: MLflow writes files of its own into that.
     """
     import mlflow
 
     golden, latency = sample(recommender, config.seed)
-    mlflow.log_dict(golden, GOLDEN)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        bundle.download(run_id, model_uri, folder)
-        artifact_digest, model_bytes = bundle.seal(bundle.digests(folder)), bundle.size(folder)
+        path = folder / GOLDEN
+        path.write_text(json.dumps(golden), encoding="utf-8")
+        mlflow.log_artifact(str(path))
+        bundle.download_model(model_uri, folder)
+        files = bundle.digests(folder) | {f"{bundle.RUN}/{GOLDEN}": bundle.digest(path)}
+        files |= {f"{bundle.RUN}/native/{each.name}": bundle.digest(each) for each in native.iterdir()}
+        model_bytes = bundle.size(folder)
     mlflow.log_metrics({"latency_ms": latency, "model_bytes": model_bytes})
-    return {"artifact_digest": artifact_digest, "holdout_digest": holdout(dataset_digest, config)}
+    return {"artifact_digest": bundle.seal(files), "holdout_digest": holdout(dataset_digest, config)}
 
 
 def holdout(dataset_digest: str, config: "Config") -> str:

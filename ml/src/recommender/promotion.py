@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 PENDING = "promotion_pending"
 # Seconds that loading and answering may take.
 PROBE_TIMEOUT = 300
+_UNDONE = (
+    "\nWhat was begun is undone, now or by the next run, and finished where the aliases had begun to move."
+)
 # The model brings code of its own. It gets an account that owns nothing, no network and no place to write.
 _SANDBOX = (
     "systemd-run --quiet --pipe --wait --collect --service-type=exec --setenv=MLFLOW_DISABLE_TELEMETRY=true "
-    "-p DynamicUser=yes -p PrivateNetwork=yes -p PrivateDevices=yes "
+    "--setenv=HOME=/tmp -p DynamicUser=yes -p PrivateNetwork=yes -p PrivateDevices=yes "
     "-p ProtectSystem=strict -p ProtectHome=yes -p ProtectProc=invisible -p CapabilityBoundingSet= "
     f"-p RestrictAddressFamilies=AF_UNIX -p SystemCallFilter=@system-service -p RuntimeMaxSec={PROBE_TIMEOUT}"
 ).split()
@@ -67,7 +70,7 @@ def promote(
             f"{', '.join(unknown)} cannot be overridden. What can: {', '.join(gate.OVERRIDABLE)}; "
             "a version that was changed or does not load is never promoted."
         )
-    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow"):
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow", _UNDONE):
         folder = Path(scratch)
         # readable for the account of the sandbox
         folder.chmod(0o755)
@@ -97,29 +100,21 @@ def promote(
                 + "\n".join(f"  {check.name}: {check.found}. {check.mend}" for check in refusing)
                 + (f"\nIf you know better: OVERRIDE={names}" if able else "")
             )
-        lineage = {
+        lineage = content["tags"].get("lineage")
+        step = f"{source} {content['version']} (run {content['run']['id'][:8]})"
+        origin = {
             "source_environment": source,
             "source_version": content["version"],
             "source_run_id": content["run"]["id"],
             "promoted_by": by,
             "promoted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "lineage": " > ".join(
-                filter(
-                    None,
-                    [
-                        content["tags"].get("lineage"),
-                        _label(source, content["version"], content["run"]["id"]),
-                    ],
-                )
-            ),
+            "lineage": f"{lineage} > {step}" if lineage else step,
             "overridden": "; ".join(f"{check.name}: {check.found}" for check in failed),
         }
-        tags = {**content["tags"], **lineage, "environment": target}
+        tags = {key: value for key, value in {**content["tags"], **origin}.items() if value}
         say(f"copying to {target}")
         try:
-            version = _copy(
-                content, folder, name, {key: value for key, value in tags.items() if value}, before
-            )
+            version = _copy(content, folder, name, {**tags, "environment": target}, before)
         except BaseException:
             # where this cannot, the next run will
             with contextlib.suppress(Exception):
@@ -184,7 +179,7 @@ def rollback(environment: str, model: str) -> str:
     Raises InputError when there is nothing to go back to, Refusal when its files are not what they were.
     """
     name = registry.registered_name(environment, model)
-    with _mlflow(f"{environment}: MLflow"):
+    with _mlflow(f"{environment}: MLflow", _UNDONE):
         tidy(name)
         now = registry.aliases(name)
         champion, previous = now.get(registry.CHAMPION), now.get(registry.PREVIOUS)
@@ -326,8 +321,8 @@ def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str]
     return str(version.version)
 
 
-# Tags by which MLflow itself connects a run with others of its own store.
-_OF_THE_STORE = ("mlflow.parentRunId", "mlflow.rootRunId", "mlflow.log-model.history", PENDING)
+# Tags of a run that mean something in its own store alone, or of its own promotion.
+_OF_THE_STORE = ("mlflow.parentRunId", "mlflow.rootRunId", "mlflow.log-model.history", "overridden", PENDING)
 
 
 def _done(version: "ModelVersion") -> None:
@@ -374,7 +369,8 @@ def _probe(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any] | N
         str(model),
         str(golden),
     ]
-    clean = {"PATH": os.environ.get("PATH", os.defpath), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    clean["MLFLOW_DISABLE_TELEMETRY"] = "true"
     try:
         done = subprocess.run(
             command,
@@ -405,10 +401,6 @@ def _damage(model: Path) -> str:
     return ""
 
 
-def _label(environment: str, version: str, run_id: str) -> str:
-    return f"{environment} {version} (run {run_id[:8]})"
-
-
 def _artifacts(uri: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -416,7 +408,7 @@ def _artifacts(uri: str) -> Any:
 
 
 @contextlib.contextmanager
-def _mlflow(what: str) -> Iterator[None]:
+def _mlflow(what: str, then: str = "") -> Iterator[None]:
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -424,6 +416,6 @@ def _mlflow(what: str) -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException, OSError) as error:
         raise RecommenderError(
-            f"{what}: {getattr(error, 'message', error)}\nThe champion is as it was. See the disk there "
-            "(df -h) and the server's journal (journalctl -u mlflow), then type the same again."
+            f"{what}: {getattr(error, 'message', error)}{then}\nLook at the disk there (df -h) and the "
+            "server's journal (journalctl -u mlflow), then type the same again."
         ) from error

@@ -78,7 +78,8 @@ def settle(name: str) -> None:
     if found is None or _MOVING not in found.tags:
         return
     for alias, version in json.loads(found.tags[_MOVING]).items():
-        if version is not None:
+        # somebody may have deleted it since
+        if version is not None and _found(client.get_model_version, name, version):
             client.set_registered_model_alias(name, alias, version)
     client.delete_registered_model_tag(name, _MOVING)
 

@@ -85,7 +85,7 @@ def train(
                 model_uri = tracking.log_model(
                     native, arrays, {"algorithm": config.algorithm, **digests}
                 ).model_uri
-            recorded = evidence.log(run_id, model_uri, recommender, config, dataset_digest)
+                recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
             recorded["model_digest"] = model_digest
             tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
