@@ -1,6 +1,7 @@
-"""The command line: recommender train, evaluate, recommend."""
+"""The command line: recommender train, evaluate, recommend; export, promote, rollback, models."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -106,7 +107,46 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
+
+    export = commands.add_parser("export", help="write a registered version into one file")
+    _add_model(export, "--environment")
+    export.add_argument("--version", metavar="NUMBER", help="default: the champion")
+    export.add_argument("--output", type=Path, required=True, metavar="PATH", help="the archive to write")
+    export.set_defaults(command=_export)
+
+    promote = commands.add_parser(
+        "promote", help="let an exported version pass the gate and make it champion"
+    )
+    promote.add_argument("--archive", type=Path, required=True, metavar="PATH", help="what export wrote")
+    promote.add_argument("--to", required=True, metavar="ENVIRONMENT", help="as in staging, prod")
+    promote.add_argument("--gate", default="{}", metavar="JSON", help="limits: margins, latency_ms, size_mb")
+    promote.add_argument(
+        "--override", default="", metavar="CHECK,…", help="checks whose failure is accepted, and recorded"
+    )
+    promote.add_argument("--by", default="", metavar="WHO", help="who promotes; recorded")
+    promote.add_argument(
+        "--sandbox", action="store_true", help="try the model in a systemd unit without network; as root"
+    )
+    _add_tracking(promote)
+    promote.set_defaults(command=_promote)
+
+    rollback = commands.add_parser("rollback", help="swap champion and previous")
+    _add_model(rollback, "--environment")
+    rollback.set_defaults(command=_rollback)
+
+    models = commands.add_parser("models", help="print versions, aliases, metrics, and where they came from")
+    models.add_argument("environments", nargs="+", metavar="ENVIRONMENT")
+    _add_tracking(models)
+    models.set_defaults(command=_models)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
+    parser.add_argument(environment, required=True, metavar="NAME", help="as in dev, staging, prod")
+    parser.add_argument(
+        "--model", default="movie-recommender", metavar="NAME", help="default: movie-recommender"
+    )
+    _add_tracking(parser)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +205,9 @@ def _config(arguments: argparse.Namespace) -> Any:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # Whoever reads may have gone, as when a connection is lost; what is at work goes on.
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -298,3 +340,52 @@ def _print_lists(answered: Any, as_json: bool) -> None:
 
 def _name(pick: dict[str, Any]) -> str:
     return str(pick["title"] or pick["item"])
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    _say(
+        "exported "
+        + promotion.export(arguments.environment, arguments.model, arguments.version, arguments.output)
+    )
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    from recommender import gate, promotion, tracking
+
+    try:
+        settings = gate.Settings.model_validate_json(arguments.gate)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise InputError(f"The gate's limits are {arguments.gate}. {'; '.join(lines)}.") from error
+    overridden = frozenset(filter(None, (name.strip() for name in arguments.override.split(","))))
+    tracking.connect(arguments.tracking_uri)
+    print(
+        promotion.promote(
+            arguments.archive.resolve(),
+            arguments.to,
+            settings,
+            overridden,
+            arguments.by,
+            arguments.sandbox,
+            _say,
+        )
+    )
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    print(promotion.rollback(arguments.environment, arguments.model))
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    print("\n".join(promotion.picture(environment) for environment in arguments.environments))

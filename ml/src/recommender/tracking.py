@@ -122,14 +122,15 @@ def run(config: "Config", uri: str, tags: dict[str, str]) -> Iterator[Any]:
     from mlflow.exceptions import MlflowException
 
     try:
-        experiment = _experiment(config.tracking.experiment, uri)
-        with mlflow.start_run(experiment_id=experiment, run_name=config.algorithm, tags=tags) as active:
+        at = experiment(config.tracking.experiment, uri)
+        with mlflow.start_run(experiment_id=at, run_name=config.algorithm, tags=tags) as active:
             yield active
     except MlflowException as error:
         raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
 
 
-def _experiment(name: str, uri: str) -> str:
+def experiment(name: str, uri: str) -> str:
+    """The id of an experiment, made where there is none; raises InputError for a deleted one."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -149,7 +150,7 @@ def _experiment(name: str, uri: str) -> str:
     if found.lifecycle_stage != "active":
         raise InputError(
             f"{shown(uri)}: experiment {name!r} is deleted. Restore it (mlflow experiments restore -x "
-            f"{found.experiment_id}) or choose another tracking.experiment."
+            f"{found.experiment_id}), or give another name as tracking.experiment."
         )
     return str(found.experiment_id)
 

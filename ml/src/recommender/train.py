@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, folding, registry, tracking, trainset
+from recommender import algorithm, data, evaluate, evidence, folding, registry, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -88,12 +88,14 @@ def train(
                     {"algorithm": config.algorithm, **digests},
                     {ratings.items[0]: ratings.scale[1]},
                 ).model_uri
-            tracking.tag(run_id, {"model_digest": model_digest})
+                recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
+            recorded["model_digest"] = model_digest
+            tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
     version = None
     if register:
         with clock.part("register"):
-            version = registry.register(model_uri, name, {**tags, "model_digest": model_digest})
+            version = registry.register(model_uri, name, {**tags, **recorded})
             model_uri = f"models:/{name}/{version}"
     first = ratings.users[0]
     return {
