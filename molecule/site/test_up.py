@@ -59,7 +59,7 @@ def tunnel(checkout: Checkout) -> Iterator[dict[str, str]]:
     output = ""
     for line in process.stdout:
         output += line
-        if found := re.match(r" +(jupyter|mlflow) +(http\S+)", line):
+        if found := re.match(r" +(jupyter|mlflow)(?: of analyst)? +(http\S+)", line):
             links[found[1]] = found[2]
         if "Ctrl-C" in line:
             break
@@ -151,7 +151,7 @@ def test_the_analyst_attaches_to_the_screen_session(ssh: Any) -> None:
 def test_all_is_back_after_a_restart_without_ansible(checkout: Checkout, settings: dict[str, Any], ssh: Any) -> None:
     subprocess.run(["docker", "restart", settings["container_name"]], check=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    wanted = ["systemctl", "is-active", "ssh", "firewall", "jupyter-screen", "mlflow"]
+    wanted = ["systemctl", "is-active", "ssh", "firewall", "jupyter-screen@analyst", "mlflow"]
     while (state := ssh("deploy", *wanted).stdout.split()) != ["active"] * 4 and time.monotonic() < deadline:
         time.sleep(2)
     assert state == ["active"] * 4
