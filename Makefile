@@ -53,8 +53,8 @@ tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [IN
 ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
 	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
 
-bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ is one table
-	@for part in $(or $(ONLY:%=bench/%),bench/*); do molecule/engine.sh "$$part" || exit 1; done
+bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
+	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do molecule/engine.sh "$$part" || exit 1; done
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)

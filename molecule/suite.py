@@ -64,7 +64,7 @@ def test_unit() -> None:
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
         "ruff check . bin/tunnel",
         "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel molecule {inventory,playbooks}/plugins"
+        "mypy bin/tunnel bench molecule {inventory,playbooks}/plugins"
         " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
