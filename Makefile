@@ -5,6 +5,8 @@ SHELL := /bin/sh
 INVENTORY := inventory/local
 HOST := dev
 PYTHON3 ?= python3
+# the shell's USER is somebody of this machine: only one that is given to make chooses a login
+PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
 ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif
@@ -14,10 +16,10 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel who status test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config bench who status test lint unit lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
@@ -45,8 +47,14 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 .down: $(READY)
 	@ansible-playbook molecule/destroy.yml -i inventory/local
 
-tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
-	@bin/tunnel -i $(INVENTORY) $(HOST)
+tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name] [USER=person]
+	@exec bin/tunnel -i $(INVENTORY) $(PERSON) $(HOST)
+
+ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
+	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
+
+bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
+	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do molecule/engine.sh "$$part" || exit 1; done
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)

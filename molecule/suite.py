@@ -31,9 +31,11 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["lockout", "up", "vultr", "portability"])
-def test_site(path: str) -> None:
-    run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
+# those of one entry share a server
+@pytest.mark.parametrize("paths", ["up workbench down", "lockout", "vultr", "portability"])
+def test_site(paths: str) -> None:
+    files = [f"molecule/site/test_{path}.py" for path in paths.split()]
+    run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", *files)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -62,7 +64,7 @@ def test_unit() -> None:
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
         "ruff check . bin/tunnel",
         "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel molecule {inventory,playbooks}/plugins"
+        "mypy bin/tunnel bench molecule {inventory,playbooks}/plugins"
         " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
