@@ -95,7 +95,8 @@ def screenshot(page: Page, name: str) -> None:
 
 
 def open_notebook(page: Page, link: str, path: str) -> None:
-    page.goto(link.replace("/lab?", f"/lab/tree/{path}?"))
+    # without the notebooks that other tests had open
+    page.goto(link.replace("/lab?", f"/lab/tree/{path}?reset&"))
     expect(page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
     # the kernel's indicator, once the notebook has its kernel
     expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible(timeout=60_000)
@@ -178,6 +179,20 @@ def test_output_survives_a_closed_browser_and_a_cut_tunnel(
         shown = cell(page, 0).locator(".jp-OutputArea-output").inner_text()
         assert re.findall(r"line (\d+)", shown) == [str(number) for number in range(LINES)]
         expect(cell(page, 0).locator(".jp-InputPrompt")).to_have_text("[1]:")
+
+
+def test_a_kernel_that_dies_ends_its_cell_and_runs_the_next(
+    checkout: Checkout, page: Page, write_notebook: Callable[..., None]
+) -> None:
+    write_notebook("dies.ipynb", "import os\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)", "6 * 7")
+    with tunnel(checkout) as links:
+        open_notebook(page, links["jupyter"], "dies.ipynb")
+        run_cell(page, 0)
+        expect(cell(page, 0)).to_contain_text("KernelRestarted: the kernel restarted before this cell had ended")
+        expect(cell(page, 0)).to_contain_text("last words")
+        page.locator(".jp-Dialog button.jp-mod-accept").click()
+        run_cell(page, 1)
+        expect(cell(page, 1).locator(".jp-OutputArea-output")).to_have_text("42")
 
 
 def test_two_people_work_on_one_notebook(
