@@ -6,6 +6,7 @@ Screenshots are left in .cache/screenshots.
 
 import json
 import os
+import pathlib
 import re
 import socket
 import subprocess
@@ -273,11 +274,13 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
         runuser -u postgres -- createdb --owner analyst ratings
     """
     subprocess.run(["docker", "exec", settings["container_name"], "sh", "-c", prepare], check=True)
+    lock = pathlib.Path(__file__).with_name("spark.txt")
+    subprocess.run(["docker", "cp", lock, f"{settings['container_name']}:/opt/"], check=True, stdout=subprocess.DEVNULL)
     python = "/opt/conda/envs/recommender/bin/python"
     run = f"""
         set -eu
         export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/var/cache/uv
-        {python} -m uv pip install --quiet --python {python} --target ~/spark 'pyspark==4.*'
+        {python} -m uv pip install --quiet --python {python} --target ~/spark --require-hashes -r /opt/spark.txt
         mkdir -p ~/.local/share/jupyter/kernels ~/executed
         cp -r /usr/local/share/jupyter/kernels/recommender ~/.local/share/jupyter/kernels/
         sed -i 's|"PYTHONPATH": "|&'$HOME/spark:'|' ~/.local/share/jupyter/kernels/recommender/kernel.json
