@@ -1,10 +1,20 @@
-"""The tracking server as its users and its host see it."""
+"""The tracking server as its users and its host see it.
+
+debian12 has the defaults: SQLite, a folder, no logins. debian13 has PostgreSQL, an S3 store that checks keys, logins.
+"""
 
 import json
+import os
+import pathlib
+import re
+import subprocess
 import time
+from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+SCENARIO = pathlib.Path(__file__).parents[1]
 
 PYTHON = "/opt/mlflow/current/bin/python"
 
@@ -50,20 +60,66 @@ for name in sys.argv[2:]:
         print(0)
 """
 
+# one call, and what the server says to it
+TRY = """
+import json, sys
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+client = MlflowClient()
+experiment = lambda name: client.get_experiment_by_name(name).experiment_id
+calls = {
+    "list": lambda: sorted(e.name for e in client.search_experiments()),
+    "read": lambda: experiment("shared"),
+    "write": lambda: client.create_run(experiment("shared")).info.run_id,
+    "others": lambda: experiment("ratings"),
+    "model": lambda: client.get_registered_model("recommender").name,
+}
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = calls[name]()
+    except MlflowException as error:
+        found[name] = error.get_http_status_code() if error.error_code != "INTERNAL_ERROR" else str(error)
+print(json.dumps(found))
+"""
 
-def client(host: Host, script: str, *arguments: str) -> dict[str, object]:
+OBJECTS = """
+import boto3, json
+keys = json.load(open("/srv/s3.json"))
+client = boto3.client("s3", endpoint_url="http://127.0.0.1:5055", region_name="us-east-1",
+                      aws_access_key_id=keys["access_key"], aws_secret_access_key=keys["secret_key"])
+for found in client.list_objects_v2(Bucket="models").get("Contents", []):
+    print(found["Key"])
+"""
+
+
+def grand(host: Host) -> bool:
+    """Whether this host has PostgreSQL, S3 and logins."""
+    return bool(host.backend.get_hostname() == "debian13")
+
+
+def login(host: Host, user: str) -> list[str]:
+    """A user's login, as environment variables; none where there are no logins."""
+    if not grand(host):
+        return []
+    file = "/etc/mlflow/admin.env" if user == "admin" else f"/etc/mlflow/users/{user}.env"
+    words: list[str] = re.findall(r"^MLFLOW_TRACKING_\w+=.+$", host.file(file).content_string, re.M)
+    assert len(words) == 2
+    return words
+
+
+def client(host: Host, script: str, *arguments: str, user: str = "trainer", login_by: list[str] | None = None) -> Any:
     """Run a script with MLflow's client as an account that may not touch the data; its JSON."""
+    # the store of this test, which checks keys, does not know addresses that are signed for one download
+    words = ["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false"] if grand(host) else []
+    words += [*(login(host, user) if login_by is None else login_by), PYTHON, "-c", script, *arguments]
     run = host.run(
         "cd /tmp && runuser -u nobody -- env HOME=/tmp MLFLOW_TRACKING_URI=http://127.0.0.1:5000 "
-        "MLFLOW_DISABLE_TELEMETRY=true " + " ".join(["%s"] * (3 + len(arguments))),
-        PYTHON,
-        "-c",
-        script,
-        *arguments,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 MLFLOW_DISABLE_TELEMETRY=true " + " ".join(["%s"] * len(words)),
+        *words,
     )
     assert run.rc == 0, f"{run.stderr}\n{host.check_output('journalctl -u mlflow -n 40 --no-pager')}"
-    result: dict[str, object] = json.loads(run.stdout.splitlines()[-1])
-    return result
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def statuses(host: Host, path: str, *names: str) -> list[int]:
@@ -79,10 +135,29 @@ def unit(host: Host, name: str) -> str:
     return value
 
 
+def artifacts(host: Host) -> str:
+    """Names of all artifacts that are stored, where this host stores them, one a line."""
+    if grand(host):
+        stored: str = host.check_output("/opt/s3/bin/python -c %s", OBJECTS)
+    else:
+        stored = host.check_output("find /var/lib/mlflow/artifacts -type f -user mlflow")
+    return stored
+
+
+def role(host: Host, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """The scenario's play again, with other variables."""
+    command = ["ansible-playbook", str(SCENARIO / "converge.yml"), "--limit", host.backend.get_hostname()]
+    command += ["--inventory", str(pathlib.Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / "../../molecule/hosts.py")]
+    done = subprocess.run([*command, "--extra-vars", json.dumps(variables)], capture_output=True, text=True)
+    print(done.stdout)
+    return done
+
+
 @pytest.fixture(scope="module")
 def logged(host: Host) -> dict[str, object]:
     """Identifiers of a run with a metric and an artifact, registered as the champion."""
-    return client(host, WRITE)
+    identifiers: dict[str, object] = client(host, WRITE)
+    return identifiers
 
 
 def test_runs_at_boot(host: Host) -> None:
@@ -106,17 +181,25 @@ def test_runs_under_its_own_account(host: Host) -> None:
 
 def test_data_and_settings_are_private(host: Host) -> None:
     assert host.file("/var/lib/mlflow").mode == 0o750
-    assert host.file("/var/lib/mlflow/mlflow.db").mode == 0o640
-    assert host.file("/etc/mlflow").mode == 0o700
     assert host.file("/etc/mlflow/mlflow.env").mode == 0o600
-    assert host.run("runuser -u nobody -- ls /var/lib/mlflow").rc != 0
+    private = ["/var/lib/mlflow", "/etc/mlflow", "/etc/mlflow/mlflow.env"]
+    if grand(host):
+        private += ["/etc/mlflow/admin.env", "/etc/mlflow/auth.ini", "/etc/mlflow/users/trainer.env"]
+    else:
+        private += ["/var/lib/mlflow/mlflow.db"]
+    for path in private:
+        assert host.file(path).exists
+        assert host.run("runuser -u nobody -- sh -c 'ls $0/. || cat $0' %s", path).rc != 0, path
+    # the server's own account reads no more than it needs
+    assert host.run("runuser -u mlflow -- cat /etc/mlflow/mlflow.env").rc != 0
 
 
 def test_artifacts_go_through_the_server(host: Host, logged: dict[str, object]) -> None:
     assert str(logged["artifacts"]).startswith("mlflow-artifacts:/")
-    stored = host.check_output("find /var/lib/mlflow/artifacts -name note.txt -user mlflow")
-    assert len(stored.splitlines()) == 1
-    assert str(logged["run"]) in stored
+    stored = [line for line in artifacts(host).splitlines() if line.endswith("/note.txt")]
+    assert len(stored) == 1
+    assert str(logged["run"]) in stored[0]
+    assert stored[0].startswith("mlflow/" if grand(host) else "/var/lib/mlflow/artifacts/")
 
 
 def test_a_client_reads_back_what_it_logged(host: Host, logged: dict[str, object]) -> None:
@@ -137,7 +220,7 @@ def test_answers_to_its_names_only(host: Host) -> None:
     ]
     foreign = ["attacker.example", "10.0.0.1:5000"]
     path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
-    assert statuses(host, path, *known, *foreign) == [200] * len(known) + [403] * len(foreign)
+    assert statuses(host, path, *known, *foreign) == [401 if grand(host) else 200] * len(known) + [403] * len(foreign)
 
 
 def test_jobs_and_telemetry_are_off(host: Host) -> None:
@@ -148,14 +231,17 @@ def test_jobs_and_telemetry_are_off(host: Host) -> None:
 
 
 def test_the_command_line_does_not_hold_the_database_address(host: Host) -> None:
-    assert "sqlite:" not in host.check_output("cat /proc/%s/cmdline", unit(host, "MainPID"))
+    line = host.check_output("cat /proc/%s/cmdline", unit(host, "MainPID"))
+    assert "mlflow" in line
+    assert "sqlite:" not in line and "postgresql" not in line
 
 
 def test_the_unit_is_confined(host: Host) -> None:
     assert unit(host, "MemoryMax") == str(2 * 1024**3)
-    exposure = host.check_output("systemd-analyze security --no-pager mlflow.service").splitlines()[-1]
-    assert "exposure level" in exposure
-    assert float(exposure.split(":")[1].split()[0]) <= 1.5
+    for name in ("mlflow.service", "mlflow-gc.service"):
+        exposure = host.check_output("systemd-analyze security --no-pager %s", name).splitlines()[-1]
+        assert "exposure level" in exposure
+        assert float(exposure.split(":")[1].split()[0]) <= 1.5
 
 
 def test_comes_back_with_its_data_when_killed(host: Host, logged: dict[str, object]) -> None:
@@ -166,3 +252,88 @@ def test_comes_back_with_its_data_when_killed(host: Host, logged: dict[str, obje
         assert time.monotonic() < deadline, host.check_output("journalctl -u mlflow -n 40 --no-pager")
         time.sleep(0.5)
     assert client(host, READ, str(logged["run"]))["note"] == "five stars"
+
+
+def test_what_was_deleted_long_ago_is_collected(host: Host, logged: dict[str, object]) -> None:
+    script = """
+import json, pathlib
+from mlflow import MlflowClient
+client = MlflowClient()
+experiment, runs = client.create_experiment("collected"), []
+for number in range(2):
+    run = client.create_run(experiment)
+    client.log_text(run.info.run_id, "old", "old.txt")
+    client.delete_run(run.info.run_id)
+    runs.append(run.info.run_id)
+print(json.dumps(runs))
+"""
+    old, recent = client(host, script)
+    query = f"UPDATE runs SET deleted_time = 1 WHERE run_uuid = '{old}'"
+    if grand(host):
+        host.check_output("cd / && runuser -u postgres -- psql -q -c %s mlflow", query)
+    else:
+        change = (
+            "import sqlite3, sys; c = sqlite3.connect('/var/lib/mlflow/mlflow.db'); c.execute(sys.argv[1]); c.commit()"
+        )
+        host.check_output("cd / && runuser -u mlflow -- python3 -c %s %s", change, query)
+    assert old in artifacts(host)
+    timer = host.service("mlflow-gc.timer")
+    assert timer.is_running and timer.is_enabled
+    run = host.run("systemctl start mlflow-gc.service")
+    assert run.rc == 0, host.check_output("journalctl -u mlflow-gc -n 40 --no-pager")
+    stored = artifacts(host)
+    assert old not in stored
+    assert recent in stored and str(logged["run"]) in stored
+    left = "import json, mlflow, sys; print(json.dumps(mlflow.MlflowClient().get_run(sys.argv[1]).info.run_id))"
+    assert client(host, left, recent) == recent
+    with pytest.raises(AssertionError, match=f"Run with id={old} not found"):
+        client(host, left, old, user="admin")
+
+
+def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object]) -> None:
+    if not grand(host):
+        pytest.skip("no logins here")
+    refused = 403
+    reader = client(host, TRY, "list", "read", "write", "others", "model", user="reader")
+    assert reader["list"] == ["shared"] and reader["read"].isdigit()
+    assert (reader["write"], reader["others"]) == (refused, refused)
+    assert len(client(host, TRY, "write", user="trainer")["write"]) == 32
+    assert "ratings" in client(host, TRY, "list", user="chief")["list"]
+    assert login(host, "reader")[1] == "MLFLOW_TRACKING_PASSWORD=given-by-the-operator"
+    for wrong in ([], ["MLFLOW_TRACKING_USERNAME=reader", "MLFLOW_TRACKING_PASSWORD=given-by-nobody-at-all"]):
+        assert client(host, TRY, "list", login_by=wrong)["list"] == 401
+    # an account that acts as a user needs to say nothing
+    command = "cd /home/ana && runuser -u ana -- env HOME=/home/ana MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+    command += " %s -c %s write"
+    assert len(json.loads(host.check_output(command, PYTHON, TRY).splitlines()[-1])["write"]) == 32
+
+
+def test_users_are_those_that_are_listed(host: Host, logged: dict[str, object]) -> None:
+    if not grand(host):
+        pytest.skip("no logins here")
+    removed, before = login(host, "chief"), unit(host, "MainPID")
+    # in the server's cache
+    assert client(host, TRY, "list", login_by=removed)["list"]
+    users = [{"name": "trainer"}, {"name": "reader", "permissions": [{"experiment": "shared", "permission": "EDIT"}]}]
+    assert role(host, mlflow_server_users=users).returncode == 0
+    assert client(host, TRY, "list", login_by=removed)["list"] == 401
+    assert not host.file("/etc/mlflow/users/chief.env").exists
+    # what was given is taken back, what a user has made stays the user's
+    assert client(host, TRY, "list", user="trainer")["list"] == ["collected", "ratings"]
+    assert len(client(host, TRY, "write", user="reader")["write"]) == 32
+    assert unit(host, "MainPID") == before
+
+
+def test_wrong_keys_of_the_store_leave_the_server_alone(host: Host) -> None:
+    if not grand(host):
+        pytest.skip("no store here")
+    before = unit(host, "MainPID")
+    keys = json.loads(host.file("/srv/s3.json").content_string)
+    store = {"bucket": "models/mlflow", "endpoint": "http://127.0.0.1:5055", "access_key": keys["access_key"]}
+    run = role(host, mlflow_server_s3=store | {"secret_key": "mistyped"})
+    assert run.returncode
+    assert "mlflow_server_s3: s3://models/mlflow at http://127.0.0.1:5055 cannot be written" in " ".join(
+        run.stdout.split()
+    )
+    assert unit(host, "MainPID") == before
+    assert keys["secret_key"] in host.file("/etc/mlflow/mlflow.env").content_string

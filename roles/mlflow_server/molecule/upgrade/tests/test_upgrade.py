@@ -1,0 +1,275 @@
+"""Upgrades and the move to PostgreSQL of a server that holds one of everything, and what goes wrong on the way.
+
+Two real versions of MLflow, and all that a client can read compared one by one. The tests go on from each other's
+state, in their order.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+PROJECT = pathlib.Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+SCENARIO = pathlib.Path(__file__).parents[1]
+OLD = {"mlflow_server_requirements": str(SCENARIO / "mlflow-3.10.txt")}
+POSTGRESQL = {"mlflow_server_backend": "postgresql"}
+MOVE = POSTGRESQL | {"mlflow_server_switch": "move"}
+DATABASE = "/var/lib/mlflow/mlflow.db"
+# what a client reads; a new version may say more, and none of what was there otherwise
+Dump = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What came of a run of the role."""
+
+    ok: bool
+    changed: int
+    output: str
+
+
+Role = Callable[..., Run]
+
+
+def command(host: Host, variables: dict[str, Any]) -> list[str]:
+    words = ["ansible-playbook", str(SCENARIO / "role.yml"), "--limit", host.backend.get_hostname()]
+    words += ["--inventory", str(PROJECT / "../../molecule/hosts.py")]
+    return [*words, "--extra-vars", json.dumps(variables)]
+
+
+@pytest.fixture(scope="module")
+def role(host: Host) -> Role:
+    """Runs the role with variables."""
+
+    def run(variables: dict[str, Any]) -> Run:
+        done = subprocess.run(command(host, variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        print(done.stdout)
+        found = re.search(r"changed=(\d+)", done.stdout)
+        return Run(done.returncode == 0, int(found[1]) if found else -1, " ".join(done.stdout.split()))
+
+    return run
+
+
+@pytest.fixture
+def same_server(host: Host) -> Iterator[None]:
+    """The test must leave the server alone that ran before it."""
+    before = pid(host)
+    assert before != "0"
+    yield
+    assert pid(host) == before
+
+
+def pid(host: Host) -> str:
+    value: str = host.check_output("systemctl show mlflow.service --value --property=MainPID")
+    return value
+
+
+def version(host: Host) -> str:
+    script = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5000/version').read().decode())"
+    deadline = time.monotonic() + 120
+    while (answer := host.run("python3 -c %s", script)).rc:
+        assert time.monotonic() < deadline, host.check_output("journalctl -u mlflow -n 40 --no-pager")
+        time.sleep(1)
+    value: str = answer.stdout.strip()
+    return value
+
+
+def client(host: Host, name: str) -> str:
+    """Output of a program of this folder, run with MLflow's client by an account that may not touch the data."""
+    host.check_output("python3 -c %s", f"open('/tmp/{name}', 'w').write({(PROJECT / 'molecule' / name).read_text()!r})")
+    host.check_output(f"chmod 644 /tmp/{name}")
+    run = host.run(
+        f"cd /tmp && runuser -u nobody -- env HOME=/tmp MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+        " MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"
+        f" /opt/mlflow/current/bin/python /tmp/{name}"
+    )
+    assert run.rc == 0, f"{run.stderr}\n{host.check_output('journalctl -u mlflow -n 40 --no-pager')}"
+    output: str = run.stdout
+    return output
+
+
+def dump(host: Host) -> Dump:
+    found: Dump = json.loads(client(host, "dump.py").splitlines()[-1])
+    return found
+
+
+def sql(host: Host, query: str) -> str:
+    value: str = host.check_output("cd / && runuser -u postgres -- psql -qtA -c %s mlflow", query)
+    return value
+
+
+def sqlite(host: Host, query: str) -> None:
+    script = f"import sqlite3; c = sqlite3.connect({DATABASE!r}); c.execute({query!r}); c.commit()"
+    host.check_output("cd / && runuser -u mlflow -- python3 -c %s", script)
+
+
+@pytest.fixture(scope="module")
+def logged(host: Host, role: Role) -> Dump:
+    """A server of the old version, filled; what a client reads from it."""
+    assert role(OLD).ok
+    assert version(host) == "3.10.0"
+    client(host, "fill.py")
+    found = dump(host)
+    kinds = [name.split()[0] for name in found]
+    least = {
+        "experiment": 4,
+        "run": 4,
+        "metric": 6,
+        "input": 3,
+        "artifact": 3,
+        "logged": 1,
+        "registered": 2,
+        "version": 3,
+    }
+    assert {kind: kinds.count(kind) for kind in least} == least
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"mlflow_server_backend": "postgresql://m:hidden@127.0.0.1:1/m"},
+            "mlflow_server_backend postgresql+psycopg://m:***@",
+        ),
+        ({"mlflow_server_backend": "postgres"}, 'mlflow_server_backend is "postgres"'),
+        ({"mlflow_server_backend_store_uri": "sqlite:////var/lib/mlflow/mlflow.db"}, "is now mlflow_server_backend"),
+        ({"mlflow_server_extra_options": ["--worker"]}, "No such option '--worker'"),
+        ({"mlflow_server_gc_schedule": "sometimes"}, "mlflow_server_gc_schedule is no time"),
+        (
+            {"mlflow_server_auth": True, "mlflow_server_users": [{"name": "ana", "password": ""}]},
+            "ana: give a password of 12",
+        ),
+        (
+            {
+                "mlflow_server_s3": {
+                    "bucket": "models",
+                    "endpoint": "http://127.0.0.1:1",
+                    "access_key": "a",
+                    "secret_key": "hidden",
+                }
+            },
+            "mlflow_server_s3: s3://models at http://127.0.0.1:1 cannot be written",
+        ),
+    ],
+    ids=["unreachable", "misspelt", "renamed", "option", "schedule", "password", "store"],
+)
+def test_bad_settings_leave_the_server_alone(
+    host: Host, role: Role, logged: Dump, same_server: None, variables: dict[str, Any], message: str
+) -> None:
+    files = host.check_output("sha256sum /etc/mlflow/mlflow.env /etc/systemd/system/mlflow.service")
+    run = role(OLD | variables)
+    assert not run.ok
+    assert message in run.output
+    assert "hidden@" not in run.output
+    assert host.check_output("sha256sum /etc/mlflow/mlflow.env /etc/systemd/system/mlflow.service") == files
+
+
+def test_no_room_for_the_copy_leaves_the_server_alone(host: Host, role: Role, logged: Dump, same_server: None) -> None:
+    host.check_output("install -d -o mlflow /var/lib/mlflow/backups")
+    host.check_output("mount -t tmpfs -o size=1m tmpfs /var/lib/mlflow/backups")
+    try:
+        run = role({})
+    finally:
+        host.check_output("umount /var/lib/mlflow/backups")
+    assert not run.ok
+    assert "Make room, for instance by removing old copies from /var/lib/mlflow/backups" in run.output
+    assert version(host) == "3.10.0"
+
+
+def test_an_upgrade_that_fails_goes_back(host: Host, role: Role, logged: Dump) -> None:
+    # the new server starts on the migrated database, and is given no time to answer
+    run = role({"mlflow_server_start_timeout": 1})
+    assert not run.ok
+    assert "are as they were before" in run.output
+    assert len(host.file("/var/lib/mlflow/backups").listdir()) == 1
+    assert version(host) == "3.10.0"
+    assert dump(host) == logged
+
+
+def test_an_upgrade_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
+    assert role({}).ok
+    assert version(host) == "3.17.2"
+    assert dump(host) == logged
+    assert role({}).changed == 0
+
+
+def test_an_older_version_is_refused(role: Role, logged: Dump, same_server: None) -> None:
+    run = role(OLD)
+    assert not run.ok
+    assert "is of a newer MLflow" in run.output
+
+
+def test_another_backend_is_refused_while_this_one_holds_data(role: Role, logged: Dump, same_server: None) -> None:
+    run = role(POSTGRESQL)
+    assert not run.ok
+    assert "playbooks/migrate_tracking.yml" in run.output
+
+
+def test_a_row_that_cannot_be_kept_leaves_sqlite_in_force(host: Host, role: Role, logged: Dump) -> None:
+    sqlite(host, "UPDATE registered_models SET description = 'a' || char(0) || 'b' WHERE name LIKE 'staging%'")
+    run = role(MOVE)
+    assert not run.ok
+    assert "Table registered_models cannot be copied" in run.output
+    assert sql(host, "SELECT count(*) FROM runs") == "0"
+    sqlite(host, "UPDATE registered_models SET description = '' WHERE name LIKE 'staging%'")
+    version(host)
+    assert dump(host).keys() == logged.keys()
+
+
+def test_a_move_that_is_killed_leaves_sqlite_in_force(host: Host, role: Role, logged: Dump) -> None:
+    lock = "systemd-run --unit=lock --uid=postgres psql mlflow -c 'BEGIN; LOCK runs; SELECT pg_sleep(600)'"
+    host.check_output(lock)
+    moving = subprocess.Popen(command(host, MOVE), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 180
+    while sql(host, waiting) == "0":
+        assert time.monotonic() < deadline and moving.poll() is None
+        time.sleep(1)
+    assert pid(host) == "0"
+    host.check_output("systemctl kill --signal=KILL mlflow-move.service")
+    output, _ = moving.communicate()
+    host.check_output("systemctl stop lock.service")
+    assert moving.returncode
+    assert "goes on with the database and the artifacts that it had" in " ".join(output.split())
+    assert version(host) == "3.17.2"
+    assert sql(host, "SELECT count(*) FROM runs") == "0"
+    assert dump(host).keys() == logged.keys()
+
+
+def test_the_move_to_postgresql_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
+    before = dump(host)
+    assert role(MOVE).ok
+    assert dump(host) == before
+    assert host.file(DATABASE).exists
+    assert host.run("grep -c sqlite /etc/mlflow/mlflow.env").stdout.strip() == "0"
+    assert role(POSTGRESQL).changed == 0
+    # identifiers go on where they were
+    client(host, "more.py")
+    assert {name: value for name, value in dump(host).items() if name in before} == before
+
+
+def test_it_outlives_a_restart_of_postgresql(host: Host, logged: Dump, same_server: None) -> None:
+    host.check_output("systemctl restart postgresql@17-main.service")
+    assert dump(host).keys() >= logged.keys()
+
+
+def test_a_failed_upgrade_puts_postgresql_back(host: Host, role: Role, logged: Dump, tmp_path: pathlib.Path) -> None:
+    before, table = dump(host), sql(host, "SELECT 'runs'::regclass::oid")
+    lock = tmp_path / "requirements.txt"
+    lock.write_text((PROJECT / "files/requirements.txt").read_text() + "# another lock\n")
+    run = role(POSTGRESQL | {"mlflow_server_requirements": str(lock), "mlflow_server_start_timeout": 1})
+    assert not run.ok
+    assert "are as they were before" in run.output
+    assert version(host) == "3.17.2"
+    assert dump(host) == before
+    # pg_restore has made the tables anew
+    assert sql(host, "SELECT 'runs'::regclass::oid") != table
