@@ -1,4 +1,4 @@
-"""Surprise's predictions as formulas over plain arrays, for all its algorithms but the random one.
+"""Predictions as formulas over plain arrays, for our algorithms and all of Surprise's but the random one.
 
 Needs numpy alone, so that a model outlives the versions that trained it. n users and m items are indices from
 0 on, and -1 is one that is unknown: the last row of what is indexed by user or item is that of the unknown.
@@ -156,6 +156,66 @@ class Slopes(_Compared):
         return np.divide(total, count, out=np.zeros(len(x)), where=count > 0)
 
 
-KINDS: dict[str, type[Factors | Neighbours | Slopes]] = {
-    kind.__name__: kind for kind in (Factors, Neighbours, Slopes)
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """EASE: a user's score of an item is the sum of the weights from the items that the user has rated to it.
+
+    The k learnt items stand at `position` (m+1,), which is -1 for others; `weights` (k, k), float32, is from
+    row to column. The learnt items that user u has rated are `rated[first[u]:first[u] + length[u]]`, by
+    position, and `value` is what each counts; `first` and `length` have shape (n+1,). Where there is no
+    weight, or nothing rated, the score is the item's `popularity` (m+1,). The estimate is
+    low + (high - low) * score. A rating r counts
+    1 - rating_weight + rating_weight * (r - low) / (high - low).
+    """
+
+    low: float
+    high: float
+    rating_weight: float
+    position: NDArray[np.int32]
+    popularity: Floats
+    first: NDArray[np.int64]
+    length: NDArray[np.int64]
+    rated: NDArray[np.int32]
+    value: Floats
+    weights: NDArray[np.float32]
+
+    def pairs(self, user: Index, item: Index) -> Floats:
+        """Estimates of p pairs; both arrays have shape (p,)."""
+        estimate = np.empty(len(user))
+        order = np.argsort(user, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
+            if len(part):
+                estimate[part] = self.of_user(int(user[part[0]]), item[part])
+        return estimate
+
+    def of_user(self, user: int, item: Index) -> Floats:
+        """Estimates of one user for p items, shape (p,)."""
+        row = slice(self.first[user], self.first[user] + self.length[user])
+        return self.of_row(self.rated[row], self.value[row], item)
+
+    def of_row(self, rated: Index, value: Floats, item: Index) -> Floats:
+        """Estimates for p items of a user who has rated the learnt items at positions `rated`."""
+        score = self.popularity[item]
+        at = self.position[item]
+        learnt = at >= 0
+        if len(rated) and learnt.any():
+            # Few columns are picked, of many the rows are added up: both read the matrix once at most.
+            columns = at[learnt]
+            if len(columns) * 8 < len(self.weights):
+                total = value @ self.weights[np.ix_(rated, columns)]
+            else:
+                total = (value @ self.weights[rated])[columns]
+            score[learnt] = total
+        return self.low + (self.high - self.low) * score
+
+    def fold_in(self, item: Index, rating: Floats) -> Floats:
+        """Estimates for all m items of a new user who has given these ratings, shape (m,)."""
+        learnt = self.position[item] >= 0
+        share = (rating[learnt] - self.low) / (self.high - self.low)
+        value = 1 - self.rating_weight + self.rating_weight * share
+        return self.of_row(self.position[item][learnt], value, np.arange(len(self.popularity) - 1))
+
+
+KINDS: dict[str, type[Factors | Neighbours | Slopes | Weights]] = {
+    kind.__name__: kind for kind in (Factors, Neighbours, Slopes, Weights)
 }
