@@ -73,6 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
     evaluate.set_defaults(command=_evaluate)
 
+    tune = commands.add_parser(
+        "tune", help="search for parameters; an interrupted search goes on where it was"
+    )
+    _add_config(tune)
+    _add_tracking(tune)
+    tune.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tried (default: beside the store, or mlruns/tuning)",
+    )
+    tune.set_defaults(command=_tune)
+
+    leaderboard = commands.add_parser("leaderboard", help="measure all experiments and print one table")
+    _add_config(leaderboard, "conf/leaderboard.yaml")
+    _add_tracking(leaderboard)
+    leaderboard.set_defaults(command=_leaderboard)
+
     recommend = commands.add_parser("recommend", help="print the best items of a user")
     recommend.add_argument(
         "--model", metavar="URI", help="default: models:/<environment>.movie-recommender@champion"
@@ -87,13 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.yaml") -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path("conf/default.yaml"),
+        default=Path(default),
         metavar="PATH",
-        help="parameter file (default: conf/default.yaml)",
+        help=f"parameter file (default: {default})",
     )
     for flag, key, what in _DATA_FLAGS:
         parser.add_argument(
@@ -173,6 +191,50 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result = evaluate.cross_validate(ratings, settings, _say)
     print(f"{settings.algorithm} on {ratings.name}: {len(ratings)} ratings")
     print(result.table(settings.evaluation.k))
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import algorithm, data, tracking, tune
+
+    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    ratings = data.read(settings.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    folder = arguments.state or tracking.place(uri) / "tuning"
+    outcome = tune.tune(settings, ratings, uri, folder, _say)
+    print(
+        f"best {settings.tuning.metric} {outcome.value:.4f} of {outcome.trials} trials, {outcome.pruned} pruned"
+    )
+    print(
+        yaml.safe_dump({"algorithm": settings.algorithm, "params": outcome.params}, sort_keys=False), end=""
+    )
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    board = _config(arguments)
+    from recommender import algorithm, config, data, leaderboard, tracking
+
+    if not board.experiments:
+        raise InputError(
+            f"{arguments.config}: no experiments. List parameter files, as conf/leaderboard.yaml does."
+        )
+    configs = {}
+    for path in map(Path, board.experiments):
+        # What is compared has data, folds and seed in common.
+        shared = {
+            "seed": board.seed,
+            "data": board.data.model_dump(),
+            "evaluation": board.evaluation.model_dump(),
+        }
+        shared["tracking"] = board.tracking.model_dump()
+        configs[path.stem] = experiment = config.load(path, shared)
+        algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
+    ratings = data.read(board.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    entries = leaderboard.run(configs, ratings, _say)
+    run_id = leaderboard.log(entries, configs, ratings, uri, board)
+    print(leaderboard.table(entries, board.evaluation.k))
+    print(f"MLflow    {tracking.shown(uri)}, run {run_id}: plots and leaderboard.json")
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
