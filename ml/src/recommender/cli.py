@@ -106,7 +106,30 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
+
+    download = commands.add_parser("download", help="fetch one of MovieLens' public sets")
+    download.add_argument("name", help="100k, 1m, 25m or 32m")
+    download.add_argument("--folder", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    download.add_argument("--mirror", metavar="URL", help="default: GroupLens' own server")
+    download.set_defaults(command=_download)
+
+    generate = commands.add_parser("generate", help="write MovieLens-like ratings with a planted structure")
+    generate.add_argument("--ratings", type=_count, required=True, metavar="N", help="how many, also as 1e6")
+    generate.add_argument("--users", type=_count, metavar="N", help="default: a 145th of the ratings")
+    generate.add_argument("--items", type=_count, metavar="N", help="default: six times their square root")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    generate.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="CSV, or a .parquet file"
+    )
+    generate.set_defaults(command=_generate)
     return parser
+
+
+def _count(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +218,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result = evaluate.cross_validate(ratings, settings, _say)
     print(f"{settings.algorithm} on {ratings.name}: {len(ratings)} ratings")
     print(result.table(settings.evaluation.k))
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from recommender import downloads
+
+    folder = downloads.download(arguments.name, arguments.folder, arguments.mirror or downloads.MIRROR, _say)
+    print(f"{folder}\n  recommender train --data {folder}")
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from recommender import synthetic
+
+    ratings = synthetic.generate(arguments.ratings, arguments.seed, arguments.users, arguments.items)
+    synthetic.write(ratings, arguments.output, arguments.seed)
+    print(
+        f"{arguments.output}: {len(ratings):,} ratings of {len(ratings.users):,} users for "
+        f"{len(ratings.items):,} items"
+    )
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
