@@ -122,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="PATH", help="CSV, or a .parquet file"
     )
     generate.set_defaults(command=_generate)
+
+    check = commands.add_parser(
+        "check", help="look at the data: what is in it, what is new since the champion"
+    )
+    _add_config(check)
+    _add_tracking(check)
+    check.add_argument("--champion", action="store_true", help="compare with the data of the champion")
+    check.add_argument("--output", type=Path, metavar="PATH", help="folder for the reports as HTML and JSON")
+    check.set_defaults(command=_check)
     return parser
 
 
@@ -236,6 +245,38 @@ def _generate(arguments: argparse.Namespace) -> None:
         f"{arguments.output}: {len(ratings):,} ratings of {len(ratings.users):,} users for "
         f"{len(ratings.items):,} items"
     )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import data, registry, reports, tracking
+
+    ratings = data.read(settings.data)
+    now = reports.profile(ratings)
+    pages: dict[str, Any] = {"validation": now}
+    print(reports.text(now))
+    if arguments.champion:
+        tracking.connect(arguments.tracking_uri)
+        name = f"{registry.environment()}.{settings.tracking.model}"
+        before = reports.of_champion(name)
+        if before is None:
+            raise InputError(f"{name}: no champion with a profile of its data. Train one first.")
+        pages["drift"] = reports.drift(ratings, now, before)
+        print(reports.text(pages["drift"]))
+    if arguments.output:
+        for page, content in pages.items():
+            for suffix, written in (
+                (".html", reports.page(content)),
+                (".json", json.dumps(content, indent=2)),
+            ):
+                write = arguments.output / f"{page}{suffix}"
+                try:
+                    write.parent.mkdir(parents=True, exist_ok=True)
+                    write.write_text(written, encoding="utf-8")
+                except OSError as error:
+                    raise RecommenderError(
+                        f"{write}: {error.strerror}. Name a folder that you can write."
+                    ) from error
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
