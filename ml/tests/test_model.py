@@ -61,7 +61,7 @@ def test_manifest_says_what_made_which_files(saved: dict[str, Path], ratings: Ra
             == (stated["made_with"])
         )
         assert {"system", "mlflow", "pandas", "scikit-surprise"} < set(stated["made_with"])
-        assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (1, "d", {"seed": 0})
+        assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (2, "d", {"seed": 0})
     assert algorithm.load(saved["native"]).predict("1", "7").est == pytest.approx(
         Recommender.load(saved["arrays"]).estimate(["1"], ["7"])[0], abs=1e-9
     )
@@ -97,12 +97,12 @@ def test_a_missing_file_is_named(kind: str, saved: dict[str, Path]) -> None:
 @pytest.mark.parametrize("kind", LOAD)
 def test_a_newer_format_is_refused_whatever_it_looks_like(kind: str, saved: dict[str, Path]) -> None:
     path = saved[kind] / "manifest.json"
-    path.write_text('{"format": 2, "recommender": "7.0.0", "pieces": []}')
+    path.write_text('{"format": 3, "recommender": "7.0.0", "pieces": []}')
     with pytest.raises(InputError) as refused:
         LOAD[kind](saved[kind])
     assert str(refused.value).startswith(
-        f"{path}: format 2, written by recommender 7.0.0; this is recommender {__version__}, which reads "
-        "format 1. Load the model with recommender 7.0.0, or train it anew"
+        f"{path}: format 3, written by recommender 7.0.0; this is recommender {__version__}, which reads "
+        "format 1 and 2. Load the model with recommender 7.0.0, or train it anew"
     )
 
 
@@ -234,7 +234,7 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("SDV", {}, r"there is no 'SDV'; there are: BaselineOnly, CoClustering"),
+        ("SDV", {}, r"there is no 'SDV'; there are: BMF, BaselineOnly, CoClustering, EASE"),
         ("AlgoBase", {}, "there is no 'AlgoBase'"),
         ("SVD", {"factors": 3}, "SVD does not take 'factors'; it takes: biased, init_mean"),
         ("KNNBasic", {"kk": 3}, "KNNBasic does not take 'kk'; it takes: bsl_options, k, min_k, sim_options"),

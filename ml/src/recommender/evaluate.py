@@ -11,6 +11,7 @@ from recommender import algorithm, metrics, trainset
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.errors import InputError
+from recommender.metrics import Floats
 from recommender.model import Recommender
 
 METRICS = ("rmse", "mae", "precision_at_k", "recall_at_k", "ndcg_at_k")
@@ -36,9 +37,9 @@ class Evaluation:
     """
 
     folds: tuple[Fold, ...]
-    true: metrics.Floats
-    estimate: metrics.Floats
-    item_ratings: metrics.Floats
+    true: Floats
+    estimate: Floats
+    item_ratings: Floats
 
     def mean(self) -> dict[str, float]:
         """Each metric's mean over the folds."""
@@ -92,7 +93,7 @@ def cross_validate(
 
 def measure(
     ratings: Ratings, config: Config, known: trainset.ArrayTrainset, held_out: Any, number: int
-) -> tuple[Fold, metrics.Floats]:
+) -> tuple[Fold, Floats]:
     """Train on `known` and estimate the ratings at the positions `held_out`: metrics, and estimates (n,)."""
     settings = config.evaluation
     began = time.perf_counter()
@@ -123,11 +124,11 @@ class Lists:
     metrics: dict[str, float]
     fit_seconds: float
     list_seconds: float
-    popularity: metrics.Floats
+    popularity: Floats
 
 
 def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
-    """Hold a quarter of each user's ratings out, train on the rest, and list evaluation.k items for everybody.
+    """Hold a quarter of each user's ratings out, train on the rest, list evaluation.k items for everybody.
 
     The lists are those that are served: without what the user has rated, with recommendation's own rules.
     Every rating that is held out is relevant, whatever its height: it was picked.
@@ -144,11 +145,9 @@ def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
     fitted = time.process_time()
     settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
     recommender = Recommender.build(algorithm.scorer(algo, rest), rest, settings)
-    at = {raw: position for position, raw in enumerate(ratings.items)}
     picks = np.full((len(ratings.users), config.evaluation.k), -1)
-    for row, raw in enumerate(ratings.users):
-        chosen = [at[pick.item] for pick in recommender.top_n(raw, config.evaluation.k)]
-        picks[row, : len(chosen)] = chosen
+    for block in recommender.recommend(k=config.evaluation.k):
+        picks[block.user, block.rank - 1] = block.item
     listed = time.process_time()
     found = metrics.lists(picks, ratings.user[out], ratings.item[out], len(ratings.items))
     return Lists(

@@ -6,8 +6,9 @@ Estimates are in rating units and not clipped. They are Surprise's own to the la
 Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +20,54 @@ Index = NDArray[np.integer[Any]]
 _PART = 2**20
 
 
-class Scorer(Protocol):
-    """Raw estimates of pairs."""
+class Scorer(ABC):
+    """Raw estimates of pairs, and what else a trained model can say of users and items.
 
+    A kind of scorer has to give `pairs` and `n_users`, is a frozen dataclass of arrays and numbers, and is
+    listed in KINDS. The other methods have an answer that is right for any kind; it is slow, or None.
+    """
+
+    @property
+    @abstractmethod
+    def n_users(self) -> int:
+        """How many users are known."""
+
+    @abstractmethod
     def pairs(self, user: Index, item: Index) -> Floats:
         """Estimates of p pairs; both arrays have shape (p,)."""
 
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p)."""
+        grid = self.pairs(np.repeat(user, len(item)), np.tile(item, len(user)))
+        return grid.reshape(len(user), len(item))
+
     def of_user(self, user: int, item: Index) -> Floats:
         """Estimates of one user for p items, shape (p,)."""
+        estimate: Floats = self.of_users(np.array([user]), item)[0]
+        return estimate
+
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self | None:
+        """A scorer whose last user (n_users - 1) is one with these h ratings, shapes (h,), of known items.
+
+        Nothing is trained: what the model knows of the items stays as it is. `how` is what
+        recommender.folding found out when the model was trained. None where this kind cannot.
+        """
+        return None
+
+    def similar(self, item: int) -> Floats | None:
+        """The similarity of each item to this one, shape (m,), higher is nearer; None if there is none."""
+        return None
+
+    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+        """What each of a user's h ratings adds to the estimate of an item, in rating units, shape (h,).
+
+        None where the model answers from something else than the user's single ratings.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
-class Factors:
+class Factors(Scorer):
     """SVD, SVDpp, NMF, BaselineOnly, CoClustering: biases and a product of factors.
 
     base + user_bias + item_bias + user_factors · item_factors, of shapes (n+1,), (m+1,), (n+1, f) and
@@ -45,22 +82,90 @@ class Factors:
     user_factors: Floats
     item_factors: Floats
 
+    @property
+    def n_users(self) -> int:
+        """How many users are known."""
+        return len(self.user_bias) - 1
+
     def pairs(self, user: Index, item: Index) -> Floats:
         """Estimates of p pairs; both arrays have shape (p,)."""
         product = np.einsum("ij,ij->i", self.user_factors[user], self.item_factors[item])
         return self._answered(self.base + self.user_bias[user] + self.item_bias[item] + product)
 
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for p items, shape (p,)."""
-        product = self.item_factors[item] @ self.user_factors[user]
-        return self._answered(self.base + self.user_bias[user] + self.item_bias[item] + product)
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p)."""
+        estimate = self.user_factors[user] @ self.item_factors[item].T
+        estimate += (self.base + self.user_bias[user])[:, None]
+        estimate += self.item_bias[item]
+        return self._answered(estimate)
+
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+        """Ridge regression of the ratings on the items' factors, drawn to what users are like.
+
+        Bias and factors of the new user are the mean of their posterior when those of the known users are the
+        sample of a normal prior and ratings have the variance `noise` around the estimate: Rasmussen and
+        Williams (2006), Gaussian Processes for Machine Learning, section 2.1.
+        """
+        weights, residual, mean = self._regression(item, rating, how)
+        user = mean + weights @ residual
+        return replace(
+            self,
+            user_bias=np.append(user[0], self.user_bias[-1]),
+            user_factors=np.stack((user[1:], self.user_factors[-1])),
+        )
+
+    def _regression(self, item: Index, rating: Floats, how: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
+        """Weights (f+1, h), residuals of the ratings at the prior's mean (h,), and that mean (f+1,)."""
+        mean, spread = self._prior()
+        seen = np.column_stack((np.ones(len(item)), self.item_factors[item]))
+        residual = rating - self.base - self.item_bias[item] - seen @ mean
+        # Items that the algorithm has not seen say nothing.
+        unseen = ~np.isfinite(residual)
+        seen[unseen], residual[unseen] = 0, 0
+        pull = spread @ seen.T
+        weights = np.linalg.solve(how["noise"] * np.eye(len(mean)) + pull @ seen, pull)
+        return weights, residual, mean
+
+    def _prior(self) -> tuple[Floats, Floats]:
+        """Mean (f+1,) and covariance (f+1, f+1) of the known users' bias and factors."""
+        cached: tuple[Floats, Floats] | None = self.__dict__.get("_moments")
+        if cached is None:
+            known = np.column_stack((self.user_bias, self.user_factors))[:-1]
+            known = known[np.isfinite(known).all(axis=1)]
+            cached = known.mean(axis=0), np.atleast_2d(np.cov(known, rowvar=False, bias=True))
+            object.__setattr__(self, "_moments", cached)
+        return cached
+
+    def similar(self, item: int) -> Floats | None:
+        """Cosine of the items' factors; None for a model of biases only."""
+        factors = self.item_factors[:-1]
+        if factors.shape[1] == 0:
+            return None
+        length = np.sqrt(np.einsum("ij,ij->i", factors, factors))
+        product = length * length[item]
+        cosine = np.zeros(len(factors))
+        np.divide(factors @ factors[item], product, out=cosine, where=product > 0)
+        return cosine
+
+    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+        """The estimate of a user that is folded in is linear in the ratings: each one's term.
+
+        As Hu, Koren and Volinsky (2008), section 5, doi:10.1109/ICDM.2008.22. None for a model of biases
+        only.
+        """
+        if self.item_factors.shape[1] == 0:
+            return None
+        weights, residual, _ = self._regression(rated, rating, how)
+        # Without the bias, by which every rating speaks for every item alike.
+        terms: Floats = (self.item_factors[item] @ weights[1:]) * residual
+        return terms
 
     def _answered(self, estimate: Floats) -> Floats:
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared:
+class _Compared(Scorer):
     """base + user_level + item_level + a correction, for which x is compared with what y was rated with.
 
     x is the user and y the item when `user_based`, the other way round when not. The levels have shapes
@@ -93,9 +198,25 @@ class _Compared:
             estimate[part] += self._correction(x[part], y[part])
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for p items, shape (p,)."""
-        return self.pairs(np.full(len(item), user), item)
+    @property
+    def n_users(self) -> int:
+        """How many users are known."""
+        return len(self.user_level) - 1
+
+    def similar(self, item: int) -> Floats | None:
+        """The stored similarities of the item; None where users are compared, or deviations stored."""
+        return None
+
+    def _alone(self, level: float, item: Index, **columns: Any) -> Self:
+        """Where items are compared: with one user only, of this level, who has rated these items."""
+        return replace(
+            self,
+            user_level=np.array([level, self.user_level[-1]]),
+            first=np.zeros(2, dtype=np.int64),
+            length=np.array([len(item), 0]),
+            near=item.astype(np.int32),
+            **columns,
+        )
 
     def _correction(self, x: Index, y: Index) -> Floats:
         raise NotImplementedError
@@ -105,12 +226,16 @@ class _Compared:
         length = self.length[y]
         pair = np.repeat(np.arange(len(y)), length)
         rating = np.arange(len(pair)) + (self.first[y] - np.cumsum(length) + length)[pair]
-        low, high = np.minimum(x[pair], self.near[rating]), np.maximum(x[pair], self.near[rating])
+        at, found = self._stored(x[pair], self.near[rating])
+        return pair[found], rating[found], self.value[at[found]]
+
+    def _stored(self, x: Index, other: Index) -> tuple[Index, NDArray[np.bool_]]:
+        """Where the value of each pair of x stands, and whether there is one."""
+        low, high = np.minimum(x, other), np.maximum(x, other)
         n = len(self.user_level if self.user_based else self.item_level) - 1
         key = low.astype(self.key.dtype) * n + high.astype(self.key.dtype)
         at = np.searchsorted(self.key, key, side="right") - 1
-        found = self.key[at] == key
-        return pair[found], rating[found], self.value[at[found]]
+        return at, self.key[at] == key if len(self.key) else np.zeros(len(key), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +253,92 @@ class Neighbours(_Compared):
     deviation: Floats
     k: int
     min_k: int
+
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self | None:
+        """What Surprise would make of these ratings, all else left as it was; `how` as folding finds it.
+
+        Where items are compared, the user is a row of their own; where users are, the similarities to all
+        others are computed by the algorithm's measure. None for pearson_baseline between users in algorithms
+        other than KNNBaseline, which do not keep the baselines that it takes.
+        """
+        if how["level"] == "baseline":
+            level = float(np.sum(rating - self.base - self.item_level[item]) / (how["reg_u"] + len(rating)))
+        else:
+            level = float(rating.mean()) if how["level"] == "mean" and self.user_based else 0.0
+        if not self.user_based:
+            known = self.base + self.item_level[item] + level
+            return self._alone(level, item, deviation=(rating - known) / self.scale[item])
+        if how["similarity"] == "pearson_baseline" and how["level"] != "baseline":
+            return None
+        sigma = 1.0
+        if how["spread"]:
+            sigma = float(rating.std()) or how["spread"]
+        n = self.n_users
+        similarity = self._similarities(item, rating, level, how)
+        other = np.flatnonzero(similarity > 0)
+        return replace(
+            self,
+            user_level=np.insert(self.user_level, n, level),
+            scale=np.insert(self.scale, n, sigma),
+            # Only the new user's pairs are asked for.
+            key=other * (n + 1) + n,
+            value=similarity[other],
+        )
+
+    def _similarities(self, item: Index, rating: Floats, level: float, how: dict[str, Any]) -> Floats:
+        """Of a new user to each known one, shape (n,), as surprise.similarities defines them."""
+        n, length = self.n_users, self.length[item]
+        mine = np.repeat(np.arange(len(item)), length)
+        at = np.arange(len(mine)) + (self.first[item] - np.cumsum(length) + length)[mine]
+        other = self.near[at]
+        expected = self.base + self.item_level[item][mine]
+        theirs = self.deviation[at] * self.scale[other] + expected + self.user_level[other]
+        # The digits that were lost in the deviation: equal ratings have to be equal again.
+        a, b = rating[mine], np.round(theirs, 9)
+        if how["similarity"] == "pearson_baseline":
+            a, b = a - expected - level, b - expected - self.user_level[other]
+
+        def total(values: Floats) -> Floats:
+            return np.bincount(other, values, minlength=n).astype(np.float64)
+
+        count = np.bincount(other, minlength=n).astype(np.float64)
+        if how["similarity"] == "msd":
+            above, below = count, total((a - b) ** 2) + count
+        else:
+            above, left, right = total(a * b), total(a * a), total(b * b)
+            if how["similarity"] == "pearson":
+                sum_a, sum_b = total(a), total(b)
+                above = count * above - sum_a * sum_b
+                left, right = count * left - sum_a**2, count * right - sum_b**2
+            below = np.sqrt(left * right)
+            if how["similarity"] == "pearson_baseline":
+                above, below = above * (count - 1), below * (count - 1 + how["shrinkage"])
+        least = max(how["min_support"], 2 if how["similarity"] == "pearson_baseline" else 1)
+        return np.divide(above, below, out=np.zeros(n), where=(count >= least) & (below > 0))
+
+    def similar(self, item: int) -> Floats | None:
+        """The similarities between items, which are there where items are compared."""
+        if self.user_based:
+            return None
+        everything = np.arange(len(self.item_level) - 1)
+        at, found = self._stored(np.full(len(everything), item), everything)
+        similarity = np.zeros(len(everything))
+        similarity[found] = self.value[at[found]]
+        return similarity
+
+    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+        """Each neighbour's term of the weighted mean; None where the neighbours are other users."""
+        if self.user_based:
+            return None
+        alone = self.fold_in(rated, rating, how)
+        assert alone is not None
+        _, at, similarity = alone._found(np.array([item]), np.array([0]))
+        nearest = np.argsort(-similarity, kind="stable")[: self.k]
+        terms = np.zeros(len(rated))
+        if len(nearest) >= max(self.min_k, 1):
+            weight = similarity[nearest] / similarity[nearest].sum()
+            terms[at[nearest]] = self.scale[item] * weight * alone.deviation[at[nearest]]
+        return terms
 
     def _correction(self, x: Index, y: Index) -> Floats:
         pair, rating, similarity = self._found(x, y)
@@ -148,6 +359,10 @@ class Slopes(_Compared):
     `value` is the deviation of item a from item b, and there is one where somebody has rated both.
     """
 
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+        """A user with these ratings, the deviations left as they were."""
+        return self._alone(float(rating.mean()), item)
+
     def _correction(self, x: Index, y: Index) -> Floats:
         pair, rating, deviation = self._found(x, y)
         signed = np.where(x[pair] <= self.near[rating], deviation, -deviation)
@@ -157,7 +372,7 @@ class Slopes(_Compared):
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class Weights(Scorer):
     """EASE: a user's score of an item is the sum of the weights from the items that the user has rated to it.
 
     The k learnt items stand at `position` (m+1,), which is -1 for others; `weights` (k, k), float32, is from
@@ -179,43 +394,67 @@ class Weights:
     value: Floats
     weights: NDArray[np.float32]
 
+    @property
+    def n_users(self) -> int:
+        """How many users are known."""
+        return len(self.length) - 1
+
     def pairs(self, user: Index, item: Index) -> Floats:
         """Estimates of p pairs; both arrays have shape (p,)."""
         estimate = np.empty(len(user))
         order = np.argsort(user, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
             if len(part):
-                estimate[part] = self.of_user(int(user[part[0]]), item[part])
+                estimate[part] = self.of_users(user[part[:1]], item[part])[0]
         return estimate
 
-    def of_user(self, user: int, item: Index) -> Floats:
-        """Estimates of one user for p items, shape (p,)."""
-        row = slice(self.first[user], self.first[user] + self.length[user])
-        return self.of_row(self.rated[row], self.value[row], item)
-
-    def of_row(self, rated: Index, value: Floats, item: Index) -> Floats:
-        """Estimates for p items of a user who has rated the learnt items at positions `rated`."""
-        score = self.popularity[item]
-        at = self.position[item]
-        learnt = at >= 0
-        if len(rated) and learnt.any():
-            # Few columns are picked, of many the rows are added up: both read the matrix once at most.
-            columns = at[learnt]
-            if len(columns) * 8 < len(self.weights):
-                total = value @ self.weights[np.ix_(rated, columns)]
-            else:
-                total = (value @ self.weights[rated])[columns]
-            score[learnt] = total
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p)."""
+        score = np.repeat(self.popularity[item][None], len(user), axis=0)
+        column = np.flatnonzero(self.position[item] >= 0)
+        known = np.flatnonzero(self.length[user] > 0)
+        if len(column) and len(known):
+            rows = np.zeros((len(known), len(self.weights)))
+            for row, u in enumerate(user[known]):
+                span = slice(self.first[u], self.first[u] + self.length[u])
+                np.add.at(rows[row], self.rated[span], self.value[span])
+            # Of few users the weights from what none of them has rated need not be read.
+            used = np.flatnonzero(rows.any(axis=0))
+            score[np.ix_(known, column)] = (
+                rows[:, used] @ self.weights[np.ix_(used, self.position[item[column]])]
+            )
         return self.low + (self.high - self.low) * score
 
-    def fold_in(self, item: Index, rating: Floats) -> Floats:
-        """Estimates for all m items of a new user who has given these ratings, shape (m,)."""
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+        """A row of these ratings times the weights, which is what a known user gets."""
         learnt = self.position[item] >= 0
-        share = (rating[learnt] - self.low) / (self.high - self.low)
-        value = 1 - self.rating_weight + self.rating_weight * share
-        return self.of_row(self.position[item][learnt], value, np.arange(len(self.popularity) - 1))
+        return replace(
+            self,
+            first=np.zeros(2, dtype=np.int64),
+            length=np.array([np.count_nonzero(learnt), 0]),
+            rated=self.position[item[learnt]],
+            value=self._counts(rating[learnt]),
+        )
+
+    def similar(self, item: int) -> Floats | None:
+        """The weights from the item, None if it is not learnt: what else is picked where this one was."""
+        if self.position[item] < 0:
+            return None
+        row = np.append(self.weights[self.position[item]], 0.0)
+        return row[self.position[:-1]].astype(np.float64)
+
+    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+        """Each rating's term of the sum, None if the item is not learnt."""
+        if self.position[item] < 0:
+            return None
+        terms = np.zeros(len(rated))
+        learnt = self.position[rated] >= 0
+        weight = self.weights[self.position[rated[learnt]], self.position[item]]
+        terms[learnt] = (self.high - self.low) * self._counts(rating[learnt]) * weight
+        return terms
+
+    def _counts(self, rating: Floats) -> Floats:
+        return 1 - self.rating_weight + self.rating_weight * (rating - self.low) / (self.high - self.low)
 
 
-KINDS: dict[str, type[Factors | Neighbours | Slopes | Weights]] = {
-    kind.__name__: kind for kind in (Factors, Neighbours, Slopes, Weights)
-}
+KINDS: dict[str, type[Scorer]] = {kind.__name__: kind for kind in (Factors, Neighbours, Slopes, Weights)}

@@ -229,16 +229,17 @@ def tag(run_id: str, tags: dict[str, str]) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def log_model(native: Path, arrays: Path, metadata: dict[str, Any]) -> Any:
+def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dict[str, float]) -> Any:
     """Log the folder with Surprise's dump as the run's artifact native/, and the MLflow model.
 
-    `arrays` is the folder of a saved Recommender, all that the model answers from. Returns MLflow's
-    ModelInfo.
+    `arrays` is the folder of a saved Recommender, all that the model answers from; `example` is a history,
+    item: rating, for the input example. Returns MLflow's ModelInfo.
     """
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
     mlflow.log_artifacts(str(native), "native")
     packages = ("mlflow", "numpy", "pandas")
@@ -252,13 +253,16 @@ def log_model(native: Path, arrays: Path, metadata: dict[str, Any]) -> Any:
         signature=ModelSignature(
             inputs=Schema(
                 [
-                    ColSpec("string", "user"),
+                    ColSpec("string", "user", required=False),
                     ColSpec("string", "item", required=False),
                     ColSpec("long", "k", required=False),
+                    ColSpec(AnyType(), "history", required=False),  # type: ignore[no-untyped-call]
+                    ColSpec("long", "reasons", required=False),
+                    ColSpec("string", "similar_to", required=False),
                 ]
             )
         ),
-        input_example=pd.DataFrame({"user": ["1"], "k": [10]}),
+        input_example=pd.DataFrame({"user": ["new"], "k": [10], "history": [example], "reasons": [2]}),
         metadata=metadata,
     )
 

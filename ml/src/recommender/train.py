@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, registry, tracking, trainset
+from recommender import algorithm, data, evaluate, folding, registry, reports, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -76,6 +76,8 @@ def train(
         )
         with clock.part("log"):
             tracking.log_evaluation(run_id, config, ratings, evaluation)
+            for remark in reports.log(run_id, ratings, name):
+                progress(f"data: {remark}")
             digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
             about = {**digests, "parameters": tracking.parameters(config)}
             with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +85,10 @@ def train(
                 algorithm.save(algo, native, about)
                 recommender.save(arrays, about)
                 model_uri = tracking.log_model(
-                    native, arrays, {"algorithm": config.algorithm, **digests}
+                    native,
+                    arrays,
+                    {"algorithm": config.algorithm, **digests},
+                    {ratings.items[0]: ratings.scale[1]},
                 ).model_uri
             tracking.tag(run_id, {"model_digest": model_digest})
             tracking.log_seconds(run_id, clock.seconds)
@@ -126,8 +131,13 @@ def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
     algo = algorithm.make(config.algorithm, config.params, config.seed)
     algorithm.fit(algo, trainset.full(ratings))
-    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
-    return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings), algo
+    scorer = algorithm.scorer(algo, ratings)
+    settings = {
+        "algorithm": config.algorithm,
+        **config.recommendation.model_dump(),
+        "fold_in": folding.how(algo, scorer, ratings),
+    }
+    return Recommender.build(scorer, ratings, settings), algo
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -100,19 +100,18 @@ def _with(config: Config, chosen: dict[str, Any]) -> Config:
 _work: dict[str, Any] = {}
 
 
-def _prepare(config: Config, ratings: Ratings) -> None:
+def _prepare(config: Config, ratings: Ratings, metric: str) -> None:
     from threadpoolctl import threadpool_limits
 
     # Control-C is for the process that has the runs and the study.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As many processes as processors: threads of their own would only be in one another's way.
     threadpool_limits(1)
-    _work.update(config=config, ratings=ratings)
+    _work.update(config=config, ratings=ratings, metric=metric)
 
 
 def _measure(chosen: dict[str, Any], fold: int) -> float:
-    config, ratings = _with(_work["config"], chosen), _work["ratings"]
-    metric = config.tuning.metric
+    config, ratings, metric = _with(_work["config"], chosen), _work["ratings"], _work["metric"]
     if metric == "list_ndcg":
         return evaluate.lists(ratings, config, config.seed + fold).metrics[metric]
     folds = trainset.folds(ratings, config.evaluation.folds, config.seed)
@@ -139,17 +138,17 @@ def _optuna(
     seed = (config.seed + len(study.get_trials(deepcopy=False))) % 2**32
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     states = optuna.trial.TrialState
-    for trial in study.get_trials(states=(states.RUNNING,)):
+    for left in study.get_trials(states=(states.RUNNING,)):
         # Nobody else is at it: these are of a search that was killed, and are tried again.
-        study.tell(trial.number, state=states.FAIL)
-        study.enqueue_trial(trial.params)
+        study.tell(left.number, state=states.FAIL)
+        study.enqueue_trial(left.params)
     distributions = {key: _distribution(values) for key, values in settings.space.items()}
     before = study.user_attrs.get("run_id")
     with (
         tracking.run(
             config, uri, _tags(config, ratings), f"tune {config.algorithm}", run_id=_known(before)
         ) as parent,
-        _pool(config, ratings) as pool,
+        _pool(config, ratings, settings.metric) as pool,
     ):
         study.set_user_attr("run_id", parent.info.run_id)
         ended = (states.COMPLETE, states.PRUNED)
@@ -191,8 +190,8 @@ def _optuna(
                 else:
                     study.tell(trial, value)
                 finished = len(study.get_trials(deepcopy=False, states=ended))
-                whole = [one.value for one in study.get_trials(deepcopy=False, states=(states.COMPLETE,))]
-                best = (max if maximise else min)(whole) if whole else value
+                complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+                best = study.best_value if complete else value
                 progress(
                     f"{finished}/{settings.trials} {settings.metric} {value:.4f}"
                     f"{f' pruned after {fold + 1} of {folds} folds' if pruned else ''} "
@@ -314,9 +313,12 @@ def _processes() -> int:
 
 
 @contextmanager
-def _pool(config: Config, ratings: Ratings) -> Iterator[ProcessPoolExecutor]:
+def _pool(config: Config, ratings: Ratings, metric: str) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(
-        _processes(), multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(config, ratings)
+        _processes(),
+        multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(config, ratings, metric),
     )
     try:
         yield pool
@@ -380,6 +382,6 @@ def _distribution(values: Any) -> Any:
 
     if not isinstance(values, Range):
         return optuna.distributions.CategoricalDistribution(values)
-    whole = isinstance(values.low, int) and isinstance(values.high, int)
-    kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-    return kind(values.low, values.high, log=values.log)
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return optuna.distributions.IntDistribution(values.low, values.high, log=values.log)
+    return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)
