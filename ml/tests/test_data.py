@@ -209,6 +209,9 @@ BAD_FILES = {
         HEAD + "1,2,3,0\n7,2,3,0\n1,2,4,0\n",
         "line 4: user '1' rates item '2' again (first: {path}, line 2; 1 such rows)",
     ),
+    "decimal comma without quotes": (HEAD + "1,2,3,0\n1,3,3,5,0\n", "Expected 4 fields in line 3, saw 5"),
+    "decimal comma everywhere": (HEAD + "1,2,3,5,0\n", "line 2: more fields than line 1 names columns"),
+    "column twice": ("userId,userId,movieId,rating\n1,2,3,4\n", "line 1: column 'userId' is there twice"),
     "open quote": (HEAD + '1,"2,3,0\n', "check quotes"),
 }
 
@@ -234,6 +237,9 @@ def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
         ("u.data", "1\t2\n", "line 1: fewer than three fields"),
         ("ratings.dat", "1::2::3::4\n1::2::3::5\n", "line 2: user '1' rates item '2' again"),
         ("ratings.dat", "1,2,3\n", "line 1: no '::' between the fields"),
+        ("ratings.dat", "1::2::3::4\n1::7\n", "line 2, column rating: the value is missing"),
+        ("ratings.dat", "1::2::3::4\n1:5::2::3::4\n", "in line 2"),
+        ("u.data", "1\t2\t3\t4\n1\t3\t3\t5\t4\n", "Expected 4 fields in line 2, saw 5"),
     ],
 )
 def test_bad_movielens_files(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -146,7 +146,7 @@ def history_of(ratings: Ratings, at: int) -> dict[str, float]:
     }
 
 
-EXACT = [case for case in CASES if case[0].startswith(("KNN", "Slope"))]
+EXACT = [case for case in CASES if case[0].startswith(("KNN", "Slope", "EASE"))]
 
 
 @pytest.mark.parametrize("case", EXACT, ids=names)

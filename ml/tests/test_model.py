@@ -234,7 +234,7 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("SDV", {}, r"there is no 'SDV'; there are: BaselineOnly, CoClustering"),
+        ("SDV", {}, r"there is no 'SDV'; there are: BMF, BaselineOnly, CoClustering, EASE"),
         ("AlgoBase", {}, "there is no 'AlgoBase'"),
         ("SVD", {"factors": 3}, "SVD does not take 'factors'; it takes: biased, init_mean"),
         ("KNNBasic", {"kk": 3}, "KNNBasic does not take 'kk'; it takes: bsl_options, k, min_k, sim_options"),

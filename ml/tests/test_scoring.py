@@ -36,6 +36,14 @@ CASES = [
     ("KNNBaseline", {"sim_options": {"name": "pearson_baseline"}, "bsl_options": {"method": "als"}}),
     ("KNNBaseline", {"k": 4, "min_k": 2, "sim_options": {"name": "pearson_baseline", "user_based": False}}),
 ]
+OURS = [
+    ("BMF", {"n_factors": 3, "n_epochs": 4}),
+    ("BMF", {"n_factors": 2, "n_epochs": 3, "implicit": False, "n_kept": 2}),
+    ("BMF", {"n_factors": 0, "n_epochs": 2}),
+    ("EASE", {"min_ratings": 2}),
+    ("EASE", {"reg": 3.0, "min_ratings": 15, "rating_weight": 0.0}),
+]
+CASES += OURS
 EXACT = {"rtol": 0, "atol": 1e-9}
 
 
@@ -95,7 +103,8 @@ NEIGHBOURS = st.fixed_dictionaries(
     }
 )
 ANY = st.one_of(
-    st.tuples(st.sampled_from(["SVD", "SVDpp", "NMF"]), FACTORS),
+    st.tuples(st.sampled_from(["SVD", "SVDpp", "NMF", "BMF"]), FACTORS),
+    st.tuples(st.just("EASE"), st.fixed_dictionaries({"min_ratings": st.integers(0, 3)})),
     st.tuples(st.sampled_from(["BaselineOnly", "SlopeOne"]), st.just({})),
     st.tuples(st.just("CoClustering"), st.fixed_dictionaries({"n_epochs": st.just(2)})),
     *(

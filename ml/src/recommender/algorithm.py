@@ -13,10 +13,10 @@ from surprise import dump, prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender import manifest
-from recommender.algorithms import sgd
+from recommender.algorithms import bayesian, ranking, sgd
 from recommender.data import Ratings
 from recommender.errors import InputError
-from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes
+from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes, Weights
 
 # The one file beside the manifest of a dumped algorithm.
 DUMP = "surprise.dump"
@@ -26,7 +26,7 @@ ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
     if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
-} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp)}
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE)}
 
 # It answers every request with another random number: there is nothing to keep.
 UNSERVED = "NormalPredictor"
@@ -139,6 +139,8 @@ def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
         return _neighbours(algo, users, items)
     if isinstance(algo, prediction_algorithms.SlopeOne):
         return _slopes(algo, users, items)
+    if isinstance(algo, ranking.EASE):
+        return _weights(algo, users, items)
     return _factors(algo, users, items)
 
 
@@ -216,6 +218,26 @@ def _slopes(algo: Any, users: Index, items: Index) -> Slopes:
         user_based=False,
         **rows,
         **_values(algo.freq > 0, algo.dev, items),
+    )
+
+
+def _weights(algo: ranking.EASE, users: Index, items: Index) -> Weights:
+    low, high = algo.trainset.rating_scale
+    known = np.append(users, -1) >= 0
+    inner = np.append(users, -1)
+    return Weights(
+        low=float(low),
+        high=float(high),
+        rating_weight=float(algo.rating_weight),
+        position=np.where(np.append(items, -1) >= 0, algo.position[np.append(items, -1)], -1).astype(
+            np.int32
+        ),
+        popularity=_aligned(algo.popularity, items, 0.0),
+        first=np.where(known, algo.start[inner], 0),
+        length=np.where(known, np.diff(algo.start)[inner], 0),
+        rated=algo.rated.astype(np.int32),
+        value=algo.value,
+        weights=algo.weights,
     )
 
 

@@ -78,6 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
     evaluate.set_defaults(command=_evaluate)
 
+    tune = commands.add_parser(
+        "tune", help="search for parameters; an interrupted search goes on where it was"
+    )
+    _add_config(tune)
+    _add_tracking(tune)
+    tune.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tried (default: beside the store, or mlruns/tuning)",
+    )
+    tune.set_defaults(command=_tune)
+
+    leaderboard = commands.add_parser("leaderboard", help="measure all experiments and print one table")
+    _add_config(leaderboard, "conf/leaderboard.yaml")
+    _add_tracking(leaderboard)
+    leaderboard.set_defaults(command=_leaderboard)
+
     recommend = commands.add_parser(
         "recommend", help="print the best items of a user, of several or of all, or the items like one"
     )
@@ -138,6 +156,31 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("environments", nargs="+", metavar="ENVIRONMENT")
     _add_tracking(models)
     models.set_defaults(command=_models)
+
+    download = commands.add_parser("download", help="fetch one of MovieLens' public sets")
+    download.add_argument("name", help="100k, 1m, 25m or 32m")
+    download.add_argument("--folder", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    download.add_argument("--mirror", metavar="URL", help="default: GroupLens' own server")
+    download.set_defaults(command=_download)
+
+    generate = commands.add_parser("generate", help="write MovieLens-like ratings with a planted structure")
+    generate.add_argument("--ratings", type=_count, required=True, metavar="N", help="how many, also as 1e6")
+    generate.add_argument("--users", type=_count, metavar="N", help="default: a 145th of the ratings")
+    generate.add_argument("--items", type=_count, metavar="N", help="default: six times their square root")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    generate.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="CSV, or a .parquet file"
+    )
+    generate.set_defaults(command=_generate)
+
+    check = commands.add_parser(
+        "check", help="look at the data: what is in it, what is new since the champion"
+    )
+    _add_config(check)
+    _add_tracking(check)
+    check.add_argument("--champion", action="store_true", help="compare with the data of the champion")
+    check.add_argument("--output", type=Path, metavar="PATH", help="folder for the reports as HTML and JSON")
+    check.set_defaults(command=_check)
     return parser
 
 
@@ -149,13 +192,20 @@ def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
     _add_tracking(parser)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _count(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
+
+
+def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.yaml") -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path("conf/default.yaml"),
+        default=Path(default),
         metavar="PATH",
-        help="parameter file (default: conf/default.yaml)",
+        help=f"parameter file (default: {default})",
     )
     for flag, key, what in _DATA_FLAGS:
         parser.add_argument(
@@ -237,6 +287,98 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result = evaluate.cross_validate(ratings, settings, _say)
     print(f"{settings.algorithm} on {ratings.name}: {len(ratings)} ratings")
     print(result.table(settings.evaluation.k))
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import algorithm, data, tracking, tune
+
+    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    ratings = data.read(settings.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    folder = arguments.state or tracking.place(uri) / "tuning"
+    outcome = tune.tune(settings, ratings, uri, folder, _say)
+    print(f"best of {outcome.trials} trials ({outcome.pruned} pruned): {outcome.value:.4f}")
+    print(
+        yaml.safe_dump({"algorithm": settings.algorithm, "params": outcome.params}, sort_keys=False), end=""
+    )
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    board = _config(arguments)
+    from recommender import algorithm, config, data, leaderboard, tracking
+
+    if not board.experiments:
+        raise InputError(
+            f"{arguments.config}: no experiments. List parameter files, as conf/leaderboard.yaml does."
+        )
+    configs = {}
+    for path in map(Path, board.experiments):
+        # What is compared has data, folds and seed in common.
+        shared = {
+            "seed": board.seed,
+            "data": board.data.model_dump(),
+            "evaluation": board.evaluation.model_dump(),
+        }
+        shared["tracking"] = board.tracking.model_dump()
+        configs[path.stem] = experiment = config.load(path, shared)
+        algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
+    ratings = data.read(board.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    entries = leaderboard.run(configs, ratings, _say)
+    run_id = leaderboard.log(entries, configs, ratings, uri, board)
+    print(leaderboard.table(entries, board.evaluation.k))
+    print(f"MLflow    {tracking.shown(uri)}, run {run_id}: plots and leaderboard.json")
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from recommender import downloads
+
+    folder = downloads.download(arguments.name, arguments.folder, arguments.mirror or downloads.MIRROR, _say)
+    print(f"{folder}\n  recommender train --data {folder}")
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from recommender import synthetic
+
+    ratings = synthetic.generate(arguments.ratings, arguments.seed, arguments.users, arguments.items)
+    synthetic.write(ratings, arguments.output, arguments.seed)
+    print(
+        f"{arguments.output}: {len(ratings):,} ratings of {len(ratings.users):,} users for "
+        f"{len(ratings.items):,} items"
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import data, registry, reports, tracking
+
+    ratings = data.read(settings.data)
+    now = reports.profile(ratings)
+    pages: dict[str, Any] = {"validation": now}
+    print(reports.text(now))
+    if arguments.champion:
+        tracking.connect(arguments.tracking_uri)
+        name = f"{registry.environment()}.{settings.tracking.model}"
+        before = reports.of_champion(name)
+        if before is None:
+            raise InputError(f"{name}: no champion with a profile of its data. Train one first.")
+        pages["drift"] = reports.drift(ratings, now, before)
+        print(reports.text(pages["drift"]))
+    if arguments.output:
+        for page, content in pages.items():
+            for suffix, written in (
+                (".html", reports.page(content)),
+                (".json", json.dumps(content, indent=2)),
+            ):
+                write = arguments.output / f"{page}{suffix}"
+                try:
+                    write.parent.mkdir(parents=True, exist_ok=True)
+                    write.write_text(written, encoding="utf-8")
+                except OSError as error:
+                    raise RecommenderError(
+                        f"{write}: {error.strerror}. Name a folder that you can write."
+                    ) from error
 
 
 def _recommend(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from surprise import prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender.data import Ratings
-from recommender.scoring import Scorer
+from recommender.scoring import Scorer, Weights
 
 _BLOCK = 2**20
 
@@ -16,9 +16,12 @@ def how(algo: Any, scorer: Scorer, ratings: Ratings) -> dict[str, Any]:
     """What Scorer.fold_in and Scorer.reasons need to know, as JSON can write it.
 
     Neighbourhoods: similarity, min_support and shrinkage of the measure; what a user's level is (baseline,
-    mean or none) and reg_u, its regularisation; spread, the deviation of all ratings where each user has one.
-    Everything else: noise, the variance of ratings around the estimate, in squared rating units.
+    mean or none) and reg_u, its regularisation; spread, the deviation of all ratings where each user has
+    one. EASE: nothing. Everything else: noise, the variance of ratings around the estimate, in squared rating
+    units.
     """
+    if isinstance(scorer, Weights):
+        return {}
     if not isinstance(algo, SymmetricAlgo):
         return {"noise": _noise(scorer, ratings)}
     level = "none"

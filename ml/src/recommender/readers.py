@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +139,14 @@ class _Text:
     def chunks(self) -> Iterator[pd.DataFrame]:
         try:
             columns = self._columns()
+            # All columns: told which to use, pandas takes lines with too many fields for sound ones, and a
+            # decimal comma makes such.
             frames = pd.read_csv(
                 self._path,
                 sep=self._separator,
                 quoting=self._quoting,
                 header=0 if self._header else None,
                 index_col=False,
-                usecols=list(columns),
                 # Ratings and ids are text here, or 007 would become 7 and a wrong rating nameless.
                 dtype={at: str for at, field in columns.items() if field != "timestamp"},
                 keep_default_na=False,
@@ -154,8 +156,8 @@ class _Text:
                 chunksize=CHUNK,
             )
             with frames:
-                for frame in frames:
-                    yield frame.rename(columns=columns)
+                while (frame := self._next(frames)) is not None:
+                    yield frame.rename(columns=columns)[list(columns.values())]
         except UnicodeDecodeError as error:
             raise _undecodable(self._path, self._config.encoding) from error
         except (pd.errors.ParserError, csv.Error) as error:
@@ -163,6 +165,17 @@ class _Text:
             raise InputError(
                 f"{self._path}: {detail}. Every line must have the same fields; check quotes too."
             ) from error
+
+    def _next(self, frames: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            try:
+                return next(frames, None)
+            except pd.errors.ParserWarning as error:
+                raise InputError(
+                    f"{self._path}, line 2: more fields than line 1 names columns. Every line must have the "
+                    "same fields: is a comma in a number, or a column without a name?"
+                ) from error
 
     def _columns(self) -> dict[Any, str]:
         """The columns to read, by position or name, and which field each is."""
@@ -186,6 +199,9 @@ class _Text:
             file.seek(0)
             records = csv.reader(file, delimiter=self._separator)
             header = next(record for record in records if any(record))
+            for name in (getattr(config.columns, field) for field in FIELDS):
+                if header.count(name) > 1:
+                    raise InputError(f"{path}, line 1: column {name!r} is there twice. Rename or drop one.")
         named = Columns() if self._kind == "latest" else config.columns
         names = {getattr(named, field): field for field in FIELDS}
         for name, field in names.items():

@@ -85,6 +85,12 @@ def _local_database(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
+def place(uri: str) -> Path:
+    """The folder of a local store; for a server mlruns/ in the working directory."""
+    database = _local_database(uri)
+    return database.parent if database else Path.cwd() / "mlruns"
+
+
 def _check_health(uri: str) -> None:
     mend = "Start it (or the tunnel to it), mend MLFLOW_TRACKING_URI, or unset that for a local store."
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
@@ -113,9 +119,18 @@ def _innermost(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def run(config: "Config", uri: str, tags: dict[str, str]) -> Iterator[Any]:
+def run(
+    config: "Config",
+    uri: str,
+    tags: dict[str, str],
+    name: str | None = None,
+    nested: bool = False,
+    run_id: str | None = None,
+) -> Iterator[Any]:
     """An MLflow run in the configured experiment: FINISHED at the end of the block, FAILED when it raises.
 
+    It is called `name`, or after the algorithm; with `nested` it belongs to the active run, and with `run_id`
+    an earlier run goes on.
     Raises RecommenderError for whatever MLflow cannot do.
     """
     import mlflow
@@ -123,7 +138,13 @@ def run(config: "Config", uri: str, tags: dict[str, str]) -> Iterator[Any]:
 
     try:
         at = experiment(config.tracking.experiment, uri)
-        with mlflow.start_run(experiment_id=at, run_name=config.algorithm, tags=tags) as active:
+        with mlflow.start_run(
+            run_id=run_id,
+            experiment_id=at,
+            run_name=None if run_id else name or config.algorithm,
+            nested=nested,
+            tags=tags,
+        ) as active:
             yield active
     except MlflowException as error:
         raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, evidence, folding, registry, tracking, trainset
+from recommender import algorithm, data, evaluate, evidence, folding, registry, reports, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -76,6 +76,8 @@ def train(
         )
         with clock.part("log"):
             tracking.log_evaluation(run_id, config, ratings, evaluation)
+            for remark in reports.log(run_id, ratings, name):
+                progress(f"data: {remark}")
             digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
             about = {**digests, "parameters": tracking.parameters(config)}
             with tempfile.TemporaryDirectory() as scratch:

@@ -53,3 +53,15 @@ def arrays(trainset: Any) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray
     flat = chain.from_iterable(chain.from_iterable(ur.values()))
     pairs = np.fromiter(flat, np.float64, 2 * len(user)).reshape(-1, 2)
     return user, pairs[:, 0].astype(np.int32), np.ascontiguousarray(pairs[:, 1])
+
+
+def check_number(
+    name: str, value: Any, least: float, most: float = np.inf, whole: bool = False, above: bool = False
+) -> None:
+    """Raise ValueError unless `value` is finite and in the range; `least` itself is not, if `above`."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and bool(np.isfinite(value))
+    if not good or not least <= value <= most or (above and value == least):
+        what = "a whole number" if whole else "a number"
+        span = f"above {least:g}" if above else f"from {least:g} {'on' if most == np.inf else f'to {most:g}'}"
+        raise ValueError(f"{name} is {value!r}, and has to be {what} {span}")
