@@ -22,6 +22,7 @@ SCENARIO = pathlib.Path(__file__).parents[1]
 OLD = {"mlflow_server_requirements": str(SCENARIO / "mlflow-3.10.txt")}
 POSTGRESQL = {"mlflow_server_backend": "postgresql"}
 MOVE = POSTGRESQL | {"mlflow_server_switch": "move"}
+VERSION = re.findall(r"==(\S+)", (PROJECT / "files/requirements.in").read_text())[0]
 DATABASE = "/var/lib/mlflow/mlflow.db"
 # what a client reads; a new version may say more, and none of what was there otherwise
 Dump = dict[str, Any]
@@ -39,9 +40,9 @@ class Run:
 Role = Callable[..., Run]
 
 
-def command(host: Host, variables: dict[str, Any]) -> list[str]:
-    words = ["ansible-playbook", str(SCENARIO / "role.yml"), "--limit", host.backend.get_hostname()]
-    words += ["--inventory", str(PROJECT / "../../molecule/hosts.py")]
+def command(host: Host, variables: dict[str, Any], playbook: pathlib.Path = SCENARIO / "role.yml") -> list[str]:
+    words = ["ansible-playbook", str(playbook), "--limit", host.backend.get_hostname()]
+    words += ["--inventory", str(PROJECT / "../../molecule/hosts.py"), "--inventory", str(SCENARIO / "groups.yml")]
     return [*words, "--extra-vars", json.dumps(variables)]
 
 
@@ -49,8 +50,9 @@ def command(host: Host, variables: dict[str, Any]) -> list[str]:
 def role(host: Host) -> Role:
     """Runs the role with variables."""
 
-    def run(variables: dict[str, Any]) -> Run:
-        done = subprocess.run(command(host, variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def run(variables: dict[str, Any], *playbook: pathlib.Path) -> Run:
+        words = command(host, variables, *playbook)
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         print(done.stdout)
         found = re.search(r"changed=(\d+)", done.stdout)
         return Run(done.returncode == 0, int(found[1]) if found else -1, " ".join(done.stdout.split()))
@@ -197,7 +199,7 @@ def test_an_upgrade_that_fails_goes_back(host: Host, role: Role, logged: Dump) -
 
 def test_an_upgrade_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
     assert role({}).ok
-    assert version(host) == "3.17.2"
+    assert version(host) == VERSION
     assert dump(host) == logged
     assert role({}).changed == 0
 
@@ -240,14 +242,14 @@ def test_a_move_that_is_killed_leaves_sqlite_in_force(host: Host, role: Role, lo
     host.check_output("systemctl stop lock.service")
     assert moving.returncode
     assert "goes on with the database and the artifacts that it had" in " ".join(output.split())
-    assert version(host) == "3.17.2"
+    assert version(host) == VERSION
     assert sql(host, "SELECT count(*) FROM runs") == "0"
     assert dump(host).keys() == logged.keys()
 
 
 def test_the_move_to_postgresql_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
     before = dump(host)
-    assert role(MOVE).ok
+    assert role(POSTGRESQL, PROJECT / "../../playbooks/migrate_tracking.yml").ok
     assert dump(host) == before
     assert host.file(DATABASE).exists
     assert host.run("grep -c sqlite /etc/mlflow/mlflow.env").stdout.strip() == "0"
@@ -269,7 +271,7 @@ def test_a_failed_upgrade_puts_postgresql_back(host: Host, role: Role, logged: D
     run = role(POSTGRESQL | {"mlflow_server_requirements": str(lock), "mlflow_server_start_timeout": 1})
     assert not run.ok
     assert "are as they were before" in run.output
-    assert version(host) == "3.17.2"
+    assert version(host) == VERSION
     assert dump(host) == before
     # pg_restore has made the tables anew
     assert sql(host, "SELECT 'runs'::regclass::oid") != table
