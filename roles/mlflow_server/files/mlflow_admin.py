@@ -482,15 +482,15 @@ def copy_database(source_uri: str, target_uri: str) -> None:
     Raises:
         Refused: the target holds other data, the schemas differ, or a row cannot be kept; the target is then as it was.
     """
-    from mlflow.cli import cli
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     source, target = connect(source_uri), connect(target_uri)
     if not is_there(source):
         return
     if target.name != "postgresql":
         raise Refused("Data can be moved to PostgreSQL only.")
-    # makes the tables where there are none
-    cli.main(["db", "upgrade", target_uri], standalone_mode=False)
+    # makes the tables where there are none, and refuses those of another version
+    SqlAlchemyStore(target_uri, "mlflow-artifacts:/")
     if sa.inspect(source).has_table("users"):
         from mlflow.server.auth.db.utils import migrate_if_needed
 
