@@ -4,6 +4,12 @@ SHELL := /bin/sh
 # := so that a variable of the shell's cannot choose the server; `make tunnel HOST=…` can
 INVENTORY := inventory/local
 HOST := dev
+FROM :=
+TO :=
+ENV :=
+VERSION :=
+OVERRIDE :=
+MODEL := movie-recommender
 PYTHON3 ?= python3
 ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
@@ -14,7 +20,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel who status test lint unit lock clean
+.PHONY: help ready up down tunnel models promote rollback who status test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +53,15 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 
 tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
 	@bin/tunnel -i $(INVENTORY) $(HOST)
+
+models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
+	@bin/models -i $(INVENTORY) show
+
+promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
+	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
+
+rollback: $(READY) ## swap champion and previous: make rollback ENV=prod [MODEL=…]
+	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)
