@@ -60,10 +60,10 @@ def test_unit() -> None:
     [
         "ansible-lint",
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
-        "ruff check . bin/tunnel",
-        "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel molecule {inventory,playbooks}/plugins"
-        " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+        "ruff check . bin/models bin/tunnel",
+        "ruff format --check . bin/models bin/tunnel",
+        "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/tunnel molecule"
+        " {inventory,playbooks}/plugins roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
     ids=lambda command: command.split()[0],
