@@ -31,7 +31,7 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["up", "lockout", "vultr", "portability"])
+@pytest.mark.parametrize("path", ["up", "lockout", "promotion", "vultr", "portability"])
 def test_site(path: str) -> None:
     run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
 
