@@ -4,6 +4,12 @@ SHELL := /bin/sh
 # := so that a variable of the shell's cannot choose the server; `make tunnel HOST=…` can
 INVENTORY := inventory/local
 HOST := dev
+FROM :=
+TO :=
+ENV :=
+VERSION :=
+OVERRIDE :=
+MODEL := movie-recommender
 PYTHON3 ?= python3
 # the shell's USER is somebody of this machine: only one that is given to make chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
@@ -16,7 +22,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config bench who status test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +61,15 @@ ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): 
 
 bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
 	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do molecule/engine.sh "$$part" || exit 1; done
+
+models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
+	@bin/models -i $(INVENTORY) show
+
+promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
+	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
+
+rollback: $(READY) ## swap champion and previous: make rollback ENV=prod [MODEL=…]
+	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)

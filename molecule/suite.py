@@ -32,7 +32,7 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
 
 
 # those of one entry share a server
-@pytest.mark.parametrize("paths", ["up workbench down", "lockout", "vultr", "portability"])
+@pytest.mark.parametrize("paths", ["up workbench down", "lockout", "promotion", "vultr", "portability"])
 def test_site(paths: str) -> None:
     files = [f"molecule/site/test_{path}.py" for path in paths.split()]
     run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", *files)
@@ -62,10 +62,10 @@ def test_unit() -> None:
     [
         "ansible-lint",
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
-        "ruff check . bin/tunnel",
-        "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel bench molecule {inventory,playbooks}/plugins"
-        " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+        "ruff check . bin/models bin/tunnel",
+        "ruff format --check . bin/models bin/tunnel",
+        "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/tunnel bench molecule"
+        " {inventory,playbooks}/plugins roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
     ids=lambda command: command.split()[0],
