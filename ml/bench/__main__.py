@@ -15,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def put(page: str, name: str, text: str) -> str:
-    """The page with `text` between <!-- bench NAME --> and <!-- end NAME -->; raises ValueError without them."""
+    """The page with `text` between <!-- bench NAME --> and <!-- end NAME -->, or ValueError."""
     begin, end = f"<!-- bench {name} -->\n", f"<!-- end {name} -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)

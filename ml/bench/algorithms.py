@@ -1,24 +1,20 @@
-"""Our algorithms beside plain Surprise and implicit, in one process and one thread: processor seconds and accuracy.
+"""Our algorithms beside plain Surprise and implicit, in one process and thread: CPU seconds and accuracy.
 
 python -m bench.algorithms
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Two threads of BLAS would be twice the seconds of the processor.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import implicit
 import numpy as np
 import surprise
 from scipy import sparse
 from surprise.model_selection import KFold
+from threadpoolctl import threadpool_limits
 
 from recommender import algorithm, data, evaluate, metrics, synthetic
 from recommender.algorithms import bayesian, sgd
@@ -147,7 +143,9 @@ def text(progress: Callable[[str], None] = lambda line: None) -> str:
     parts = []
     for part in (compiled, rating_models, ranking_models):
         progress(f"{part.__name__.replace('_', ' ')} …")
-        parts.append(part(ratings))
+        # Two threads of BLAS would be twice the seconds of the processor.
+        with threadpool_limits(1):
+            parts.append(part(ratings))
     versions = f"scikit-surprise {surprise.__version__}, implicit {implicit.__version__}"
     return "\n\n".join([f"Processor seconds of one thread; {versions}.", *parts])
 

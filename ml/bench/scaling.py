@@ -101,17 +101,22 @@ def _cpu(call: Callable[[], None]) -> float:
 
 
 def table(results: dict[int, dict[str, Any]]) -> str:
-    """The measurements as a Markdown table: wall seconds, and the process's peak memory."""
+    """The measurements as a Markdown table: CPU seconds, and the process's peak memory.
+
+    Lists are also shown by pair of user and item, of which there are more than linearly many.
+    """
     lines = [
-        "| ratings | users | items | load CSV, s | load again, s | fit, s | all lists, s | peak memory, GB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| ratings | users | items | load CSV | load again | fit | all lists | per 1e6 pairs | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for n, result in results.items():
         parts = result["parts"]
-        seconds = [f"{parts[name]['wall']:.1f}" for name in ("load", "load again", "fit", "lists")]
+        seconds = [f"{parts[name]['cpu']:.1f} s" for name in ("load", "load again", "fit", "lists")]
+        pair = parts["lists"]["cpu"] / result["users"] / result["items"] * 1e9
         peak = max(part["peak"] for part in parts.values()) / 1024
         lines.append(
-            f"| {n:,} | {result['users']:,} | {result['items']:,} | {' | '.join(seconds)} | {peak:.1f} |"
+            f"| {n:,} | {result['users']:,} | {result['items']:,} | {' | '.join(seconds)} | {pair:.0f} ms "
+            f"| {peak:.1f} GB |"
         )
     return "\n".join(lines)
 
@@ -140,7 +145,7 @@ def main() -> int:
             done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         results[size] = json.loads(done.stdout)
         print(f"{size:,}: {results[size]['parts']}", file=sys.stderr, flush=True)
-    print(f"{arguments.algorithm} {arguments.params}, top {K} of every user, one thread\n")
+    print(f"{arguments.algorithm} {arguments.params}, top {K} of every user, CPU seconds of one thread\n")
     print(table(results))
     both = against_the_anti_testset()
     print(

@@ -102,7 +102,7 @@ def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
     """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
     folder.mkdir(parents=True)
     if hasattr(algo, "surprises"):
-        # Trained, a compiled algorithm is Surprise's own, and whoever loads the dump needs nothing of ours.
+        # Trained, it answers as Surprise's class does, and whoever loads the dump needs nothing of ours.
         algo = copy.copy(algo)
         algo.__class__ = algo.surprises
     dump.dump(str(folder / DUMP), algo=algo)

@@ -7,6 +7,7 @@ Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -207,6 +208,26 @@ class _Compared(Scorer):
         """The stored similarities of the item; None where users are compared, or deviations stored."""
         return None
 
+    def _partners(self, x: int) -> tuple[Index, Floats]:
+        """The x that have a value together with this one, and the values."""
+        n = len(self.user_level if self.user_based else self.item_level) - 1
+        order, first = self._turned()
+        before = order[first[x] : first[x + 1]]
+        after = slice(*np.searchsorted(self.key, (x * n + x + 1, x * n + n)))
+        other: Index = np.concatenate((self.key[before] // n, self.key[after] % n))
+        return other, np.concatenate((self.value[before], self.value[after]))
+
+    def _turned(self) -> tuple[Index, Index]:
+        """The places of the values by the larger index, and where each index begins among these."""
+        cached: tuple[Index, Index] | None = self.__dict__.get("_places")
+        if cached is None:
+            n = len(self.user_level if self.user_based else self.item_level) - 1
+            high = self.key % n
+            order = np.argsort(high, kind="stable")
+            cached = order, np.searchsorted(high[order], np.arange(n + 1))
+            object.__setattr__(self, "_places", cached)
+        return cached
+
     def _alone(self, level: float, item: Index, **columns: Any) -> Self:
         """Where items are compared: with one user only, of this level, who has rated these items."""
         return replace(
@@ -253,6 +274,67 @@ class Neighbours(_Compared):
     deviation: Floats
     k: int
     min_k: int
+
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p); each similarity is looked up once a user."""
+        correct = self._of_similar_users if self.user_based else self._of_similar_items
+        estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
+        # Of somebody unknown nothing is known to compare.
+        known = np.flatnonzero(user >= 0)
+        for row, correction in zip(known, correct(user[known], item), strict=True):
+            estimate[row] += correction
+        return np.where(np.isnan(estimate), self.fallback, estimate)
+
+    def _of_similar_users(self, user: Index, item: Index) -> Iterator[Floats]:
+        length = self.length[item]
+        column = np.repeat(np.arange(len(item)), length)
+        at = np.arange(len(column)) + np.repeat(self.first[item] - np.cumsum(length) + length, length)
+        near, deviation = self.near[at], self.deviation[at]
+        similarity = np.zeros(self.n_users)
+        for x in user.tolist():
+            other, value = self._partners(x)
+            similarity[other] = value
+            weight = similarity[near]
+            similarity[other] = 0
+            found = np.flatnonzero(weight)
+            count = np.bincount(column[found], minlength=len(item))
+            # Only where there are more than k has one to look for the nearest.
+            crowd = (count > self.k)[column[found]]
+            crowded = found[crowd]
+            # Stable, as heapq.nlargest is: equal similarities stay in Surprise's order.
+            crowded = crowded[np.lexsort((-weight[crowded], column[crowded]))]
+            place = np.arange(len(crowded)) - np.searchsorted(column[crowded], column[crowded])
+            nearest = np.concatenate((found[~crowd], crowded[place < self.k]))
+            total = np.bincount(column[nearest], weight[nearest] * deviation[nearest], minlength=len(item))
+            whole = np.bincount(column[nearest], weight[nearest], minlength=len(item))
+            enough = np.minimum(count, self.k) >= max(self.min_k, 1)
+            yield self.scale[x] * np.divide(total, whole, out=np.zeros(len(item)), where=enough)
+
+    def _of_similar_items(self, user: Index, item: Index) -> Iterator[Floats]:
+        similarity = np.zeros(len(self.item_level))
+        for y in user.tolist():
+            row = slice(self.first[y], self.first[y] + self.length[y])
+            near, deviation = self.near[row], self.deviation[row]
+            correction = np.zeros(len(item))
+            step = max(1, 8 * _PART // max(1, len(near)))
+            for part in (slice(at, at + step) for at in range(0, len(item), step)):
+                weight = np.empty((len(near), len(item[part])))
+                for at, x in enumerate(near.tolist()):
+                    other, value = self._partners(x)
+                    similarity[other] = value
+                    weight[at] = similarity[item[part]]
+                    similarity[other] = 0
+                if len(near) > self.k:
+                    least = np.partition(weight, -self.k, axis=0)[-self.k]
+                    nearest = weight > least
+                    equal = weight == least
+                    # Of equal ones the first.
+                    nearest |= equal & (np.cumsum(equal, axis=0) <= self.k - nearest.sum(axis=0))
+                    weight *= nearest
+                enough = np.count_nonzero(weight, axis=0) >= max(self.min_k, 1)
+                whole = weight.sum(axis=0)
+                np.divide(deviation @ weight, whole, out=correction[part], where=enough)
+            yield self.scale[item] * correction
 
     def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self | None:
         """What Surprise would make of these ratings, all else left as it was; `how` as folding finds it.
@@ -359,9 +441,35 @@ class Slopes(_Compared):
     `value` is the deviation of item a from item b, and there is one where somebody has rated both.
     """
 
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p): each item's deviations go to all who rated it."""
+        length = self.length[user]
+        row = np.repeat(np.arange(len(user)), length)
+        near = self.near[
+            np.arange(len(row)) + np.repeat(self.first[user] - np.cumsum(length) + length, length)
+        ]
+        order = np.argsort(near, kind="stable")
+        total, count = np.zeros((len(user), len(item))), np.zeros((len(user), len(item)), dtype=np.int32)
+        deviation = np.zeros(len(self.item_level))
+        there = np.zeros(len(self.item_level), dtype=np.int32)
+        rated, first = np.unique(near[order], return_index=True)
+        # Where nobody has rated anything there is nothing to go through, but one empty part.
+        for x, rows in zip(rated.tolist(), np.split(row[order], first[1:]), strict=False):
+            other, value = self._partners(x)
+            # `value` is the smaller index's deviation from the larger one's.
+            deviation[other], there[other] = np.where(other <= x, value, -value), 1
+            total[rows] += deviation[item]
+            count[rows] += there[item]
+            deviation[other], there[other] = 0, 0
+        estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
+        estimate += np.divide(total, count, out=total, where=count > 0)
+        return np.where(np.isnan(estimate), self.fallback, estimate)
+
     def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
         """A user with these ratings, the deviations left as they were."""
-        return self._alone(float(rating.mean()), item)
+        alone = self._alone(float(rating.mean()), item)
+        object.__setattr__(alone, "_places", self._turned())
+        return alone
 
     def _correction(self, x: Index, y: Index) -> Floats:
         pair, rating, deviation = self._found(x, y)
