@@ -59,9 +59,8 @@ def compiled(ratings: Ratings) -> str:
             np.asarray(getattr(a, key)).tobytes() == getattr(b, key).tobytes()
             for key in ("pu", "qi", "bu", "bi")
         )
-        lines.append(
-            f"| {kind.__name__} | {name} | {theirs:.2f} | {ours:.2f} | {theirs / ours:.1f} | {'yes' if same else 'no'} |"
-        )
+        numbers = f"{theirs:.2f} | {ours:.2f} | {theirs / ours:.1f}"
+        lines.append(f"| {kind.__name__} | {name} | {numbers} | {'yes' if same else 'no'} |")
     seconds = ", ".join(f"{kind.__name__} {value:.1f} s" for kind, value in first.items())
     return "\n".join(
         [*lines, "", f"First epoch of a process, with compiling or reading the compiled code: {seconds}."]
@@ -96,7 +95,7 @@ def rating_models(ratings: Ratings) -> str:
 
 
 def ranking_models(ratings: Ratings) -> str:
-    """Lists of ten over the whole catalogue, a quarter of each user's ratings held out, mean of three splits."""
+    """Lists of ten over the whole catalogue, a quarter of everybody's ratings held out; mean of 3 splits."""
     lines = ["| lists of 10 | NDCG | precision | recall | coverage | fit, s |", "|---|---|---|---|---|---|"]
     models = {
         "popularity": ("EASE", {"min_ratings": 10**9}),

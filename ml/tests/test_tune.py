@@ -1,6 +1,11 @@
 """Searches for parameters, interrupted and not, and the leaderboard."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +16,12 @@ import yaml
 from surprise.model_selection import GridSearchCV, KFold
 
 from bench.__main__ import put
-from recommender import algorithm, evaluate, leaderboard, plots, tracking, tune
+from recommender import algorithm, evaluate, leaderboard, plots, processes, tracking, tune
 from recommender.cli import main
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.errors import RecommenderError
+from tests.conftest import ROOT
 
 SPACE = {"n_factors": {"low": 2, "high": 6}, "lr_all": {"low": 0.001, "high": 0.1, "log": True}}
 
@@ -25,12 +31,13 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes take seconds to start."""
 
     @contextmanager
-    def pool(config: Config, ratings: Ratings, metric: str):
-        tune._work.update(config=config, ratings=ratings, metric=metric)
-        with ThreadPoolExecutor(2) as threads:
-            yield threads
+    def pool(count: int, prepare: Callable[..., None] | None = None, *arguments: object):
+        if prepare is not None:
+            prepare(*arguments)
+        with ThreadPoolExecutor(count) as workers:
+            yield workers
 
-    monkeypatch.setattr(tune, "_pool", pool)
+    monkeypatch.setattr(processes, "pool", pool)
 
 
 def searching(make_config, **tuning: object) -> Config:
@@ -183,18 +190,17 @@ def test_searches_without_sense(
     assert message in printed and "Traceback" not in printed
 
 
-def test_leaderboard(conf: Path, folder: Path, store: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_leaderboard(threads: None, conf: Path, folder: Path, store: str, tmp_path: Path, capsys) -> None:
     import mlflow
 
-    # One process for all is enough to see what is measured.
-    monkeypatch.setattr(leaderboard, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
     (tmp_path / "ranks.yaml").write_text(
         f"---\nalgorithm: EASE\nparams: {{min_ratings: 1}}\ndata: {{source: {folder}}}\n"
         "recommendation: {min_item_ratings: 0}\n"
     )
     board = tmp_path / "board.yaml"
     board.write_text(
-        f"---\nexperiments: [tiny.yaml, ranks.yaml]\ndata: {{source: {folder}}}\nevaluation: {{folds: 2, k: 3}}\n"
+        f"---\nexperiments: [tiny.yaml, ranks.yaml]\ndata: {{source: {folder}}}\n"
+        "evaluation: {folds: 2, k: 3}\n"
     )
     assert main(["leaderboard", "--config", str(board), "--tracking-uri", store]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -237,6 +243,30 @@ def test_plots_of_nothing_but_a_ranking(ratings: Ratings, make_config) -> None:
     entry = leaderboard.measure("ranks", config, ratings)
     assert len(plots.leaderboard([entry], leaderboard.SHARES)) == 4
     assert len(entry.true) == len(entry.estimate) == len(entry.item_ratings) == len(ratings)
+
+
+ORPHANS = """
+import os, sys, time
+from recommender import processes
+if __name__ == "__main__":
+    with processes.pool(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_of_a_killed_process_end_too(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    clean = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen([sys.executable, script], env=clean, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.send_signal(signal.SIGKILL)
+        # Its end of the pipe closes with the worker, which holds it too.
+        assert parent.stdout.read() == ""
+    assert not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes()
 
 
 def test_bench_writes_between_its_markers() -> None:
