@@ -76,6 +76,11 @@ def cross_validate(
             f"{ratings.name}: {len(ratings)} ratings cannot make {settings.folds} folds. "
             "Give more ratings or a smaller evaluation.folds."
         )
+    compiling = algorithm.warm_up(config.algorithm, config.params, config.seed)
+    if compiling > 1:
+        progress(
+            f"{config.algorithm} compiled in {compiling:.0f} s, kept for the next time where that can be"
+        )
     folds, parts = [], []
     whole = np.bincount(ratings.item, minlength=len(ratings.items))
     for number, (known, held_out) in enumerate(trainset.folds(ratings, settings.folds, config.seed), start=1):

@@ -75,10 +75,9 @@ def run(
 
 
 def measure(name: str, config: Config, ratings: Ratings) -> Entry:
-    """One experiment; the first fit is not timed, for it may have to compile."""
+    """One experiment."""
     known, held_out = next(trainset.folds(ratings, config.evaluation.folds, config.seed))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    evaluate.measure(ratings, config, _share(ratings, held_out, 0.1, config.seed), held_out, 1)
     result = evaluate.cross_validate(ratings, config)
     began = time.process_time()
     fitted = algorithm.fit(algorithm.make(config.algorithm, config.params, config.seed, served=False), known)
