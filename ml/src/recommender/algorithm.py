@@ -1,18 +1,21 @@
 """Surprise's algorithms and ours by name, and the arrays inside a trained one."""
 
+import contextlib
 import copy
 import inspect
 import operator
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import surprise
 from surprise import dump, prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
-from recommender import manifest
+from recommender import algorithms, manifest
 from recommender.algorithms import bayesian, ranking, sgd
 from recommender.data import Ratings
 from recommender.errors import InputError
@@ -82,9 +85,9 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
                 operator.index(getattr(algo, name, 0))
             algo.fit(trainset)
     except (ValueError, TypeError, NameError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(
-            f"params: {kind} cannot train with these: {error}. See Surprise's page of {kind}."
-        ) from error
+        ours = type(algo).__module__.startswith(f"{algorithms.__name__}.") and kind not in vars(surprise)
+        page = f"the class in {type(algo).__module__}" if ours else f"Surprise's page of {kind}"
+        raise InputError(f"params: {kind} cannot train with these: {error}. See {page}.") from error
     # SlopeOne has no deviation, but NaN, for two items that nobody rated both.
     arrays = [
         value
@@ -98,11 +101,27 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
     return algo
 
 
+def warm_up(name: str, params: dict[str, Any], seed: int) -> float:
+    """Have the code of an algorithm compiled, or read from numba's cache; returns the seconds it took.
+
+    It is trained on two ratings: what is wrong with its parameters is for the training proper to say.
+    """
+    if name not in ALGORITHMS or not ALGORITHMS[name].__module__.startswith(f"{algorithms.__name__}."):
+        return 0.0
+    began = time.perf_counter()
+    reader = surprise.Reader(rating_scale=(1, 5))
+    frame = pd.DataFrame({"user": ["a", "b"], "item": ["a", "b"], "rating": [1.0, 2.0]})
+    tiny = surprise.Dataset.load_from_df(frame, reader).build_full_trainset()
+    with contextlib.suppress(InputError):
+        fit(make(name, params, seed), tiny)
+    return time.perf_counter() - began
+
+
 def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
     """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
     folder.mkdir(parents=True)
     if hasattr(algo, "surprises"):
-        # Trained, a compiled algorithm is Surprise's own, and whoever loads the dump needs nothing of ours.
+        # Trained, it answers as Surprise's class does, and whoever loads the dump needs nothing of ours.
         algo = copy.copy(algo)
         algo.__class__ = algo.surprises
     dump.dump(str(folder / DUMP), algo=algo)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recommender import algorithm, metrics, trainset
 from recommender.config import Config
@@ -75,6 +76,11 @@ def cross_validate(
             f"{ratings.name}: {len(ratings)} ratings cannot make {settings.folds} folds. "
             "Give more ratings or a smaller evaluation.folds."
         )
+    compiling = algorithm.warm_up(config.algorithm, config.params, config.seed)
+    if compiling > 1:
+        progress(
+            f"{config.algorithm} compiled in {compiling:.0f} s, kept for the next time where that can be"
+        )
     folds, parts = [], []
     whole = np.bincount(ratings.item, minlength=len(ratings.items))
     for number, (known, held_out) in enumerate(trainset.folds(ratings, settings.folds, config.seed), start=1):
@@ -127,19 +133,24 @@ class Lists:
     popularity: Floats
 
 
-def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
-    """Hold a quarter of each user's ratings out, train on the rest, list evaluation.k items for everybody.
-
-    The lists are those that are served: without what the user has rated, with recommendation's own rules.
-    Every rating that is held out is relevant, whatever its height: it was picked.
-    """
-    # A quarter of each user's, rounded down; which ones, the seed says.
+def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
+    """Hold out a quarter of each user's ratings, rounded down: the rest, and which are held out (n,)."""
     order = np.lexsort((np.random.RandomState(seed).random_sample(len(ratings)), ratings.user))
     count = np.bincount(ratings.user, minlength=len(ratings.users))
     rank = np.arange(len(ratings)) - (np.cumsum(count) - count)[ratings.user[order]]
     out = np.zeros(len(ratings), dtype=bool)
     out[order[rank < count[ratings.user[order]] // 4]] = True
     rest = replace(ratings, user=ratings.user[~out], item=ratings.item[~out], rating=ratings.rating[~out])
+    return rest, out
+
+
+def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
+    """Train on what `split` leaves and list evaluation.k items for everybody.
+
+    The lists are those that are served: without what the user has rated, with recommendation's own rules.
+    Every rating that is held out is relevant, whatever its height: it was picked.
+    """
+    rest, out = split(ratings, seed)
     began = time.process_time()
     algo = algorithm.fit(algorithm.make(config.algorithm, config.params, config.seed), trainset.full(rest))
     fitted = time.process_time()

@@ -1,16 +1,14 @@
 """All experiments on the same folds and splits: one table of accuracy and cost, and the plots to it."""
 
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from recommender import algorithm, evaluate, tracking, trainset
+from recommender import algorithm, evaluate, processes, tracking, trainset
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.model import Recommender
@@ -65,7 +63,7 @@ def run(
     for at, (name, config) in enumerate(configs.items(), start=1):
         began = time.perf_counter()
         progress(f"{at}/{len(configs)} {name}: {config.algorithm}")
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with processes.pool(1) as pool:
             entry = pool.submit(measure, name, config, ratings).result()
         numbers = entry.numbers
         progress(
@@ -77,10 +75,9 @@ def run(
 
 
 def measure(name: str, config: Config, ratings: Ratings) -> Entry:
-    """One experiment; the first fit is not timed, for it may have to compile."""
+    """One experiment."""
     known, held_out = next(trainset.folds(ratings, config.evaluation.folds, config.seed))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    evaluate.measure(ratings, config, _share(ratings, held_out, 0.1, config.seed), held_out, 1)
     result = evaluate.cross_validate(ratings, config)
     began = time.process_time()
     fitted = algorithm.fit(algorithm.make(config.algorithm, config.params, config.seed, served=False), known)

@@ -92,6 +92,8 @@ def _error_by_ratings(entries: "Sequence[Entry]") -> "Figure":
 
 
 def _accuracy_against_cost(entries: "Sequence[Entry]", rating: "Sequence[Entry]") -> "Figure":
+    from matplotlib.ticker import NullFormatter
+
     figure, (left, right) = _axes(11, 2)
     for axes, shown, key, title in (
         (left, rating, "rmse", "RMSE (lower is better)"),
@@ -103,6 +105,8 @@ def _accuracy_against_cost(entries: "Sequence[Entry]", rating: "Sequence[Entry]"
             axes.scatter(*place)
             axes.annotate(entry.name, place, xytext=(4, 4), textcoords="offset points")
         axes.set(title=title, xlabel="processor seconds to fit", ylabel=key, xscale="log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.15)
     return figure
 
 

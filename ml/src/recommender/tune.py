@@ -11,11 +11,9 @@ import hashlib
 import inspect
 import json
 import logging
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from recommender import algorithm, evaluate, tracking, trainset
+from recommender import algorithm, evaluate, processes, tracking, trainset
 from recommender.config import Config, Range, TuningConfig
 from recommender.data import Ratings
 from recommender.errors import InputError, RecommenderError
@@ -103,8 +101,6 @@ _work: dict[str, Any] = {}
 def _prepare(config: Config, ratings: Ratings, metric: str) -> None:
     from threadpoolctl import threadpool_limits
 
-    # Control-C is for the process that has the runs and the study.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As many processes as processors: threads of their own would only be in one another's way.
     threadpool_limits(1)
     _work.update(config=config, ratings=ratings, metric=metric)
@@ -148,7 +144,7 @@ def _optuna(
         tracking.run(
             config, uri, _tags(config, ratings), f"tune {config.algorithm}", run_id=_known(before)
         ) as parent,
-        _pool(config, ratings, settings.metric) as pool,
+        processes.pool(_processes(), _prepare, config, ratings, settings.metric) as pool,
     ):
         study.set_user_attr("run_id", parent.info.run_id)
         ended = (states.COMPLETE, states.PRUNED)
@@ -310,21 +306,6 @@ def _ours(params: dict[str, Any]) -> dict[str, Any]:
 
 def _processes() -> int:
     return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _pool(config: Config, ratings: Ratings, metric: str) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(
-        _processes(),
-        multiprocessing.get_context("spawn"),
-        initializer=_prepare,
-        initargs=(config, ratings, metric),
-    )
-    try:
-        yield pool
-    finally:
-        # What runs ends with its fold, what waits does not begin.
-        pool.shutdown(cancel_futures=True)
 
 
 def _tags(config: Config, ratings: Ratings) -> dict[str, str]:

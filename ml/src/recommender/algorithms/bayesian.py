@@ -279,7 +279,8 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
     Raises ValueError for parameters that make no sense.
     """
 
-    biased = True
+    # Surprise's SVD has the same formula and the same arrays.
+    surprises = surprise.SVD
 
     def __init__(
         self,
@@ -294,7 +295,7 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
     ) -> None:
         self.n_factors, self.n_epochs, self.n_burn_in = n_factors, n_epochs, n_burn_in
         self.implicit, self.link_precision, self.n_kept = implicit, link_precision, n_kept
-        self.random_state, self.verbose = random_state, verbose
+        self.random_state, self.verbose, self.biased = random_state, verbose, True
         super().__init__()
 
     def fit(self, trainset: surprise.Trainset) -> "BMF":
