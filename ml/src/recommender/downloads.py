@@ -38,10 +38,9 @@ class Set:
     licence: str
 
 
-# GroupLens itself publishes MD5 sums alone. These SHA-256 are of the files with those sums: 100k, 1m and 25m
-# as TensorFlow Datasets pins them (url_checksums/movielens.txt), 32m as users of it state independently.
-# MD5: 0e33842e24a9c977be4e0107933c0723, c4d9eecfca2ab87c1945afe126590906, 6b51fb2759a8657d3bfcbfc42b592ada,
-# d472be332d4daa821edc399621853b57.
+# GroupLens itself publishes MD5 sums alone. The SHA-256 of 100k, 1m and 25m are those that TensorFlow Datasets pins
+# (url_checksums/movielens.txt). That of 32m is what projects computed that use it: weaker evidence, and a file with
+# another sum is refused and said, never taken.
 SETS = {
     "100k": Set(
         "ml-100k.zip",
