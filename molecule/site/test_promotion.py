@@ -323,7 +323,7 @@ def test_wrong_words(site: Site) -> None:
     assert f"dev.{MODEL} has no version 99. Versions that there are: 2, 1." in output
     site.set(registry_servers={})
     output = site.make("promote", "FROM=dev", "TO=staging", code=2)
-    assert "dev has no server in inventory/onprem: put one into the group dev of its hosts.yml" in output
+    assert "dev has no server in inventory/onprem: put one into its group of hosts.yml" in output
 
 
 def test_the_copy_outlives_its_source(site: Site) -> None:
