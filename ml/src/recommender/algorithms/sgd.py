@@ -1,4 +1,4 @@
-"""Surprise's SVD and SVD++, compiled: same draws, same order of ratings, same bits, a fraction of the time.
+"""Surprise's SVD and SVD++, compiled: same draws, same sums in the same order, same bits, in less time.
 
 Sources: scikit-surprise 1.1.5, matrix_factorization.pyx. SVD: Simon Funk, "Netflix Update: Try This at Home"
 (2006); Y. Koren, R. Bell, C. Volinsky, "Matrix factorization techniques for recommender systems" (2009),
@@ -14,8 +14,8 @@ from recommender.algorithms.compiled import arrays, compiled
 # No fast mathematics in here: sums are added up in Surprise's order, and nothing is fused.
 
 
-# Ratings of different users and items do not touch one another's factors, and several are worked on at once: the
-# processor then does not wait for one sum after the other. Of how many users the next rating is looked at, for it:
+# Ratings of different users and items do not touch one another's factors, and several are worked on at once:
+# the processor then does not wait for one sum after the other. They are the next ratings of so many users.
 _AHEAD = 64
 
 
