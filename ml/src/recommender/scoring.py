@@ -19,6 +19,8 @@ Index = NDArray[np.integer[Any]]
 
 # Ratings looked at in one go: what bounds the memory of many pairs at once, to some 100 MB.
 _PART = 2**20
+# Users from which on SlopeOne is faster item by item than pair by pair.
+_FEW = 8
 
 
 class Scorer(ABC):
@@ -213,7 +215,9 @@ class _Compared(Scorer):
         n = len(self.user_level if self.user_based else self.item_level) - 1
         order, first = self._turned()
         before = order[first[x] : first[x + 1]]
-        after = slice(*np.searchsorted(self.key, (x * n + x + 1, x * n + n)))
+        # Of the keys' own type, or all of them are converted for each search.
+        bounds = np.array((x * n + x, x * n + n - 1), dtype=self.key.dtype)
+        after = slice(*np.searchsorted(self.key, bounds, side="right"))
         other: Index = np.concatenate((self.key[before] // n, self.key[after] % n))
         return other, np.concatenate((self.value[before], self.value[after]))
 
@@ -443,6 +447,8 @@ class Slopes(_Compared):
 
     def of_users(self, user: Index, item: Index) -> Floats:
         """Estimates of b users for p items, shape (b, p): each item's deviations go to all who rated it."""
+        if len(user) < _FEW:
+            return super().of_users(user, item)
         length = self.length[user]
         row = np.repeat(np.arange(len(user)), length)
         near = self.near[
