@@ -289,3 +289,17 @@ def test_ease_falls_back_to_popularity() -> None:
 def test_parameters_without_sense(ratings: Ratings, name: str, params: dict, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         algorithm.fit(algorithm.make(name, params, 0), algorithm.dataset(ratings).build_full_trainset())
+
+
+@given(rows=any_ratings)
+def test_a_plan_keeps_the_order_of_each_user_and_item(rows: list) -> None:
+    trainset = dataset(rows).build_full_trainset()
+    user, item, _ = arrays(trainset)
+    order, size = sgd._plan(user, item, trainset.n_items)
+    assert sorted(order) == list(range(len(rows))) and size.sum() == len(rows) and size.max() <= 4
+    for key in (user, item):
+        for one in np.unique(key):
+            places = order[key[order] == one]
+            assert list(places) == sorted(places)
+    for group in np.split(order, np.cumsum(size)[:-1]):
+        assert len(set(user[group])) == len(set(item[group])) == len(group)

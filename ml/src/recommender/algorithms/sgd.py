@@ -1,4 +1,4 @@
-"""Surprise's SVD and SVD++, compiled: same draws, same order of ratings, same bits, a fraction of the time.
+"""Surprise's SVD and SVD++, compiled: same draws, same sums in the same order, same bits, in less time.
 
 Sources: scikit-surprise 1.1.5, matrix_factorization.pyx. SVD: Simon Funk, "Netflix Update: Try This at Home"
 (2006); Y. Koren, R. Bell, C. Volinsky, "Matrix factorization techniques for recommender systems" (2009),
@@ -14,27 +14,95 @@ from recommender.algorithms.compiled import arrays, compiled
 # No fast mathematics in here: sums are added up in Surprise's order, and nothing is fused.
 
 
+# Ratings of different users and items do not touch one another's factors, and several are worked on at once:
+# the processor then does not wait for one sum after the other. They are the next ratings of so many users.
+_AHEAD = 64
+
+
+@compiled()
+def _plan(user, item, n_items):  # type: ignore[no-untyped-def]
+    """An order of the ratings that gives the same result, and the sizes of groups of up to four in it.
+
+    Each user's ratings and each item's keep their order, and in a group no user and no item is there twice.
+    The ratings of a user follow one another in the input.
+    """
+    n = len(user)
+    turn, done = np.empty(n, np.int32), np.zeros(n_items, np.int32)
+    for at in range(n):
+        turn[at] = done[item[at]]
+        done[item[at]] += 1
+    done[:] = 0
+    order, size = np.empty(n, np.int32), np.empty(n, np.int32)
+    place, end = np.empty(_AHEAD, np.int64), np.empty(_AHEAD, np.int64)
+    chosen = np.empty(4, np.int64)
+    open_, coming, planned, groups = 0, 0, 0, 0
+    while planned < n:
+        while open_ < _AHEAD and coming < n:
+            place[open_] = coming
+            u = user[coming]
+            while coming < n and user[coming] == u:
+                coming += 1
+            end[open_] = coming
+            open_ += 1
+        found = 0
+        for slot in range(open_):
+            at = place[slot]
+            if turn[at] == done[item[at]]:
+                order[planned + found] = at
+                chosen[found] = slot
+                found += 1
+                if found == 4:
+                    break
+        for k in range(found):
+            done[item[order[planned + k]]] += 1
+            place[chosen[k]] += 1
+        left = 0
+        for slot in range(open_):
+            if place[slot] < end[slot]:
+                place[left], end[left] = place[slot], end[slot]
+                left += 1
+        open_ = left
+        planned += found
+        size[groups] = found
+        groups += 1
+    return order, size[:groups]
+
+
 @compiled()
 def _svd(  # type: ignore[no-untyped-def]
-    user, item, rating, mean, biased,
+    user, item, rating, size, mean, biased,
     lr_bu, lr_bi, lr_pu, lr_qi, reg_bu, reg_bi, reg_pu, reg_qi, bu, bi, pu, qi,
 ):  # fmt: skip
-    """One epoch."""
+    """One epoch, in the order and the groups of a plan."""
     n_factors = pu.shape[1]
-    for at in range(len(rating)):
-        u, i = user[at], item[at]
-        p, q = pu[u], qi[i]
-        dot = 0.0
+    product, dot = np.zeros((4, n_factors)), np.empty(4)
+    first = 0
+    for group in size:
+        for k in range(group):
+            p, q, row = pu[user[first + k]], qi[item[first + k]], product[k]
+            for f in range(n_factors):
+                row[f] = q[f] * p[f]
+        # Each sum in Surprise's order; what an earlier group left in the other rows costs nothing.
+        a = b = c = d = 0.0
         for f in range(n_factors):
-            dot += q[f] * p[f]
-        err = rating[at] - (mean + bu[u] + bi[i] + dot)
-        if biased:
-            bu[u] += lr_bu * (err - reg_bu * bu[u])
-            bi[i] += lr_bi * (err - reg_bi * bi[i])
-        for f in range(n_factors):
-            puf, qif = p[f], q[f]
-            p[f] = puf + lr_pu * (err * qif - reg_pu * puf)
-            q[f] = qif + lr_qi * (err * puf - reg_qi * qif)
+            a += product[0, f]
+            b += product[1, f]
+            c += product[2, f]
+            d += product[3, f]
+        dot[0], dot[1], dot[2], dot[3] = a, b, c, d
+        for k in range(group):
+            at = first + k
+            u, i = user[at], item[at]
+            err = rating[at] - (mean + bu[u] + bi[i] + dot[k])
+            if biased:
+                bu[u] += lr_bu * (err - reg_bu * bu[u])
+                bi[i] += lr_bi * (err - reg_bi * bi[i])
+            p, q = pu[u], qi[i]
+            for f in range(n_factors):
+                puf, qif = p[f], q[f]
+                p[f] = puf + lr_pu * (err * qif - reg_pu * puf)
+                q[f] = qif + lr_qi * (err * puf - reg_qi * qif)
+        first += group
 
 
 @compiled()
@@ -120,10 +188,12 @@ class SVD(surprise.SVD):  # type: ignore[misc]
         parts = ("bu", "bi", "pu", "qi")
         rates = [float(getattr(self, f"{kind}_{of}")) for kind in ("lr", "reg") for of in parts]
         columns, mean = arrays(trainset), float(trainset.global_mean) if self.biased else 0.0
+        order, size = _plan(*columns[:2], trainset.n_items)
+        columns = columns[0][order], columns[1][order], columns[2][order]
         for epoch in range(self.n_epochs):
             if self.verbose:
                 print(f"Processing epoch {epoch}")
-            _svd(*columns, mean, bool(self.biased), *rates, self.bu, self.bi, self.pu, self.qi)
+            _svd(*columns, size, mean, bool(self.biased), *rates, self.bu, self.bi, self.pu, self.qi)
 
 
 class SVDpp(surprise.SVDpp):  # type: ignore[misc]
