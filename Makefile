@@ -4,7 +4,15 @@ SHELL := /bin/sh
 # := so that a variable of the shell's cannot choose the server; `make tunnel HOST=…` can
 INVENTORY := inventory/local
 HOST := dev
+FROM :=
+TO :=
+ENV :=
+VERSION :=
+OVERRIDE :=
+MODEL := movie-recommender
 PYTHON3 ?= python3
+# the shell's USER is somebody of this machine: only one that is given to make chooses a login
+PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
 ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif
@@ -14,10 +22,10 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel who status test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status test lint unit lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
@@ -45,8 +53,23 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 .down: $(READY)
 	@ansible-playbook molecule/destroy.yml -i inventory/local
 
-tunnel: $(READY) ## forward Jupyter and MLflow to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name]
-	@bin/tunnel -i $(INVENTORY) $(HOST)
+tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name] [USER=person]
+	@exec bin/tunnel -i $(INVENTORY) $(PERSON) $(HOST)
+
+ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
+	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
+
+bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
+	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do molecule/engine.sh "$$part" || exit 1; done
+
+models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
+	@bin/models -i $(INVENTORY) show
+
+promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
+	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
+
+rollback: $(READY) ## swap champion and previous: make rollback ENV=prod [MODEL=…]
+	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)
@@ -62,7 +85,7 @@ test: $(READY) ## everything: lint, unit tests, molecule test --all of every rol
 	@molecule/image.sh bookworm >/dev/null
 	@molecule/image.sh trixie >/dev/null
 	@molecule/conda_fixture/select.sh .cache >/dev/null
-	@pytest -v -n 2 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q molecule/suite.py -k lint
@@ -71,7 +94,7 @@ unit: $(READY) ## the unit tests alone: no container
 	@pytest -q molecule/suite.py -k unit
 
 lock: $(READY) ## resolve the control environment's and the roles' requirements anew, with hashes; needs the network
-	@for in in requirements.in $(wildcard roles/*/files/requirements.in); do \
+	@for in in requirements.in $(wildcard roles/*/files/requirements.in) molecule/site/spark.in; do \
 	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
 	@$(MAKE) -C ml lock
 

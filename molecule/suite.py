@@ -1,6 +1,6 @@
 """Everything that `make test` runs, one test a part; each is a command that a person can type as well.
 
-The slow parts come first, so that two workers end at about the same time.
+The slow parts come first, so that the workers end at about the same time.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SLOW = ["conda", "jupyter_screen", "ssh_hardening", "recommender", "mlflow_server"]
+SLOW = ["firewall", "ssh_hardening", "conda", "jupyter_screen", "recommender", "mlflow_server"]
 ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 
@@ -31,9 +31,11 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
         pytest.fail(f"{' '.join(command)} in {cwd} ended with {result.returncode}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", ["up", "lockout", "vultr", "portability"])
-def test_site(path: str) -> None:
-    run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", f"molecule/site/test_{path}.py")
+# those of one entry share a server
+@pytest.mark.parametrize("paths", ["up workbench down", "lockout", "promotion", "vultr", "portability"])
+def test_site(paths: str) -> None:
+    files = [f"molecule/site/test_{path}.py" for path in paths.split()]
+    run("pytest", "-x", "-v", "--durations=0", "--durations-min=5", *files)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -60,10 +62,10 @@ def test_unit() -> None:
     [
         "ansible-lint",
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
-        "ruff check . bin/tunnel",
-        "ruff format --check . bin/tunnel",
-        "mypy bin/tunnel molecule {inventory,playbooks}/plugins"
-        " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+        "ruff check . bin/models bin/tunnel",
+        "ruff format --check . bin/models bin/tunnel",
+        "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/tunnel bench molecule"
+        " {inventory,playbooks}/plugins roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],
     ids=lambda command: command.split()[0],

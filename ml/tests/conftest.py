@@ -12,8 +12,11 @@ import pytest
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for name in ("MLFLOW_TRACKING_URI", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_SOURCE_DIGEST"):
     os.environ.pop(name, None)
+# Tests read each file for what is in it; the cache's own tests name a folder.
+os.environ["RECOMMENDER_CACHE"] = "off"
 
-from recommender.config import Config  # noqa: E402
+from recommender import data  # noqa: E402
+from recommender.config import Config, DataConfig  # noqa: E402
 from recommender.data import Ratings, from_frame  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +55,13 @@ def ratings(folder: Path) -> Ratings:
 
     frame = pd.DataFrame(rows(), columns=["user", "item", "rating", "timestamp"])
     return from_frame(frame, titles={str(10 * i + 7): f"Film {i}" for i in range(N_ITEMS)}, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def films() -> Ratings:
+    """The embedded set, without the items that fewer than 20 have rated: by item it would take minutes."""
+    frame = data.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small"))).frame()
+    return from_frame(frame[frame.groupby("item").item.transform("count") >= 20])
 
 
 @pytest.fixture

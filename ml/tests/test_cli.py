@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from recommender.cli import main
 from tests.conftest import ROOT
@@ -35,6 +36,44 @@ def test_train_then_recommend(conf: Path, store: str, environment: str, tmp_path
         == 0
     )
     assert "user stranger is unknown: these are the popular items" in capsys.readouterr().err
+
+    assert main(["recommend", "--user", "1", "stranger", "-k", "1", "--tracking-uri", store]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[::2]] == [
+        "user 1",
+        "user stranger",
+    ]
+    # As POST /invocations reads them: numbers without a point, and rows without a history.
+    model = mlflow.pyfunc.load_model(report["model"]["uri"])
+    body = {"columns": ["user", "k", "history"], "data": [["new", 2, {"7": 5, "17": 1}], ["1", 1, None]]}
+    frame = infer_and_parse_data({"dataframe_split": body}, model.metadata.get_input_schema())
+    assert list(model.predict(frame).known_user) == [True] * 3
+    new = ["recommend", "--history", "7=5", "17=1", "--reasons", "1", "-k", "2", "--tracking-uri", store]
+    assert main(new) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2 and printed.err == ""
+    assert "because of Film, The" in printed.out
+    assert main([*new, "--json"]) == 0
+    assert {pick["known_user"] for pick in json.loads(capsys.readouterr().out)} == {True}
+    assert main(["recommend", "--similar", "7", "-k", "3", "--tracking-uri", store]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    lists = tmp_path / "lists" / "all.csv"
+    everybody = ["recommend", "--all", "-k", "2", "--tracking-uri", store]
+    assert main([*everybody, "--output", str(lists)]) == 0
+    assert main(everybody) == 0
+    assert capsys.readouterr().out == lists.read_text() == "\n".join(lists.read_text().splitlines()) + "\n"
+    assert lists.read_text().count("\n") == 1 + 2 * 30
+    for line, message in (
+        ([*new, "--user", "1", "2"], "these ratings are one user's"),
+        (
+            ["recommend", "--history", "7=9", "--tracking-uri", store],
+            "rating 9.0 of item '7' is not on the scale",
+        ),
+        (["recommend", "--similar", "nothing", "--tracking-uri", store], "item 'nothing' is unknown"),
+    ):
+        assert main(line) == 2
+        assert message in capsys.readouterr().err
+    assert main([*everybody, "--output", "/proc/nowhere/all.csv"]) == 1
+    assert "Name a file that you can write" in capsys.readouterr().err
 
 
 def test_evaluate_logs_only_when_asked(conf: Path, store: str, environment: str, capsys) -> None:
@@ -82,7 +121,10 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
         (["evaluate", "--config", "{conf}", "--set", "evaluation.folds=1"], "evaluation.folds"),
         (["evaluate", "--config", "{conf}", "--set", "folds"], "write KEY=VALUE"),
         (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),
-        (["recommend", "--user", "1", "-k", "0"], "ask for at least one item"),
+        (["recommend", "--user", "1", "-k", "0"], "ask for at least one"),
+        (["recommend"], "Nobody is asked for"),
+        (["recommend", "--history", "7"], "write ITEM=RATING"),
+        (["recommend", "--history", "7=good"], "write ITEM=RATING"),
         (
             ["recommend", "--user", "1", "--tracking-uri", "{store}", "--model", "models:/none@champion"],
             "no such model",
@@ -104,7 +146,8 @@ def test_absent_server_is_exit_code_1(conf: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [[], ["train", "--no-such-flag"], ["recommend"], ["recommend", "--user", "1", "-k", "x"]]
+    "line",
+    [[], ["train", "--no-such-flag"], ["recommend", "--user"], ["recommend", "--user", "1", "-k", "x"]],
 )
 def test_bad_usage_is_exit_code_2(line: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

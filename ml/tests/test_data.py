@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender import data
+from recommender import data, readers
 from recommender.config import DataConfig
 from recommender.errors import InputError
 from tests.conftest import ROOT, rows
@@ -88,6 +88,7 @@ SQL = {"user": "who", "item": "film", "rating": "stars", "timestamp": "at", "tit
 
 
 def database(folder: Path, votes: list[tuple[object, ...]]) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / "votes.db"
     connection = sqlite3.connect(path)
     connection.execute("create table votes (who integer, film integer, stars, at integer)")
@@ -138,6 +139,44 @@ def test_csv_round_trip_in_any_order(
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(tables, st.sampled_from(["text", "int", "category"]), st.integers(1, 5), st.booleans())
+def test_parquet_round_trip(
+    tmp_path_factory, table: dict, kind: str, rows_in_a_group: int, timed: bool
+) -> None:
+    frame = pd.DataFrame([(u, i, r) for (u, i), r in table.items()], columns=["userId", "movieId", "rating"])
+    if kind == "int":
+        frame[["userId", "movieId"]] = frame[["userId", "movieId"]].apply(lambda ids: pd.factorize(ids)[0])
+    elif kind == "category":
+        frame = frame.astype({"userId": "category", "movieId": "category"})
+    if timed:
+        frame["timestamp"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(range(len(frame)), "s")
+    path = tmp_path_factory.mktemp("parquet") / "ratings.parquet"
+    frame.to_parquet(path, row_group_size=rows_in_a_group)
+    expected = data.from_frame(
+        frame.rename(columns={"userId": "user", "movieId": "item"})[["user", "item", "rating"]]
+    )
+    assert triples(read(path)) == triples(read(path.parent)) == triples(expected)
+    first = pd.Timestamp("2026-01-01", tz="UTC").timestamp()
+    assert read(path).period == ((first, first + len(frame) - 1) if timed else None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(tables, st.integers(1, 4))
+def test_chunks_make_no_difference(tmp_path_factory, table: dict, rows_in_a_chunk: int) -> None:
+    lines = [(u, i, r, at) for at, ((u, i), r) in enumerate([*table.items(), *table.items()])]
+    path = tmp_path_factory.mktemp("chunks") / "ratings.csv"
+    frame = pd.DataFrame(lines, columns=["userId", "movieId", "rating", "timestamp"])
+    frame.to_csv(path, index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "CHUNK", rows_in_a_chunk)
+        ratings = read(path, duplicates="latest")
+        with pytest.raises(InputError, match=f"rates item .* again .*; {len(table)} such rows"):
+            read(write(path.with_name("r.csv"), frame.drop(columns="timestamp").to_csv(index=False)))
+    assert {(user, item): rating for user, item, rating in triples(ratings)} == table
+    assert (ratings.replaced, ratings.period) == (len(table), (0.0, 2 * len(table) - 1))
+
+
 # Bad input: what is wrong, where, how to mend it
 
 HEAD = "userId,movieId,rating,timestamp\n"
@@ -170,6 +209,9 @@ BAD_FILES = {
         HEAD + "1,2,3,0\n7,2,3,0\n1,2,4,0\n",
         "line 4: user '1' rates item '2' again (first: {path}, line 2; 1 such rows)",
     ),
+    "decimal comma without quotes": (HEAD + "1,2,3,0\n1,3,3,5,0\n", "Expected 4 fields in line 3, saw 5"),
+    "decimal comma everywhere": (HEAD + "1,2,3,5,0\n", "line 2: more fields than line 1 names columns"),
+    "column twice": ("userId,userId,movieId,rating\n1,2,3,4\n", "line 1: column 'userId' is there twice"),
     "open quote": (HEAD + '1,"2,3,0\n', "check quotes"),
 }
 
@@ -195,6 +237,9 @@ def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
         ("u.data", "1\t2\n", "line 1: fewer than three fields"),
         ("ratings.dat", "1::2::3::4\n1::2::3::5\n", "line 2: user '1' rates item '2' again"),
         ("ratings.dat", "1,2,3\n", "line 1: no '::' between the fields"),
+        ("ratings.dat", "1::2::3::4\n1::7\n", "line 2, column rating: the value is missing"),
+        ("ratings.dat", "1::2::3::4\n1:5::2::3::4\n", "in line 2"),
+        ("u.data", "1\t2\t3\t4\n1\t3\t3\t5\t4\n", "Expected 4 fields in line 2, saw 5"),
     ],
 )
 def test_bad_movielens_files(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -259,7 +304,7 @@ def test_bad_sql(tmp_path: Path, change: dict, message: str) -> None:
         ([], "holds no ratings"),
         (
             [(1, 2, 3, 0), (None, 2, 3, 0)],
-            "table votes, row 2 (user None, item 2), column who: the value is missing",
+            "table votes, row 2 (user None, item '2'), column who: the value is missing",
         ),
         ([(1, 2, 7, 0)], "row 1 (user '1', item '2'), column stars: rating 7 is off the scale"),
         (
@@ -272,6 +317,50 @@ def test_bad_rows_in_sql(tmp_path: Path, votes: list, message: str) -> None:
     with pytest.raises(InputError) as caught:
         read(database(tmp_path, votes), table="votes", columns=SQL)
     assert message in str(caught.value)
+
+
+GOOD_PARQUET = {"userId": [1, 2], "movieId": [3, 3], "rating": [4.0, 5.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"userId": [1, None]}, "row 2 (user None, item '3'), column userId: the value is missing"),
+        ({"rating": [1.0, float("nan")]}, "row 2 (user '2', item '3'), column rating: the value is missing"),
+        ({"rating": [1.0, 7.0]}, "row 2 (user '2', item '3'), column rating: rating 7.0 is off the scale"),
+        ({"movieId": [" ", "3"]}, "row 1 (user '1', item ' '), column movieId: the value is missing"),
+        ({"userId": [1, 1]}, "row 2 (user '1', item '3'): user '1' rates item '3' again"),
+        ({name: [] for name in GOOD_PARQUET}, "holds no ratings"),
+        (None, "column 'rating' is missing; the file has: userId, movieId"),
+    ],
+)
+def test_bad_parquet(tmp_path: Path, change: dict | None, message: str) -> None:
+    frame = pd.DataFrame({**GOOD_PARQUET, **(change or {})})
+    path = tmp_path / "votes.parquet"
+    (frame if change else frame.drop(columns="rating")).to_parquet(path)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_truncated_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "votes.parquet"
+    pd.DataFrame(GOOD_PARQUET).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"votes\.parquet: no sound Parquet file .* Write or copy it anew"):
+        read(path)
+
+
+def test_sql_in_chunks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "SQL_CHUNK", 2)
+    votes = [(user, film, 1 + (user + film) % 5, user) for user in range(3) for film in range(3)]
+    ratings = read(database(tmp_path, votes), table="votes", columns=SQL)
+    assert triples(ratings) == [(str(user), str(film), float(stars)) for user, film, stars, _ in votes]
+    with pytest.raises(
+        InputError, match=r"row 10 \(user '1', item '1'\): user '1' rates item '1' again \(first: .* row 5"
+    ):
+        read(database(tmp_path / "again", [*votes, votes[4]]), table="votes", columns=SQL)
 
 
 # Duplicates on request

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import dcg_score, ndcg_score
 
 from recommender import metrics
 
@@ -87,3 +87,38 @@ def test_errors(case: list) -> None:
     assert 0 <= metrics.mae(true, estimate) <= metrics.rmse(true, estimate) + 1e-12
     assert metrics.rmse(true, true) == metrics.mae(true, true) == 0
     assert metrics.rmse(true, true + 0.5) == pytest.approx(0.5) == metrics.mae(true, true - 0.5)
+
+
+@given(
+    st.lists(st.lists(st.integers(-1, 8), min_size=3, max_size=3), min_size=1, max_size=5),
+    st.sets(st.tuples(st.integers(0, 4), st.integers(0, 8)), min_size=1),
+)
+def test_lists_equal_scikit_learn_and_their_definition(rows: list[list[int]], held_out: set) -> None:
+    # A list names no item twice, and where it ends, nothing follows.
+    distinct = [[pick for pick in dict.fromkeys(row) if pick >= 0] for row in rows]
+    picks = np.array([[*row, -1, -1, -1][:3] for row in distinct])
+    pairs = [(user, item) for user, item in sorted(held_out) if user < len(picks)]
+    user, item = (np.array([pair[at] for pair in pairs], dtype=int) for at in (0, 1))
+    found = metrics.lists(picks, user, item, 9)
+    wanted = np.zeros((len(picks), 9))
+    wanted[user, item] = 1
+    scores = np.zeros((len(picks), 9))
+    for row, chosen in enumerate(picks):
+        for rank, pick in enumerate(chosen):
+            if pick >= 0:
+                scores[row, pick] = 10 - rank
+    judged = np.flatnonzero(wanted.any(axis=1))
+    expected = {"list_precision": [], "list_recall": [], "list_ndcg": []}
+    for row in judged:
+        hits = len(set(picks[row].tolist()) & set(np.flatnonzero(wanted[row]).tolist()))
+        expected["list_precision"].append(hits / 3)
+        expected["list_recall"].append(hits / wanted[row].sum())
+        # Whatever is on no list must gain nothing, which scikit-learn grants to ties.
+        gains = np.where(scores[row] > 0, wanted[row], 0)
+        ideal = np.zeros(9)
+        ideal[: min(int(wanted[row].sum()), 3)] = 1
+        best = dcg_score([ideal], [np.arange(9, 0, -1)], k=3)
+        expected["list_ndcg"].append(dcg_score([gains], [scores[row]], k=3) / best)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.mean(values) if values else 0, abs=1e-12)
+    assert found["coverage"] == pytest.approx(len(set(picks[picks >= 0].tolist())) / 9)

@@ -291,7 +291,10 @@ def command(conf: Path, uri: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "recommender", "train", "--config", str(conf), "--tracking-uri", uri, *more]
 
 
-def test_killed_run_registers_nothing(conf: Path, store: str, environment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_run_registers_nothing(
+    number: signal.Signals, conf: Path, store: str, environment: str, tmp_path: Path, capsys
+) -> None:
     slow = command(
         conf, store, "--set", "params.n_epochs=100000", "--set", f"tracking.experiment={environment}"
     )
@@ -301,11 +304,17 @@ def test_killed_run_registers_nothing(conf: Path, store: str, environment: str, 
     while mlflow.get_experiment_by_name(environment) is None or not runs(environment):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert [run.info.status for run in runs(environment)] == ["FAILED"]
+    # Nothing is told of SIGKILL: the run still says that it runs, and nobody else's does.
+    expected = {
+        signal.SIGTERM: (128 + signal.SIGTERM, "FAILED"),
+        signal.SIGKILL: (-signal.SIGKILL, "RUNNING"),
+    }
+    assert (process.returncode, *(run.info.status for run in runs(environment))) == expected[number]
     assert versions(f"{environment}.movie-recommender") == []
+    assert cli.main([*slow[3:-4], *slow[-2:]]) == 0
+    assert len(versions(f"{environment}.movie-recommender")) == 1
 
 
 def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
 """What the tests of the whole site share: a checkout of their own, and ways to look at a server from outside."""
 
+import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -75,3 +81,85 @@ with concurrent.futures.ThreadPoolExecutor(300) as pool:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return Checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="session")
+def shared_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The checkout whose `make up` server several modules use; what is left of it goes at the end."""
+    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    yield checkout
+    subprocess.run(["make", "down"], cwd=checkout.folder, env=checkout.environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def settings(checkout: Checkout) -> dict[str, Any]:
+    """What the inventory says of the server of `make up`, templates resolved."""
+    names = ("container_name", "ansible_port", "ansible_private_key_file")
+    variables = {name: "{{ " + name + " }}" for name in names}
+    output = checkout.run(".venv/bin/ansible", "local-server", "-m", "debug", "-a", json.dumps({"msg": variables}))
+    return {name: re.search(rf"{name}: ['\"]?(.*?)['\"]?$", output, re.M)[1] for name in names}  # type: ignore[index]
+
+
+@pytest.fixture
+def ssh(checkout: Checkout, settings: dict[str, Any]) -> Any:
+    def run(
+        user: str, *command: str, options: tuple[str, ...] = (), stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        connection = ["-p", settings["ansible_port"], "-i", settings["ansible_private_key_file"]]
+        policy = ["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.local/known_hosts"]
+        return subprocess.run(
+            ["ssh", *connection, *policy, *options, f"{user}@127.0.0.1", *command],
+            cwd=checkout.folder, capture_output=True, text=True, input=stdin, timeout=600,
+        )  # fmt: skip
+
+    return run
+
+
+class Tunnel:
+    """`make tunnel` and what it has printed; its end, where words are waited for, is an AssertionError."""
+
+    def __init__(self, checkout: Checkout, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            ["make", "tunnel", *arguments], cwd=checkout.folder, env=checkout.environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.output = ""
+
+    def wait_for(self, words: str) -> None:
+        assert self.process.stdout
+        while words not in self.output:
+            line = self.process.stdout.readline()
+            self.output += line
+            assert line, self.output
+
+    def links(self) -> dict[str, str]:
+        """What stands beside each service, by its name."""
+        self.wait_for("Ctrl-C")
+        return dict(re.findall(r"^  (\S.*?) +(http\S+)", self.output, re.M))
+
+    def children(self) -> list[int]:
+        """Ids of the ssh processes that it started."""
+        found = subprocess.run(["pgrep", "-g", str(self.process.pid), "-x", "ssh"], capture_output=True, text=True)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def close(self) -> None:
+        """Ctrl-C, as a terminal sends it: to everything in the foreground."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.output += self.process.communicate(timeout=20)[0]
+
+
+@contextmanager
+def tunnel(checkout: Checkout, *arguments: str) -> Iterator[dict[str, str]]:
+    """Links that `make tunnel` prints, while it is open: of the analyst's Jupyter, MLflow …"""
+    opened = Tunnel(checkout, *arguments)
+    try:
+        links = opened.links()
+        yield links | {"jupyter": links["jupyter of analyst"]}
+    finally:
+        opened.close()
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        body = answer.read()
+    return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body.decode()

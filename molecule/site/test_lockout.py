@@ -41,15 +41,23 @@ class Server:
         }  # fmt: skip
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
         checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        self.locate()
+        self.set()
+
+    def locate(self) -> None:
+        """Puts the container's address into the inventory; each start may give it another one."""
         inspect = json.loads(subprocess.check_output(["docker", "inspect", self.name]))[0]
         self.address: str = inspect["NetworkSettings"]["IPAddress"]
         self.gateway: str = inspect["NetworkSettings"]["Gateway"]
         self.image: str = inspect["Config"]["Image"]
         # another container may have had the address before
-        (checkout.folder / ".known_hosts").unlink(missing_ok=True)
+        (self.checkout.folder / ".known_hosts").unlink(missing_ok=True)
         hosts = {"dev": {"hosts": {"desk": {"ansible_host": self.address}}}, "staging": {}, "prod": {}}
-        (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
-        self.set()
+        (self.checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(hosts))
+
+    def reboot(self) -> None:
+        subprocess.run(["docker", "restart", self.name], check=True, stdout=subprocess.DEVNULL)
+        self.locate()
 
     def set(self, **settings: Any) -> None:
         """Writes zz-mine.yml anew."""
@@ -154,7 +162,7 @@ def test_controller_killed_while_the_operator_is_shut_out(server: Server, before
 def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
     server.set(operator_keys=[other_key], access_revert_after=3600)
     server.interrupt("Log in anew", lambda: None, kill=True)
-    subprocess.run(["docker", "restart", server.name], check=True, stdout=subprocess.DEVNULL)
+    server.reboot()
     server.wait_for_login()
 
 
@@ -296,6 +304,19 @@ def test_a_changed_host_key_says_what_to_type(checkout: Checkout, server: Server
     checkout.run(*SECURE)
 
 
+def test_a_changed_host_key_of_a_jump_host_names_that_one(
+    checkout: Checkout, server: Server, other_key: str, tmp_path: pathlib.Path
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(f"{server.address} {other_key}")
+    trust = f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes"
+    jump = f"ssh {trust} -i {server.key} -W %h:%p deploy@{server.address}"
+    server.set(ansible_ssh_common_args=f"-o ProxyCommand='{jump}' -o UserKnownHostsFile=.known_hosts")
+    assert f"ssh-keygen -f {known} -R '{server.address}'" in checkout.run(*SECURE, code=2)
+    known.write_text("")
+    assert "its host key is not known here" in checkout.run(*SECURE, code=2).lower()
+
+
 def test_no_way_in_names_each_and_the_command(checkout: Checkout, server: Server, tmp_path: pathlib.Path) -> None:
     stranger = tmp_path / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
@@ -306,25 +327,47 @@ def test_no_way_in_names_each_and_the_command(checkout: Checkout, server: Server
     assert f"ssh-copy-id -i ~/.ssh/id_ed25519.pub root@{server.address}" in output
 
 
-@pytest.mark.parametrize("way", ["password", "debian"])
-def test_first_contact(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, way: str) -> None:
-    server = Server(checkout, tmp_path_factory.mktemp(f"first-{way}"), "bookworm")
-    try:
-        arguments = []
-        if way == "password":
-            server.inside("echo root:correct-horse | chpasswd; rm /root/.ssh/authorized_keys")
-            (server.folder / "password").write_text("correct-horse\n")
-            # what -k asks for
-            arguments = ["--connection-password-file", str(server.folder / "password")]
-        else:
-            server.inside(
-                "useradd -m -s /bin/bash debian; mv /root/.ssh /home/debian/; chown -R debian: /home/debian/.ssh;"
-                "echo 'debian ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/90-cloud-init-users;"
-                "echo PermitRootLogin no > /etc/ssh/sshd_config.d/10-root.conf; systemctl restart ssh"
-            )
-        checkout.run(*SITE, "--tags", "access", *arguments)
-        assert server.gets_in()
-        assert "Permission denied" in server.login(way, "true").stderr
-        assert recap(checkout.run(*SITE, "--tags", "access"))["changed"] == 0
-    finally:
-        server.remove()
+@pytest.fixture
+def fresh(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that no run has been to, on the other Debian."""
+    server = Server(checkout, tmp_path_factory.mktemp("fresh"), "bookworm")
+    yield server
+    server.remove()
+
+
+def test_first_contact_by_the_password_of_root(checkout: Checkout, fresh: Server) -> None:
+    fresh.inside("echo root:correct-horse | chpasswd; rm /root/.ssh/authorized_keys")
+    (fresh.folder / "password").write_text("correct-horse\n")
+    # what -k asks for
+    checkout.run(*SITE, "--tags", "access", "--connection-password-file", str(fresh.folder / "password"))
+    assert fresh.gets_in()
+    assert "Permission denied" in fresh.login("root", "true").stderr
+
+
+def test_first_contact_while_cloud_init_is_at_work(checkout: Checkout, fresh: Server) -> None:
+    """The vendor's account, its sudo and drop-in are cloud-init's; a stage fails, and its status says so early."""
+    fresh.inside("apt-get update && apt-get install -y --no-install-recommends cloud-init && rm -r /root/.ssh")
+    seed = {
+        "ssh_authorized_keys": [fresh.key.with_suffix(".pub").read_text().strip()],
+        "locale": "en_XX.UTF-8",
+        "runcmd": ["sleep 40", "touch /root/first-boot-ended"],
+    }
+    (fresh.folder / "user-data").write_text(f"#cloud-config\n{yaml.safe_dump(seed)}")
+    (fresh.folder / "meta-data").write_text("instance-id: one\n")
+    fresh.inside("mkdir -p /var/lib/cloud/seed/nocloud")
+    for name in ("user-data", "meta-data"):
+        copy = ["docker", "cp", str(fresh.folder / name), f"{fresh.name}:/var/lib/cloud/seed/nocloud/"]
+        subprocess.run(copy, check=True, stdout=subprocess.DEVNULL)
+    fresh.reboot()
+    checkout.run(*SECURE)
+    assert "status: error" in fresh.inside("cloud-init status || true")
+    made = fresh.inside(
+        "stat -c %Y /root/first-boot-ended /etc/ssh/sshd_config.d/50-cloud-init.conf /etc/sudoers.d/50-access"
+    )
+    ended, _, secured = made.split()
+    assert int(ended) <= int(secured)
+    assert fresh.gets_in()
+    for user in ("root", "debian"):
+        assert "Permission denied" in fresh.login(user, "true").stderr
+    assert "permitrootlogin no\n" in fresh.inside("sshd -T")
+    assert recap(checkout.run(*SECURE))["changed"] == 0

@@ -1,80 +1,24 @@
-"""`make up` on a fresh machine, then what a person does next, then `make down`. The tests run in the order written."""
+"""`make up` on a fresh machine, then what a person does next. The tests run in the order written.
+
+The server stays for test_workbench.py, and test_down.py takes it down.
+"""
 
 import json
-import os
-import pathlib
 import re
-import signal
 import subprocess
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import Checkout, open_ports, recap
+from conftest import Checkout, get, open_ports, recap, tunnel
 
 MODEL = "dev.movie-recommender"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server(checkout: Checkout) -> Iterator[None]:
-    yield
-    subprocess.run(["make", "down"], cwd=checkout.folder, env=checkout.environment, check=False)
-
-
 @pytest.fixture(scope="module")
-def settings(checkout: Checkout) -> dict[str, Any]:
-    """What the inventory says of the server, templates resolved."""
-    names = ("container_name", "ansible_port", "ansible_private_key_file")
-    variables = {name: "{{ " + name + " }}" for name in names}
-    output = checkout.run(".venv/bin/ansible", "local-server", "-m", "debug", "-a", json.dumps({"msg": variables}))
-    return {name: re.search(rf"{name}: ['\"]?(.*?)['\"]?$", output, re.M)[1] for name in names}  # type: ignore[index]
-
-
-@pytest.fixture
-def ssh(checkout: Checkout, settings: dict[str, Any]) -> Any:
-    def run(user: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        connection = ["-p", settings["ansible_port"], "-i", settings["ansible_private_key_file"]]
-        policy = ["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.local/known_hosts"]
-        return subprocess.run(
-            ["ssh", *connection, *policy, *options, f"{user}@127.0.0.1", *command],
-            cwd=checkout.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
-        )  # fmt: skip
-
-    return run
-
-
-@contextmanager
-def tunnel(checkout: Checkout) -> Iterator[dict[str, str]]:
-    """Links that `make tunnel` prints, by service, while it is open."""
-    process = subprocess.Popen(
-        ["make", "tunnel"], cwd=checkout.folder, env=checkout.environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout
-    links = {}
-    output = ""
-    for line in process.stdout:
-        output += line
-        if found := re.match(r" +(jupyter|mlflow) +(http\S+)", line):
-            links[found[1]] = found[2]
-        if "Ctrl-C" in line:
-            break
-    assert set(links) == {"jupyter", "mlflow"}, output
-    try:
-        yield links
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=20)
-
-
-def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        body = answer.read()
-    return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body.decode()
+def checkout(shared_checkout: Checkout) -> Checkout:
+    return shared_checkout
 
 
 def versions(mlflow: str) -> dict[str, str]:
@@ -98,10 +42,10 @@ def test_make_up(checkout: Checkout) -> None:
     output = checkout.run("make", "up")
     assert "next: make tunnel" in output
     assert re.search(rf"Model +{re.escape(MODEL)} version 1 \(champion\)", output)
-    assert re.search(r"SVD on ml-latest-small: 100836 ratings, 610 users, 9724 films", output)
+    assert re.search(r"BMF on ml-latest-small: 100836 ratings, 610 users, 9724 films", output)
     rmse = float(re.search(r"RMSE ([\d.]+)", output)[1])  # type: ignore[index]
-    # Surprise's own SVD with its defaults on this set: 0.87 to 0.88, whatever the folds
-    assert 0.86 < rmse < 0.89
+    # 0.81 to 0.82 on this set, whatever the folds; Surprise's own SVD has 0.87
+    assert 0.80 < rmse < 0.83
     assert len(re.findall(r"^ +\d+ +\d\.\d\d +\S.*\(\d{4}\)$", output, re.M)) == 10
 
 
@@ -151,7 +95,7 @@ def test_the_analyst_attaches_to_the_screen_session(ssh: Any) -> None:
 def test_all_is_back_after_a_restart_without_ansible(checkout: Checkout, settings: dict[str, Any], ssh: Any) -> None:
     subprocess.run(["docker", "restart", settings["container_name"]], check=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    wanted = ["systemctl", "is-active", "ssh", "firewall", "jupyter-screen", "mlflow"]
+    wanted = ["systemctl", "is-active", "ssh", "firewall", "jupyter-screen@analyst", "mlflow"]
     while (state := ssh("deploy", *wanted).stdout.split()) != ["active"] * 4 and time.monotonic() < deadline:
         time.sleep(2)
     assert state == ["active"] * 4
@@ -173,19 +117,3 @@ def test_make_train_on_the_server_adds_a_version(checkout: Checkout, ssh: Any, u
 def test_the_champion_recommends(ssh: Any) -> None:
     answer = ssh("analyst", "make -C /srv/recommender/current recommend USER_ID=1")
     assert len(re.findall(r"\(\d{4}\)", answer.stdout)) == 10, answer.stdout + answer.stderr
-
-
-def test_make_down_leaves_nothing(checkout: Checkout, settings: dict[str, Any]) -> None:
-    checkout.run("make", "down")
-    names = subprocess.check_output(["docker", "ps", "-a", "--format", "{{.Names}}"], text=True).split()
-    assert settings["container_name"] not in names
-    files = subprocess.check_output(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=pathlib.Path(__file__).parents[2], text=True
-    )
-    left = {
-        str(path.relative_to(checkout.folder))
-        for path in checkout.folder.rglob("*")
-        if not path.is_dir() or path.is_symlink()
-    }
-    left = {path for path in left if "__pycache__" not in path and not path.startswith(".ansible")}
-    assert left - set(files.splitlines()) == {".venv", ".cache"}

@@ -1,43 +1,54 @@
-"""Surprise's algorithms by name, and the arrays inside a trained one."""
+"""Surprise's algorithms and ours by name, and the arrays inside a trained one."""
 
+import contextlib
 import copy
 import inspect
 import operator
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import surprise
 from surprise import dump, prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
-from recommender import manifest
+from recommender import algorithms, manifest
+from recommender.algorithms import bayesian, ranking, sgd
 from recommender.data import Ratings
 from recommender.errors import InputError
-from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes
+from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes, Weights
 
 # The one file beside the manifest of a dumped algorithm.
 DUMP = "surprise.dump"
 
-# NormalPredictor answers every request with another random number: there is nothing to keep or to serve.
+# Surprise's, with our compiled classes in the place of those that they equal bit by bit, and our own.
 ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
-    if inspect.isclass(value)
-    and issubclass(value, surprise.AlgoBase)
-    and value not in (surprise.AlgoBase, prediction_algorithms.NormalPredictor)
-}
+    if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE)}
+
+# It answers every request with another random number: there is nothing to keep.
+UNSERVED = "NormalPredictor"
 
 
-def make(name: str, params: dict[str, Any], seed: int) -> surprise.AlgoBase:
+def make(name: str, params: dict[str, Any], seed: int, served: bool = True) -> surprise.AlgoBase:
     """An untrained Surprise algorithm; `seed` becomes its random_state where it has one.
 
-    Raises InputError for a name that is none of ALGORITHMS and for parameters that the algorithm does not
-    take (Surprise's neighbourhood models silently ignore misspelt ones).
+    Raises InputError for a name that is none of ALGORITHMS, for parameters that the algorithm does not
+    take (Surprise's neighbourhood models silently ignore misspelt ones), and when `served`, for the one
+    algorithm that no model can be made of.
     """
     if name not in ALGORITHMS:
         raise InputError(f"algorithm: there is no {name!r}; there are: {', '.join(sorted(ALGORITHMS))}.")
+    if served and name == UNSERVED:
+        raise InputError(
+            f"algorithm: {name} draws each answer anew, so it can be measured (recommender evaluate) but not "
+            "kept or served. Train another, BaselineOnly for instance."
+        )
     kind = ALGORITHMS[name]
     signature = inspect.signature(kind).parameters
     accepted = {key for key, value in signature.items() if value.kind is not inspect.Parameter.VAR_KEYWORD}
@@ -74,9 +85,9 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
                 operator.index(getattr(algo, name, 0))
             algo.fit(trainset)
     except (ValueError, TypeError, NameError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(
-            f"params: {kind} cannot train with these: {error}. See Surprise's page of {kind}."
-        ) from error
+        ours = type(algo).__module__.startswith(f"{algorithms.__name__}.") and kind not in vars(surprise)
+        page = f"the class in {type(algo).__module__}" if ours else f"Surprise's page of {kind}"
+        raise InputError(f"params: {kind} cannot train with these: {error}. See {page}.") from error
     # SlopeOne has no deviation, but NaN, for two items that nobody rated both.
     arrays = [
         value
@@ -90,9 +101,29 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
     return algo
 
 
+def warm_up(name: str, params: dict[str, Any], seed: int) -> float:
+    """Have the code of an algorithm compiled, or read from numba's cache; returns the seconds it took.
+
+    It is trained on two ratings: what is wrong with its parameters is for the training proper to say.
+    """
+    if name not in ALGORITHMS or not ALGORITHMS[name].__module__.startswith(f"{algorithms.__name__}."):
+        return 0.0
+    began = time.perf_counter()
+    reader = surprise.Reader(rating_scale=(1, 5))
+    frame = pd.DataFrame({"user": ["a", "b"], "item": ["a", "b"], "rating": [1.0, 2.0]})
+    tiny = surprise.Dataset.load_from_df(frame, reader).build_full_trainset()
+    with contextlib.suppress(InputError):
+        fit(make(name, params, seed), tiny)
+    return time.perf_counter() - began
+
+
 def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
     """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
     folder.mkdir(parents=True)
+    if hasattr(algo, "surprises"):
+        # Trained, it answers as Surprise's class does, and whoever loads the dump needs nothing of ours.
+        algo = copy.copy(algo)
+        algo.__class__ = algo.surprises
     dump.dump(str(folder / DUMP), algo=algo)
     manifest.write(folder, about)
 
@@ -127,6 +158,8 @@ def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
         return _neighbours(algo, users, items)
     if isinstance(algo, prediction_algorithms.SlopeOne):
         return _slopes(algo, users, items)
+    if isinstance(algo, ranking.EASE):
+        return _weights(algo, users, items)
     return _factors(algo, users, items)
 
 
@@ -186,7 +219,8 @@ def _neighbours(algo: Any, users: Index, items: Index) -> Neighbours:
         **rows,
         **_values(algo.sim > 0, algo.sim, xs),
         scale=scale,
-        deviation=(rating - level) / scale[near],
+        # All scales are 0 where all ratings are equal; Surprise then divides nothing by nothing.
+        deviation=np.divide(rating - level, scale[near], out=np.zeros(len(near)), where=scale[near] > 0),
         k=int(algo.k),
         min_k=int(algo.min_k),
     )
@@ -203,6 +237,26 @@ def _slopes(algo: Any, users: Index, items: Index) -> Slopes:
         user_based=False,
         **rows,
         **_values(algo.freq > 0, algo.dev, items),
+    )
+
+
+def _weights(algo: ranking.EASE, users: Index, items: Index) -> Weights:
+    low, high = algo.trainset.rating_scale
+    known = np.append(users, -1) >= 0
+    inner = np.append(users, -1)
+    return Weights(
+        low=float(low),
+        high=float(high),
+        rating_weight=float(algo.rating_weight),
+        position=np.where(np.append(items, -1) >= 0, algo.position[np.append(items, -1)], -1).astype(
+            np.int32
+        ),
+        popularity=_aligned(algo.popularity, items, 0.0),
+        first=np.where(known, algo.start[inner], 0),
+        length=np.where(known, np.diff(algo.start)[inner], 0),
+        rated=algo.rated.astype(np.int32),
+        value=algo.value,
+        weights=algo.weights,
     )
 
 

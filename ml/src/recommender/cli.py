@@ -1,6 +1,7 @@
-"""The command line: recommender train, evaluate, recommend."""
+"""The command line: recommender train, evaluate, recommend; export, promote, rollback, models."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -17,15 +18,19 @@ from recommender.errors import InputError, RecommenderError
 # Flag, key in the parameter file, what it is.
 _DATA_FLAGS = (
     ("data", "data.source", "MovieLens folder, ratings file, or SQLAlchemy URL"),
-    ("format", "data.format", "auto, latest, 100k, 1m, csv or sql"),
+    ("format", "data.format", "auto, latest, 100k, 1m, csv, parquet or sql"),
     ("table", "data.table", "SQL table or view, also schema.table"),
     ("titles", "data.titles", "file (or, for SQL, table) with the items' titles"),
     ("separator", "data.separator", "character between the fields of a CSV file"),
     ("encoding", "data.encoding", "encoding of the ratings file"),
     ("duplicates", "data.duplicates", "error, or latest to keep the newest of a pair"),
-    *((f"{column}-column", f"data.columns.{column}", f"name of the {column} column in CSV or SQL")
+    *((f"{column}-column", f"data.columns.{column}", f"name of the {column} column in CSV, Parquet or SQL")
       for column in ("user", "item", "rating", "timestamp", "title")),
 )  # fmt: skip
+
+
+# Users that are asked for at a time.
+_USERS = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,27 +78,134 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
     evaluate.set_defaults(command=_evaluate)
 
-    recommend = commands.add_parser("recommend", help="print the best items of a user")
+    tune = commands.add_parser(
+        "tune", help="search for parameters; an interrupted search goes on where it was"
+    )
+    _add_config(tune)
+    _add_tracking(tune)
+    tune.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tried (default: beside the store, or mlruns/tuning)",
+    )
+    tune.set_defaults(command=_tune)
+
+    leaderboard = commands.add_parser("leaderboard", help="measure all experiments and print one table")
+    _add_config(leaderboard, "conf/leaderboard.yaml")
+    _add_tracking(leaderboard)
+    leaderboard.set_defaults(command=_leaderboard)
+
+    recommend = commands.add_parser(
+        "recommend", help="print the best items of a user, of several or of all, or the items like one"
+    )
     recommend.add_argument(
         "--model", metavar="URI", help="default: models:/<environment>.movie-recommender@champion"
     )
+    who = recommend.add_mutually_exclusive_group()
+    who.add_argument("--user", nargs="+", metavar="ID", help="a user nobody knows gets the popular items")
+    who.add_argument("--all", action="store_true", help="every known user; prints CSV")
+    who.add_argument("--similar", metavar="ITEM", help="the items most like this one")
     recommend.add_argument(
-        "--user", required=True, metavar="ID", help="a user nobody knows gets the popular items"
+        "--history",
+        nargs="+",
+        metavar="ITEM=RATING",
+        help="what the user has rated since the training; without --user, all that somebody new has rated",
+    )
+    recommend.add_argument(
+        "--reasons",
+        nargs="?",
+        type=int,
+        const=3,
+        metavar="N",
+        help="name the N ratings behind each (default: 3)",
     )
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
+
+    export = commands.add_parser("export", help="write a registered version into one file")
+    _add_model(export, "--environment")
+    export.add_argument("--version", metavar="NUMBER", help="default: the champion")
+    export.add_argument("--output", type=Path, required=True, metavar="PATH", help="the archive to write")
+    export.set_defaults(command=_export)
+
+    promote = commands.add_parser(
+        "promote", help="let an exported version pass the gate and make it champion"
+    )
+    promote.add_argument("--archive", type=Path, required=True, metavar="PATH", help="what export wrote")
+    promote.add_argument("--to", required=True, metavar="ENVIRONMENT", help="as in staging, prod")
+    promote.add_argument("--gate", default="{}", metavar="JSON", help="limits: margins, latency_ms, size_mb")
+    promote.add_argument(
+        "--override", default="", metavar="CHECK,…", help="checks whose failure is accepted, and recorded"
+    )
+    promote.add_argument("--by", default="", metavar="WHO", help="who promotes; recorded")
+    promote.add_argument(
+        "--sandbox", action="store_true", help="try the model in a systemd unit without network; as root"
+    )
+    _add_tracking(promote)
+    promote.set_defaults(command=_promote)
+
+    rollback = commands.add_parser("rollback", help="swap champion and previous")
+    _add_model(rollback, "--environment")
+    rollback.set_defaults(command=_rollback)
+
+    models = commands.add_parser("models", help="print versions, aliases, metrics, and where they came from")
+    models.add_argument("environments", nargs="+", metavar="ENVIRONMENT")
+    _add_tracking(models)
+    models.set_defaults(command=_models)
+
+    download = commands.add_parser("download", help="fetch one of MovieLens' public sets")
+    download.add_argument("name", help="100k, 1m, 25m or 32m")
+    download.add_argument("--folder", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    download.add_argument("--mirror", metavar="URL", help="default: GroupLens' own server")
+    download.set_defaults(command=_download)
+
+    generate = commands.add_parser("generate", help="write MovieLens-like ratings with a planted structure")
+    generate.add_argument("--ratings", type=_count, required=True, metavar="N", help="how many, also as 1e6")
+    generate.add_argument("--users", type=_count, metavar="N", help="default: a 145th of the ratings")
+    generate.add_argument("--items", type=_count, metavar="N", help="default: six times their square root")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    generate.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="CSV, or a .parquet file"
+    )
+    generate.set_defaults(command=_generate)
+
+    check = commands.add_parser(
+        "check", help="look at the data: what is in it, what is new since the champion"
+    )
+    _add_config(check)
+    _add_tracking(check)
+    check.add_argument("--champion", action="store_true", help="compare with the data of the champion")
+    check.add_argument("--output", type=Path, metavar="PATH", help="folder for the reports as HTML and JSON")
+    check.set_defaults(command=_check)
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
+    parser.add_argument(environment, required=True, metavar="NAME", help="as in dev, staging, prod")
+    parser.add_argument(
+        "--model", default="movie-recommender", metavar="NAME", help="default: movie-recommender"
+    )
+    _add_tracking(parser)
+
+
+def _count(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
+
+
+def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.yaml") -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path("conf/default.yaml"),
+        default=Path(default),
         metavar="PATH",
-        help="parameter file (default: conf/default.yaml)",
+        help=f"parameter file (default: {default})",
     )
     for flag, key, what in _DATA_FLAGS:
         parser.add_argument(
@@ -143,7 +255,9 @@ def _config(arguments: argparse.Namespace) -> Any:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # Whoever reads may have gone, as when a connection is lost; what is at work goes on.
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -160,7 +274,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
     from recommender import algorithm, data, evaluate, tracking
 
-    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    algorithm.make(settings.algorithm, settings.params, settings.seed, served=False)
     ratings = data.read(settings.data)
     if arguments.log:
         uri = tracking.connect(arguments.tracking_uri)
@@ -175,9 +289,110 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(result.table(settings.evaluation.k))
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import algorithm, data, tracking, tune
+
+    algorithm.make(settings.algorithm, settings.params, settings.seed)
+    ratings = data.read(settings.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    folder = arguments.state or tracking.place(uri) / "tuning"
+    outcome = tune.tune(settings, ratings, uri, folder, _say)
+    print(f"best of {outcome.trials} trials ({outcome.pruned} pruned): {outcome.value:.4f}")
+    print(
+        yaml.safe_dump({"algorithm": settings.algorithm, "params": outcome.params}, sort_keys=False), end=""
+    )
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    board = _config(arguments)
+    from recommender import algorithm, config, data, leaderboard, tracking
+
+    if not board.experiments:
+        raise InputError(
+            f"{arguments.config}: no experiments. List parameter files, as conf/leaderboard.yaml does."
+        )
+    configs = {}
+    for path in map(Path, board.experiments):
+        # What is compared has data, folds and seed in common.
+        shared = {
+            "seed": board.seed,
+            "data": board.data.model_dump(),
+            "evaluation": board.evaluation.model_dump(),
+        }
+        shared["tracking"] = board.tracking.model_dump()
+        configs[path.stem] = experiment = config.load(path, shared)
+        algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
+    ratings = data.read(board.data)
+    uri = tracking.connect(arguments.tracking_uri)
+    entries = leaderboard.run(configs, ratings, _say)
+    run_id = leaderboard.log(entries, configs, ratings, uri, board)
+    print(leaderboard.table(entries, board.evaluation.k))
+    print(f"MLflow    {tracking.shown(uri)}, run {run_id}: plots and leaderboard.json")
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from recommender import downloads
+
+    folder = downloads.download(arguments.name, arguments.folder, arguments.mirror or downloads.MIRROR, _say)
+    print(f"{folder}\n  recommender train --data {folder}")
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from recommender import synthetic
+
+    ratings = synthetic.generate(arguments.ratings, arguments.seed, arguments.users, arguments.items)
+    synthetic.write(ratings, arguments.output, arguments.seed)
+    print(
+        f"{arguments.output}: {len(ratings):,} ratings of {len(ratings.users):,} users for "
+        f"{len(ratings.items):,} items"
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    settings = _config(arguments)
+    from recommender import data, registry, reports, tracking
+
+    ratings = data.read(settings.data)
+    now = reports.profile(ratings)
+    pages: dict[str, Any] = {"validation": now}
+    print(reports.text(now))
+    if arguments.champion:
+        tracking.connect(arguments.tracking_uri)
+        name = f"{registry.environment()}.{settings.tracking.model}"
+        before = reports.of_champion(name)
+        if before is None:
+            raise InputError(f"{name}: no champion with a profile of its data. Train one first.")
+        pages["drift"] = reports.drift(ratings, now, before)
+        print(reports.text(pages["drift"]))
+    if arguments.output:
+        for page, content in pages.items():
+            for suffix, written in (
+                (".html", reports.page(content)),
+                (".json", json.dumps(content, indent=2)),
+            ):
+                write = arguments.output / f"{page}{suffix}"
+                try:
+                    write.parent.mkdir(parents=True, exist_ok=True)
+                    write.write_text(written, encoding="utf-8")
+                except OSError as error:
+                    raise RecommenderError(
+                        f"{write}: {error.strerror}. Name a folder that you can write."
+                    ) from error
+
+
 def _recommend(arguments: argparse.Namespace) -> None:
-    if arguments.k < 1:
-        raise InputError(f"-k {arguments.k}: ask for at least one item.")
+    for flag, number in (("-k", arguments.k), ("--reasons", arguments.reasons)):
+        if number is not None and number < 1:
+            raise InputError(f"{flag} {number}: ask for at least one.")
+    history = _history(arguments.history or [])
+    users = arguments.user or (["new"] if history else [])
+    if not users and not arguments.all and not arguments.similar:
+        raise InputError(
+            "Nobody is asked for. Say --user ID, --all, --similar ITEM or --history ITEM=RATING."
+        )
+    if history and (len(users) > 1 or arguments.all or arguments.similar):
+        raise InputError("--history: these ratings are one user's. Ask for that user alone.")
     from recommender import registry, tracking
 
     name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
@@ -185,12 +400,134 @@ def _recommend(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     model = registry.load(arguments.model or name)
-    items = model.predict(pd.DataFrame({"user": [arguments.user], "k": [arguments.k]})).to_dict("records")
-    if arguments.json:
-        print(json.dumps(items, indent=2, ensure_ascii=False))
+    if arguments.similar:
+        asked = pd.DataFrame({"similar_to": [arguments.similar], "k": [arguments.k]})
+    else:
+        if arguments.all:
+            users = list(model.unwrap_python_model().recommender.users)
+        asked = pd.DataFrame({"user": users, "k": [arguments.k] * len(users)})
+        if history:
+            asked["history"] = [history]
+        if arguments.reasons:
+            asked["reasons"] = arguments.reasons
+    # Of all users at once the answer alone would be gigabytes.
+    answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
+    if arguments.output:
+        _write_csv(answers, arguments.output)
+    elif arguments.all and not arguments.json:
+        for number, answered in enumerate(answers):
+            answered.to_csv(sys.stdout, index=False, header=number == 0)
+    else:
+        _print_lists(pd.concat(answers), arguments.json)
+
+
+def _history(pairs: Sequence[str]) -> dict[str, float]:
+    history: dict[str, float] = {}
+    for pair in pairs:
+        item, equals, rating = pair.rpartition("=")
+        try:
+            history[item] = float(rating)
+        except ValueError:
+            equals = ""
+        if not equals or not item:
+            raise InputError(f"--history {pair}: write ITEM=RATING, as 318=4.5.")
+    return history
+
+
+def _predict(model: Any, asked: Any) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return model.predict(asked)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise InputError(str(error.message)) from error
+
+
+def _write_csv(answers: Any, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as file:
+            for number, answered in enumerate(answers):
+                answered.to_csv(file, index=False, header=number == 0)
+        part.replace(path)
+    except OSError as error:
+        raise RecommenderError(f"{path}: {error.strerror}. Name a file that you can write.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _print_lists(answered: Any, as_json: bool) -> None:
+    records = answered.to_dict("records")
+    if as_json:
+        print(json.dumps(records, indent=2, ensure_ascii=False))
         return
     from recommender import train
 
-    if items and not items[0]["known_user"]:
-        _say(f"user {arguments.user} is unknown: these are the popular items")
-    print("\n".join(train.pick_lines(items)))
+    if "similarity" in answered:
+        print("\n".join(f"{pick['rank']:>4}  {pick['similarity']:.2f}  {_name(pick)}" for pick in records))
+        return
+    several = answered["user"].nunique() > 1
+    for user, picks in answered.groupby("user", sort=False):
+        items = picks.to_dict("records")
+        if not items[0]["known_user"]:
+            _say(f"user {user} is unknown: these are the popular items")
+        if several:
+            print(f"user {user}:")
+        for line, pick in zip(train.pick_lines(items), items, strict=True):
+            print(line + (f"  because of {pick['because']}" if pick.get("because") else ""))
+
+
+def _name(pick: dict[str, Any]) -> str:
+    return str(pick["title"] or pick["item"])
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    _say(
+        "exported "
+        + promotion.export(arguments.environment, arguments.model, arguments.version, arguments.output)
+    )
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    from recommender import gate, promotion, tracking
+
+    try:
+        settings = gate.Settings.model_validate_json(arguments.gate)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise InputError(f"The gate's limits are {arguments.gate}. {'; '.join(lines)}.") from error
+    overridden = frozenset(filter(None, (name.strip() for name in arguments.override.split(","))))
+    tracking.connect(arguments.tracking_uri)
+    print(
+        promotion.promote(
+            arguments.archive.resolve(),
+            arguments.to,
+            settings,
+            overridden,
+            arguments.by,
+            arguments.sandbox,
+            _say,
+        )
+    )
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    print(promotion.rollback(arguments.environment, arguments.model))
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from recommender import promotion, tracking
+
+    tracking.connect(arguments.tracking_uri)
+    print("\n".join(promotion.picture(environment) for environment in arguments.environments))

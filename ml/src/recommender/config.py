@@ -1,12 +1,13 @@
 """The parameter file: one YAML file and its seed determine a run."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recommender.errors import InputError
 
@@ -16,7 +17,7 @@ class _Section(BaseModel):
 
 
 class Columns(_Section):
-    """Names of the columns in a CSV file or an SQL table."""
+    """Names of the columns in a CSV or Parquet file or an SQL table."""
 
     user: str = "userId"
     item: str = "movieId"
@@ -29,7 +30,7 @@ class DataConfig(_Section):
     """Where the ratings are and how they are written."""
 
     source: str
-    format: Literal["auto", "latest", "100k", "1m", "csv", "sql"] = "auto"
+    format: Literal["auto", "latest", "100k", "1m", "csv", "parquet", "sql"] = "auto"
     table: str | None = None
     titles: str | None = None
     columns: Columns = Columns()
@@ -74,8 +75,42 @@ class TrackingConfig(_Section):
     model: Annotated[str, Field(pattern=r"^[^/:.]+$")] = "movie-recommender"
 
 
+class Range(_Section):
+    """Numbers to choose a parameter from, whole ones when both ends are; on a logarithmic scale if `log`."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Range":
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError("low and high are numbers, the lower comes first")
+        if self.log and self.low <= 0:
+            raise ValueError("a logarithmic scale begins above 0")
+        return self
+
+
+class TuningConfig(_Section):
+    """A search: `space` maps params' keys (dotted inside dictionaries) to a list of values or a range."""
+
+    search: Literal["optuna", "random", "grid"] = "optuna"
+    trials: Annotated[int, Field(ge=1)] = 30
+    metric: Literal["rmse", "mae", "list_ndcg"] = "rmse"
+    space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)] | Range], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "TuningConfig":
+        if self.search != "optuna" and self.metric == "list_ndcg":
+            raise ValueError("Surprise's searches know rmse and mae; for list_ndcg say search: optuna")
+        ranges = [key for key, values in self.space.items() if isinstance(values, Range)]
+        if self.search == "grid" and ranges:
+            raise ValueError(f"a grid needs lists of values, and space.{ranges[0]} is a range")
+        return self
+
+
 class Config(_Section):
-    """Everything that determines a run."""
+    """Everything that determines a run; `experiments` are the parameter files that a leaderboard compares."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     algorithm: str = "SVD"
@@ -84,6 +119,8 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     recommendation: RecommendationConfig = RecommendationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    experiments: tuple[str, ...] = ()
+    tuning: TuningConfig | None = None
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -110,6 +147,8 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
             # A table's name is not a path, and neither is an SQL address.
             if isinstance(data.get(key), str) and "://" not in str(data.get("source")):
                 data[key] = str((path.parent / os.path.expandvars(data[key])).resolve())
+    if isinstance(experiments := content.get("experiments"), list):
+        content["experiments"] = [str((path.parent / str(name)).resolve()) for name in experiments]
     for key, value in (overrides or {}).items():
         _put(content, key.split("."), value, path)
     if isinstance(data := content.get("data"), dict) and isinstance(data.get("source"), str):

@@ -11,3 +11,9 @@ class InputError(RecommenderError):
     """Data, parameters or arguments that cannot be used as they are."""
 
     exit_code = 2
+
+
+class Refusal(RecommenderError):
+    """A version that does not pass the gate of a promotion."""
+
+    exit_code = 3

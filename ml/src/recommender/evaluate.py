@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-from surprise.model_selection import KFold
+from numpy.typing import NDArray
 
-from recommender import algorithm, metrics
+from recommender import algorithm, metrics, trainset
 from recommender.config import Config
 from recommender.data import Ratings
 from recommender.errors import InputError
+from recommender.metrics import Floats
+from recommender.model import Recommender
 
 METRICS = ("rmse", "mae", "precision_at_k", "recall_at_k", "ndcg_at_k")
 
@@ -30,11 +33,14 @@ class Fold:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All folds, and true and estimated rating of each pair when it was held out, shapes (n,)."""
+    """All folds, and for each pair when it was held out, shapes (n,): its rating, its estimate, and how many
+    ratings its item had in training.
+    """
 
     folds: tuple[Fold, ...]
-    true: metrics.Floats
-    estimate: metrics.Floats
+    true: Floats
+    estimate: Floats
+    item_ratings: Floats
 
     def mean(self) -> dict[str, float]:
         """Each metric's mean over the folds."""
@@ -70,32 +76,91 @@ def cross_validate(
             f"{ratings.name}: {len(ratings)} ratings cannot make {settings.folds} folds. "
             "Give more ratings or a smaller evaluation.folds."
         )
-    user_at = {raw: at for at, raw in enumerate(ratings.users)}
-    item_at = {raw: at for at, raw in enumerate(ratings.items)}
-    folds, trues, estimates = [], [], []
-    splits = KFold(n_splits=settings.folds, random_state=config.seed).split(algorithm.dataset(ratings))
-    for number, (trainset, testset) in enumerate(splits, start=1):
-        began = time.perf_counter()
-        algo = algorithm.make(config.algorithm, config.params, config.seed)
-        algorithm.fit(algo, trainset)
-        fitted = time.perf_counter()
-        scorer = algorithm.scorer(algo, ratings)
-        user = np.array([user_at[raw] for raw, _, _ in testset])
-        item = np.array([item_at[raw] for _, raw, _ in testset])
-        true = np.array([rating for _, _, rating in testset])
-        estimate = np.clip(scorer.pairs(user, item), *ratings.scale)
-        fold = Fold(
-            rmse=metrics.rmse(true, estimate),
-            mae=metrics.mae(true, estimate),
-            **metrics.ranking(user, true, estimate, settings.k, settings.threshold, ratings.scale[0]),
-            fit_seconds=fitted - began,
-            test_seconds=time.perf_counter() - fitted,
+    compiling = algorithm.warm_up(config.algorithm, config.params, config.seed)
+    if compiling > 1:
+        progress(
+            f"{config.algorithm} compiled in {compiling:.0f} s, kept for the next time where that can be"
         )
+    folds, parts = [], []
+    whole = np.bincount(ratings.item, minlength=len(ratings.items))
+    for number, (known, held_out) in enumerate(trainset.folds(ratings, settings.folds, config.seed), start=1):
+        fold, estimate = measure(ratings, config, known, held_out, number)
+        item = ratings.item[held_out]
+        left = whole - np.bincount(item, minlength=len(whole))
         folds.append(fold)
-        trues.append(true)
-        estimates.append(estimate)
+        parts.append((ratings.rating[held_out], estimate, left[item]))
         progress(
             f"fold {number}/{settings.folds}: RMSE {fold.rmse:.4f}, MAE {fold.mae:.4f}, "
             f"NDCG@{settings.k} {fold.ndcg_at_k:.4f} ({fold.fit_seconds + fold.test_seconds:.1f} s)"
         )
-    return Evaluation(tuple(folds), np.concatenate(trues), np.concatenate(estimates))
+    true, estimate, seen = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Evaluation(tuple(folds), true, estimate, seen)
+
+
+def measure(
+    ratings: Ratings, config: Config, known: trainset.ArrayTrainset, held_out: Any, number: int
+) -> tuple[Fold, Floats]:
+    """Train on `known` and estimate the ratings at the positions `held_out`: metrics, and estimates (n,)."""
+    settings = config.evaluation
+    began = time.perf_counter()
+    algo = algorithm.make(config.algorithm, config.params, config.seed, served=False)
+    algorithm.fit(algo, known)
+    fitted = time.perf_counter()
+    user, item, true = ratings.user[held_out], ratings.item[held_out], ratings.rating[held_out]
+    if config.algorithm == algorithm.UNSERVED:
+        np.random.seed((config.seed + number) % 2**32)
+        pairs = zip(user.tolist(), item.tolist(), strict=True)
+        estimate = np.array([algo.predict(ratings.users[u], ratings.items[i]).est for u, i in pairs])
+    else:
+        estimate = np.clip(algorithm.scorer(algo, ratings).pairs(user, item), *ratings.scale)
+    fold = Fold(
+        rmse=metrics.rmse(true, estimate),
+        mae=metrics.mae(true, estimate),
+        **metrics.ranking(user, true, estimate, settings.k, settings.threshold, ratings.scale[0]),
+        fit_seconds=fitted - began,
+        test_seconds=time.perf_counter() - fitted,
+    )
+    return fold, estimate
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What metrics.lists says, CPU seconds, and how often each listed item had been rated, shape (n,)."""
+
+    metrics: dict[str, float]
+    fit_seconds: float
+    list_seconds: float
+    popularity: Floats
+
+
+def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
+    """Hold out a quarter of each user's ratings, rounded down: the rest, and which are held out (n,)."""
+    order = np.lexsort((np.random.RandomState(seed).random_sample(len(ratings)), ratings.user))
+    count = np.bincount(ratings.user, minlength=len(ratings.users))
+    rank = np.arange(len(ratings)) - (np.cumsum(count) - count)[ratings.user[order]]
+    out = np.zeros(len(ratings), dtype=bool)
+    out[order[rank < count[ratings.user[order]] // 4]] = True
+    rest = replace(ratings, user=ratings.user[~out], item=ratings.item[~out], rating=ratings.rating[~out])
+    return rest, out
+
+
+def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
+    """Train on what `split` leaves and list evaluation.k items for everybody.
+
+    The lists are those that are served: without what the user has rated, with recommendation's own rules.
+    Every rating that is held out is relevant, whatever its height: it was picked.
+    """
+    rest, out = split(ratings, seed)
+    began = time.process_time()
+    algo = algorithm.fit(algorithm.make(config.algorithm, config.params, config.seed), trainset.full(rest))
+    fitted = time.process_time()
+    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
+    recommender = Recommender.build(algorithm.scorer(algo, rest), rest, settings)
+    picks = np.full((len(ratings.users), config.evaluation.k), -1)
+    for block in recommender.recommend(k=config.evaluation.k):
+        picks[block.user, block.rank - 1] = block.item
+    listed = time.process_time()
+    found = metrics.lists(picks, ratings.user[out], ratings.item[out], len(ratings.items))
+    return Lists(
+        found, fitted - began, listed - fitted, recommender.count[picks[picks >= 0]].astype(np.float64)
+    )

@@ -10,8 +10,10 @@ from typing import Any
 from recommender import __version__
 from recommender.errors import InputError
 
-# What `check` can read. One more whenever files or arrays change so that older code would misread them.
-FORMAT = 1
+# What `write` writes. One more whenever files or arrays change so that older code would misread them.
+# 2: the users' ratings and what folding in needs.
+FORMAT = 2
+READS = (1, 2)
 NAME = "manifest.json"
 _PACKAGES = ("mlflow", "numpy", "pandas", "scikit-surprise")
 _MEND = "Copy the whole folder anew from where it was logged, or train anew: recommender train"
@@ -41,7 +43,7 @@ def write(folder: Path, about: dict[str, Any]) -> None:
 
 
 def check(folder: Path, needed: str) -> dict[str, Any]:
-    """The manifest of a folder, once its format is this code's and every file is as it was written.
+    """The manifest of a folder, once its format is one of READS and every file is as it was written.
 
     Raises InputError when the manifest is missing, is none, is of another format or does not list the file
     `needed`, and when a file is missing or has another digest.
@@ -50,11 +52,11 @@ def check(folder: Path, needed: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         made_by = content["recommender"]
-        if content["format"] != FORMAT:
+        if content["format"] not in READS:
             raise InputError(
                 f"{path}: format {content['format']}, written by recommender {made_by}; this is recommender "
-                f"{__version__}, which reads format {FORMAT}. Load the model with recommender {made_by}, or "
-                "train it anew with this one."
+                f"{__version__}, which reads format {' and '.join(map(str, READS))}. Load the model with "
+                f"recommender {made_by}, or train it anew with this one."
             )
         expected = {name: content["files"][name]["sha256"] for name in {*content["files"], needed}}
     except FileNotFoundError as error:

@@ -64,5 +64,30 @@ def ranking(
     }
 
 
+def lists(picks: NDArray[Any], user: NDArray[Any], item: NDArray[Any], n_items: int) -> dict[str, float]:
+    """Precision, recall and NDCG of one list a user over the whole catalogue, and the lists' coverage.
+
+    `picks` holds items, best first, shape (users, k), -1 where a list is shorter; `user` and `item` are the
+    held-out pairs, shapes (n,), each of which is relevant. Averages are over the users who have any; a hit at
+    rank r gains 1 / log2(r + 1) (Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418), precision divides
+    by k. Coverage is the share of the `n_items` items that are on any list.
+    """
+    k = picks.shape[1]
+    wanted = np.bincount(user, minlength=len(picks))
+    rows = np.arange(len(picks))[:, None]
+    hits = np.isin(rows * (n_items + 1) + picks + 1, user.astype(np.int64) * (n_items + 1) + item + 1)
+    hits &= picks >= 0
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate(([0.0], np.cumsum(discount)))[np.minimum(wanted, k)]
+    judged = wanted > 0
+    found = hits.sum(axis=1)[judged]
+    return {
+        "list_precision": float(np.mean(found / k)) if len(found) else 0.0,
+        "list_recall": float(np.mean(found / wanted[judged])) if len(found) else 0.0,
+        "list_ndcg": float(np.mean((hits @ discount)[judged] / ideal[judged])) if len(found) else 0.0,
+        "coverage": len(np.unique(picks[picks >= 0])) / n_items,
+    }
+
+
 def _mean_ratio(part: Floats, whole: Floats) -> float:
     return float(np.mean(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)))

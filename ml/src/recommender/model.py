@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender import manifest
+from recommender.errors import InputError
 from recommender.scoring import KINDS, Floats, Scorer
 
 if TYPE_CHECKING:
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
 
 # The one file beside the manifest of a saved recommender.
 ARRAYS = "recommender.npz"
+
+# Estimates that are made at a time for lists: 64 MB of them, and a few times that while they are sorted.
+BLOCK = 2**23
+# Scores nearer than this are equal: the order in which a product is summed up changes the last digits.
+NEAR = 1e-9
+
+History = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,38 @@ class Pick:
     rank: int
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Lists of several users, one below the other, as arrays of shape (r,).
+
+    `user` is the position in what was asked for, `item` indexes Recommender.items, `estimate` is in rating
+    units and on the scale, `rank` counts from 1, `known` says whether the list is personal.
+    """
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    estimate: Floats
+    rank: NDArray[np.int64]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A rating that speaks for a recommendation: `share` is what it adds to the estimate, in rating units."""
+
+    item: str
+    title: str
+    rating: float
+    share: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
     """Scorer, ids, titles, what each user has rated, and each item's popularity.
 
-    `rated[start[u]:start[u + 1]]` are the items of user u; `count` and `popularity` have shape (m,),
-    popularity is the damped mean rating. `settings` holds scale, k and min_item_ratings besides what
-    describes the model.
+    `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) what they got, None in a
+    model of format 1; `count` and `popularity` have shape (m,), popularity is the damped mean rating.
+    `settings` holds scale, k and min_item_ratings besides what describes the model.
     """
 
     scorer: Scorer
@@ -48,6 +83,7 @@ class Recommender:
     count: NDArray[np.int64]
     popularity: Floats
     settings: dict[str, Any]
+    rating: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         kind = type(self.scorer).__name__
@@ -78,39 +114,201 @@ class Recommender:
             count=count,
             popularity=(total + damping * ratings.rating.mean()) / (count + damping),
             settings={**settings, "scale": list(ratings.scale), "scorer": type(scorer).__name__},
+            rating=ratings.rating.astype(np.float32),
         )
 
     def knows(self, user: str) -> bool:
         """Whether the user was among the ratings."""
         return user in self._user_at  # type: ignore[attr-defined]
 
-    def estimate(self, users: Sequence[str], items: Sequence[str]) -> Floats:
-        """Estimates clipped to the scale for n pairs of raw ids; unknown ids get what Surprise gives them."""
-        user = np.array([self._user_at.get(raw, -1) for raw in users], dtype=np.int64)  # type: ignore[attr-defined]
+    def knows_any(self, history: History) -> bool:
+        """Whether one of the history's items was among the ratings."""
+        return any(item in self._item_at for item in history)  # type: ignore[attr-defined]
+
+    def estimate(self, users: Sequence[str], items: Sequence[str], history: History | None = None) -> Floats:
+        """Estimates clipped to the scale for n pairs of raw ids; unknown ids get what Surprise gives them.
+
+        With a history (item: rating) they are all those of one user who has these ratings, besides what the
+        model knows of the one user in `users`. Raises InputError for ratings off the scale.
+        """
         item = np.array([self._item_at.get(raw, -1) for raw in items], dtype=np.int64)  # type: ignore[attr-defined]
+        if history is not None:
+            scorer, at, _ = self._folded(users[0] if len(users) else "", history)
+            return self._clipped(scorer.pairs(np.full(len(item), at), item))
+        user = np.array([self._user_at.get(raw, -1) for raw in users], dtype=np.int64)  # type: ignore[attr-defined]
         return self._clipped(self.scorer.pairs(user, item))
 
-    def top_n(self, user: str, k: int | None = None) -> list[Pick]:
+    def top_n(self, user: str, k: int | None = None, history: History | None = None) -> list[Pick]:
         """The k best items that the user has not rated, best first; fewer when there are not so many.
 
         Items need `min_item_ratings` ratings, or as many as the most rated item has when none has so many. An
         unknown user gets the items of highest popularity. Equal estimates: the item with more ratings first.
+        `history` (item: rating) are ratings that came after the training: they count besides those that the
+        model knows of the user, who may be unknown. Raises InputError for ratings off the scale.
+        """
+        [lists] = [self.list_for(user, k, history)] if history is not None else self.recommend([user], k)
+        return [
+            Pick(self.items[item], self.titles[item], float(estimate), int(rank))
+            for item, estimate, rank in zip(lists.item, lists.estimate, lists.rank, strict=True)
+        ]
+
+    def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
+        """Lists as `top_n` makes them, for these users or for all, in blocks of bounded memory.
+
+        A block is some hundred users; `Lists.user` goes on counting through them.
         """
         k = self.settings["k"] if k is None else k
-        at = self._user_at.get(user, -1)  # type: ignore[attr-defined]
-        open_ = self.count >= min(self.settings["min_item_ratings"], int(self.count.max()))
-        if at >= 0:
-            open_[self.rated[self.start[at] : self.start[at + 1]]] = False
-        item = np.flatnonzero(open_)
-        score = self.scorer.of_user(at, item) if at >= 0 else self.popularity[item]
-        best = np.lexsort((item, -self.count[item], -score))[:k]
-        shown = self._clipped(score[best])
+        known = range(len(self.users)) if users is None else map(self._at, users)
+        at = np.fromiter(known, dtype=np.int64)
+        step = max(1, BLOCK // max(1, len(self._shelf)))
+        for first in range(0, len(at), step):
+            part = at[first : first + step]
+            yield self._lists(part, first, k)
+
+    def list_for(self, user: str, k: int | None, history: History) -> Lists:
+        """The list of one user with ratings that came after the training, see `top_n`."""
+        k = self.settings["k"] if k is None else k
+        scorer, at, rated = self._folded(user, history)
+        row = np.zeros(len(rated), dtype=np.int64)
+        if at < 0:
+            row, column, score = self._best(self.popularity[self._shelf][None], row, rated, k)
+        else:
+            row, column, score = self._best(scorer.of_users(np.array([at]), self._shelf), row, rated, k)
+        return self._as_lists(row, column, score, np.array([at]), 0)
+
+    def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
+        """The n ratings of the user that add most to the estimate of an item, most first.
+
+        None for a model that has no such reasons (neighbouring users, deviations, biases), an unknown item,
+        and a user without ratings. Raises InputError for ratings off the scale.
+        """
+        at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
+        rated, rating = self._ratings_of(user, history or {})
+        if at < 0 or not len(rated):
+            return []
+        shares = self.scorer.reasons(at, rated, rating, self.settings.get("fold_in", {}))
+        if shares is None:
+            return []
         return [
-            Pick(self.items[i], self.titles[i], float(estimate), rank)
-            for rank, (i, estimate) in enumerate(
-                zip(item[best].tolist(), shown.tolist(), strict=True), start=1
-            )
+            Reason(self.items[rated[j]], self.titles[rated[j]], float(rating[j]), float(shares[j]))
+            for j in np.argsort(-shares, kind="stable")[:n]
+            if shares[j] > 0
         ]
+
+    def similar(self, item: str, k: int | None = None) -> list[Pick]:
+        """The k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
+
+        By the model's own similarities or factors; where it has none, by who has rated: the cosine of the
+        two sets of users. Items need as many ratings as in `top_n`. Raises InputError for an unknown item.
+        """
+        k = self.settings["k"] if k is None else k
+        at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
+        if at < 0:
+            raise InputError(f"item {item!r} is unknown. Ask for one that was among the ratings.")
+        nearness = self.scorer.similar(at)
+        if nearness is None:
+            raters = np.searchsorted(self.start, np.flatnonzero(self.rated == at), side="right") - 1
+            shared = np.zeros(len(self.items))
+            for user in raters.tolist():
+                shared[self.rated[self.start[user] : self.start[user + 1]]] += 1
+            nearness = shared / np.sqrt(np.maximum(self.count * self.count[at], 1))
+        itself = np.array([at])
+        _, column, score = self._best(nearness[self._shelf][None], np.zeros(1, dtype=np.int64), itself, k)
+        return [
+            Pick(self.items[i], self.titles[i], float(nearness[i]), rank)
+            for rank, i in enumerate(self._shelf[column[score > 0]].tolist(), start=1)
+        ]
+
+    @cached_property
+    def _shelf(self) -> NDArray[np.int64]:
+        """The items that may be recommended, those with more ratings first."""
+        open_ = np.flatnonzero(self.count >= min(self.settings["min_item_ratings"], int(self.count.max())))
+        return open_[np.argsort(-self.count[open_], kind="stable")]
+
+    @cached_property
+    def _column(self) -> NDArray[np.int64]:
+        """Where each item stands on the shelf, -1 for one that does not."""
+        column = np.full(len(self.items), -1)
+        column[self._shelf] = np.arange(len(self._shelf))
+        return column
+
+    def _at(self, user: str) -> int:
+        return self._user_at.get(user, -1)  # type: ignore[attr-defined,no-any-return]
+
+    def _lists(self, at: NDArray[np.int64], first: int, k: int) -> Lists:
+        asked = np.flatnonzero(at >= 0)
+        length = self.start[at[asked] + 1] - self.start[at[asked]]
+        row = np.repeat(np.arange(len(asked)), length)
+        place = np.arange(len(row)) + np.repeat(self.start[at[asked]] - np.cumsum(length) + length, length)
+        seen = self.rated[place]
+        row, column, score = self._best(self.scorer.of_users(at[asked], self._shelf), row, seen, k)
+        parts = [(asked[row], column, score)]
+        if len(asked) < len(at):
+            nothing = np.zeros(0, dtype=np.int64)
+            _, column, score = self._best(self.popularity[self._shelf][None], nothing, nothing, k)
+            strangers = np.flatnonzero(at < 0)
+            again = len(strangers)
+            parts.append((np.repeat(strangers, len(column)), np.tile(column, again), np.tile(score, again)))
+        row, column, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(row, kind="stable")
+        return self._as_lists(row[order], column[order], score[order], at, first)
+
+    def _best(
+        self, score: Floats, row: NDArray[np.int64], item: NDArray[Any], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """The k best of each row of scores over the shelf, without the items that the row has seen."""
+        column = self._column[item]
+        score[row[column >= 0], column[column >= 0]] = -np.inf
+        k = min(k, score.shape[1])
+        least = -np.partition(-score, k - 1, axis=1)[:, k - 1 : k]
+        # -inf less something is -inf: rows with fewer than k items left have all that is seen in it.
+        row, column = np.nonzero((score >= least - 2 * NEAR) & (score > -np.inf))
+        score = score[row, column]
+        order = np.lexsort((column, -np.round(score / NEAR), row))
+        row, column, score = row[order], column[order], score[order]
+        best = np.arange(len(row)) - np.searchsorted(row, row) < k
+        return row[best], column[best], score[best]
+
+    def _as_lists(
+        self,
+        row: NDArray[np.int64],
+        column: NDArray[np.int64],
+        score: Floats,
+        at: NDArray[np.int64],
+        first: int,
+    ) -> Lists:
+        rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
+        return Lists(row + first, self._shelf[column], self._clipped(score), rank, at[row] >= 0)
+
+    def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
+        """Items and ratings of a user: those of the training, and over them those of the history."""
+        at = self._at(user)
+        known: dict[int, float] = {}
+        if at >= 0 and self.rating is not None:
+            row = slice(self.start[at], self.start[at + 1])
+            known = dict(zip(self.rated[row].tolist(), self.rating[row].tolist(), strict=True))
+        low, high = self.settings["scale"]
+        for raw, rating in history.items():
+            if not isinstance(rating, numbers.Real) or not low <= rating <= high:
+                shown = float(rating) if isinstance(rating, numbers.Real) else rating
+                raise InputError(
+                    f"history: rating {shown!r} of item {raw!r} is not on the scale {low:g} to {high:g}."
+                )
+            if (item := self._item_at.get(raw, -1)) >= 0:
+                known[item] = float(rating)
+        return np.array([*known], dtype=np.int64), np.array([*known.values()], dtype=np.float64)
+
+    def _folded(self, user: str, history: History) -> tuple[Scorer, int, NDArray[np.int64]]:
+        """A scorer that knows the history, the user's index in it (-1: unknown), and the items seen."""
+        rated, rating = self._ratings_of(user, history)
+        how = self.settings.get("fold_in")
+        folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None else None
+        if folded is not None:
+            return folded, folded.n_users - 1, rated
+        at = self._at(user)
+        if at >= 0:
+            rated = np.union1d(rated, self.rated[self.start[at] : self.start[at + 1]])
+        return self.scorer, at, rated
 
     def _clipped(self, estimate: Floats) -> Floats:
         low, high = self.settings["scale"]
@@ -124,7 +322,10 @@ class Recommender:
             for key, value in words.items()
         }
         arrays |= {key: getattr(self, key) for key in ("start", "rated", "count", "popularity")}
-        return arrays | {f"scorer_{key}": np.asarray(value) for key, value in vars(self.scorer).items()}
+        if self.rating is not None:
+            arrays["rating"] = self.rating
+        parts = (part.name for part in fields(self.scorer))  # type: ignore[arg-type]
+        return arrays | {f"scorer_{name}": np.asarray(getattr(self.scorer, name)) for name in parts}
 
     def digest(self) -> str:
         """SHA-256 (hex) of all that determines the answers: equal for two runs of one configuration."""

@@ -1,45 +1,152 @@
 """MLflow's model registry: names by environment, and the aliases that say what is served."""
 
+import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recommender.errors import InputError, RecommenderError
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
 CHAMPION = "champion"
 PREVIOUS = "previous"
+# A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
+_MOVING = "aliases_moving"
 
 
 def environment() -> str:
     """RECOMMENDER_ENVIRONMENT, or dev; raises InputError for a name that cannot be part of a model's name."""
-    name = os.environ.get("RECOMMENDER_ENVIRONMENT") or "dev"
+    return _environment_name(os.environ.get("RECOMMENDER_ENVIRONMENT") or "dev", "RECOMMENDER_ENVIRONMENT=")
+
+
+def _environment_name(name: str, where: str = "") -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise InputError(
-            f"RECOMMENDER_ENVIRONMENT={name!r}: use letters, digits, - and _, as in dev, staging, prod."
-        )
+        raise InputError(f"{where}{name!r}: use letters, digits, - and _, as in dev, staging, prod.")
     return name
+
+
+def registered_name(environment: str, model: str) -> str:
+    """<environment>.<model>; raises InputError for parts that cannot be one."""
+    if not re.fullmatch(r"[^/:.'\"\s]+", model):
+        raise InputError(
+            f"{model!r} is no model's name: it holds no blanks, quotes, dots, colons and slashes."
+        )
+    return f"{_environment_name(environment)}.{model}"
 
 
 def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
     """Register a logged model as a new version of `name` and make it champion; returns the version.
 
-    The champion before becomes `previous`, first, so that an interruption leaves a champion that can be
-    served.
+    The champion before becomes `previous`.
     Raises RecommenderError for whatever MLflow refuses.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient()
     try:
+        settle(name)
         before = champion(name)
         version = str(mlflow.register_model(model_uri, name, tags=tags, await_registration_for=60).version)
-        if before is not None:
-            client.set_registered_model_alias(name, PREVIOUS, before)
-        client.set_registered_model_alias(name, CHAMPION, version)
+        point(name, version, before)
     except MlflowException as error:
         raise RecommenderError(f"{name}: MLflow does not register the model: {error.message}") from error
     return version
+
+
+def point(name: str, champion: str, previous: str | None) -> None:
+    """Let the aliases point to these versions; the champion is one that can be served at every moment.
+
+    MLflow moves one alias at a time, so that where they go is written down first: `settle` ends what an
+    interruption left half-way.
+    """
+    import mlflow
+
+    aliases = {CHAMPION: champion, PREVIOUS: previous}
+    mlflow.MlflowClient().set_registered_model_tag(name, _MOVING, json.dumps(aliases))
+    settle(name)
+
+
+def settle(name: str) -> None:
+    """Finish a move of the aliases of `name` that was interrupted; does nothing where there is none."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = _found(client.get_registered_model, name)
+    if found is None or _MOVING not in found.tags:
+        return
+    for alias, version in json.loads(found.tags[_MOVING]).items():
+        # somebody may have deleted it since
+        if version is not None and _found(client.get_model_version, name, version):
+            client.set_registered_model_alias(name, alias, version)
+    client.delete_registered_model_tag(name, _MOVING)
+
+
+def aliases(name: str) -> dict[str, str]:
+    """Versions of `name` by alias; empty where there is no such registered model."""
+    import mlflow
+
+    found = _found(mlflow.MlflowClient().get_registered_model, name)
+    return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
+
+
+def versions(name: str) -> list["ModelVersion"]:
+    """All versions of `name`, newest first; empty where there is no such registered model."""
+    import mlflow
+
+    found = mlflow.search_model_versions(filter_string=f"name='{name}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def version(name: str, number: str | None) -> "ModelVersion":
+    """A version of `name`, by default its champion; raises InputError, with those there are, for another."""
+    import mlflow
+
+    wanted = number or champion(name)
+    client = mlflow.MlflowClient()
+    if wanted is not None and re.fullmatch(r"[0-9]+", wanted):
+        found: ModelVersion | None = _found(client.get_model_version, name, wanted)
+        if found is not None:
+            return found
+    there = ", ".join(str(each.version) for each in versions(name)) or "none"
+    raise InputError(
+        f"{name} has no {f'version {number}' if number else CHAMPION}. Versions that there are: {there}."
+    )
+
+
+def tags(of: "ModelVersion") -> dict[str, str]:
+    """The tags of a version, and under those its run's that say what the model was made from."""
+    keys = (
+        "algorithm",
+        "dataset_digest",
+        "source_digest",
+        "model_digest",
+        "artifact_digest",
+        "holdout_digest",
+    )
+    run = run_of(of)
+    return {key: run.data.tags[key] for key in keys if run and key in run.data.tags} | dict(of.tags)
+
+
+def run_of(version: "ModelVersion") -> "Run | None":
+    """The run that a version came from, None where there is none any more."""
+    import mlflow
+
+    run: Run | None = _found(mlflow.MlflowClient().get_run, version.run_id) if version.run_id else None
+    return run if run and run.info.lifecycle_stage == "active" else None
+
+
+def _found(get: Any, *arguments: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(*arguments)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def champion(name: str) -> str | None:

@@ -85,6 +85,12 @@ def _local_database(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
+def place(uri: str) -> Path:
+    """The folder of a local store; for a server mlruns/ in the working directory."""
+    database = _local_database(uri)
+    return database.parent if database else Path.cwd() / "mlruns"
+
+
 def _check_health(uri: str) -> None:
     mend = "Start it (or the tunnel to it), mend MLFLOW_TRACKING_URI, or unset that for a local store."
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
@@ -113,23 +119,39 @@ def _innermost(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def run(config: "Config", uri: str, tags: dict[str, str]) -> Iterator[Any]:
+def run(
+    config: "Config",
+    uri: str,
+    tags: dict[str, str],
+    name: str | None = None,
+    nested: bool = False,
+    run_id: str | None = None,
+) -> Iterator[Any]:
     """An MLflow run in the configured experiment: FINISHED at the end of the block, FAILED when it raises.
 
+    It is called `name`, or after the algorithm; with `nested` it belongs to the active run, and with `run_id`
+    an earlier run goes on.
     Raises RecommenderError for whatever MLflow cannot do.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        experiment = _experiment(config.tracking.experiment, uri)
-        with mlflow.start_run(experiment_id=experiment, run_name=config.algorithm, tags=tags) as active:
+        at = experiment(config.tracking.experiment, uri)
+        with mlflow.start_run(
+            run_id=run_id,
+            experiment_id=at,
+            run_name=None if run_id else name or config.algorithm,
+            nested=nested,
+            tags=tags,
+        ) as active:
             yield active
     except MlflowException as error:
         raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
 
 
-def _experiment(name: str, uri: str) -> str:
+def experiment(name: str, uri: str) -> str:
+    """The id of an experiment, made where there is none; raises InputError for a deleted one."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -149,7 +171,7 @@ def _experiment(name: str, uri: str) -> str:
     if found.lifecycle_stage != "active":
         raise InputError(
             f"{shown(uri)}: experiment {name!r} is deleted. Restore it (mlflow experiments restore -x "
-            f"{found.experiment_id}) or choose another tracking.experiment."
+            f"{found.experiment_id}), or give another name as tracking.experiment."
         )
     return str(found.experiment_id)
 
@@ -208,16 +230,17 @@ def tag(run_id: str, tags: dict[str, str]) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def log_model(native: Path, arrays: Path, metadata: dict[str, Any]) -> Any:
+def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dict[str, float]) -> Any:
     """Log the folder with Surprise's dump as the run's artifact native/, and the MLflow model.
 
-    `arrays` is the folder of a saved Recommender, all that the model answers from. Returns MLflow's
-    ModelInfo.
+    `arrays` is the folder of a saved Recommender, all that the model answers from; `example` is a history,
+    item: rating, for the input example. Returns MLflow's ModelInfo.
     """
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
     mlflow.log_artifacts(str(native), "native")
     packages = ("mlflow", "numpy", "pandas")
@@ -231,13 +254,16 @@ def log_model(native: Path, arrays: Path, metadata: dict[str, Any]) -> Any:
         signature=ModelSignature(
             inputs=Schema(
                 [
-                    ColSpec("string", "user"),
+                    ColSpec("string", "user", required=False),
                     ColSpec("string", "item", required=False),
                     ColSpec("long", "k", required=False),
+                    ColSpec(AnyType(), "history", required=False),  # type: ignore[no-untyped-call]
+                    ColSpec("long", "reasons", required=False),
+                    ColSpec("string", "similar_to", required=False),
                 ]
             )
         ),
-        input_example=pd.DataFrame({"user": ["1"], "k": [10]}),
+        input_example=pd.DataFrame({"user": ["new"], "k": [10], "history": [example], "reasons": [2]}),
         metadata=metadata,
     )
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recommender import algorithm, data, evaluate, registry, tracking
+from recommender import algorithm, data, evaluate, evidence, folding, registry, reports, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
 
@@ -76,6 +76,8 @@ def train(
         )
         with clock.part("log"):
             tracking.log_evaluation(run_id, config, ratings, evaluation)
+            for remark in reports.log(run_id, ratings, name):
+                progress(f"data: {remark}")
             digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
             about = {**digests, "parameters": tracking.parameters(config)}
             with tempfile.TemporaryDirectory() as scratch:
@@ -83,14 +85,19 @@ def train(
                 algorithm.save(algo, native, about)
                 recommender.save(arrays, about)
                 model_uri = tracking.log_model(
-                    native, arrays, {"algorithm": config.algorithm, **digests}
+                    native,
+                    arrays,
+                    {"algorithm": config.algorithm, **digests},
+                    {ratings.items[0]: ratings.scale[1]},
                 ).model_uri
-            tracking.tag(run_id, {"model_digest": model_digest})
+                recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
+            recorded["model_digest"] = model_digest
+            tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
     version = None
     if register:
         with clock.part("register"):
-            version = registry.register(model_uri, name, {**tags, "model_digest": model_digest})
+            version = registry.register(model_uri, name, {**tags, **recorded})
             model_uri = f"models:/{name}/{version}"
     first = ratings.users[0]
     return {
@@ -125,9 +132,14 @@ def train(
 def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
     algo = algorithm.make(config.algorithm, config.params, config.seed)
-    algorithm.fit(algo, algorithm.dataset(ratings).build_full_trainset())
-    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
-    return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings), algo
+    algorithm.fit(algo, trainset.full(ratings))
+    scorer = algorithm.scorer(algo, ratings)
+    settings = {
+        "algorithm": config.algorithm,
+        **config.recommendation.model_dump(),
+        "fold_in": folding.how(algo, scorer, ratings),
+    }
+    return Recommender.build(scorer, ratings, settings), algo
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -I
-"""Steps of jupyter-screen.service that a unit's own settings cannot express: prepare, serve, ready, stop, stopped.
+"""Steps of jupyter-screen@.service that a unit's own settings cannot express.
 
 The unit sets JUPYTER_TOKEN_FILE and JUPYTER_SCREEN_PORT; systemd sets RUNTIME_DIRECTORY, LOGS_DIRECTORY, MAINPID and
 SERVICE_RESULT. A step that fails says why on stderr, which is the journal, and ends with a status other than 0.
@@ -53,6 +53,14 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def allowed(name: str) -> None:
+    """Refuses an account that is not there, or whose time is over: that is how an account is taken from somebody."""
+    entries = (line.split(":") for line in pathlib.Path("/etc/shadow").read_text().splitlines())
+    expiry = next((entry[7] for entry in entries if entry[0] == name), "0")
+    if expiry and int(expiry) <= time.time() // 86400:
+        sys.exit(f"the account {name} is not there, or has expired: no server for it")
 
 
 def prepare() -> None:
@@ -119,7 +127,7 @@ def stopped() -> None:
     except FileNotFoundError:
         status = 0
     result = os.environ.get("SERVICE_RESULT", "success")
-    if status == 0 and result == "success":
+    if result == "exec-condition" or (status == 0 and result == "success"):
         return
     log = pathlib.Path(os.environ["LOGS_DIRECTORY"], "jupyter.log")
     print(f"result {result}, JupyterLab's exit status {status}; the end of {log}:", file=sys.stderr)
@@ -135,6 +143,8 @@ def stopped() -> None:
 def main(arguments: list[str]) -> None:
     """Runs one step. Raises SystemExit where there is none of that name."""
     match arguments:
+        case ["allowed", name]:
+            allowed(name)
         case ["prepare"]:
             prepare()
         case ["serve", *command] if command:
@@ -146,7 +156,7 @@ def main(arguments: list[str]) -> None:
         case ["stopped"]:
             stopped()
         case _:
-            sys.exit("usage: jupyter-screen prepare | serve COMMAND... | ready SECONDS | stop SECONDS | stopped")
+            sys.exit("usage: jupyter-screen allowed NAME | prepare | serve COMMAND... | ready|stop SECONDS | stopped")
 
 
 main(sys.argv[1:])

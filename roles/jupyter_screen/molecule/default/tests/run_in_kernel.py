@@ -1,5 +1,6 @@
-"""Runs code in a kernel through JupyterLab's API and prints its output; arguments KERNEL CODE, on the server."""
+"""Runs code in a kernel through JupyterLab's API and prints its output; arguments PORT KERNEL CODE, as the account."""
 
+import getpass
 import json
 import pathlib
 import sys
@@ -8,9 +9,9 @@ import uuid
 import requests
 import websocket
 
-kernel, code = sys.argv[1:]
-headers = {"Authorization": f"token {pathlib.Path('/etc/jupyter-screen/token').read_text()}"}
-api = "127.0.0.1:8888/api/kernels"
+port, kernel, code = sys.argv[1:]
+headers = {"Authorization": f"token {pathlib.Path('/etc/jupyter-screen/tokens', getpass.getuser()).read_text()}"}
+api = f"127.0.0.1:{port}/api/kernels"
 started = requests.post(f"http://{api}", json={"name": kernel}, headers=headers, timeout=60)
 started.raise_for_status()
 address = f"{api}/{started.json()['id']}"

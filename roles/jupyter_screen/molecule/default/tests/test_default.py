@@ -1,153 +1,257 @@
-"""What a data scientist relies on: the server is theirs alone, runs their kernels and comes back by itself."""
+"""What data scientists rely on: a server is its owner's alone, runs their kernels and comes back by itself."""
 
 import json
+import os
 import pathlib
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
 from testinfra.host import Host
 
-TOKEN = "/etc/jupyter-screen/token"
+SCENARIO = pathlib.Path(__file__).parents[1]
 PYTHON = "/opt/jupyter-screen/current/bin/python"
+PORTS = {"analyst": 8888, "ana": 8889}
+
+
+def unit(name: str) -> str:
+    return f"jupyter-screen@{name}.service"
+
+
+def token(host: Host, name: str) -> str:
+    return str(host.file(f"/etc/jupyter-screen/tokens/{name}").content_string)
+
+
+def log(name: str) -> str:
+    return f"/var/log/jupyter-screen/{name}/jupyter.log"
 
 
 def wait(condition: Callable[[], object], what: str, host: Host, seconds: float = 60) -> None:
-    """Waits until the condition holds. Raises AssertionError with the unit's journal after so many seconds."""
+    """Waits until the condition holds. Raises AssertionError with the units' journal after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what}:\n" + host.check_output(
-            "journalctl -u jupyter-screen -n 60 --no-pager -o cat"
-        )
+        assert time.monotonic() < deadline, f"{what}:\n" + journal(host)
         time.sleep(0.3)
 
 
-def status(host: Host, token: str) -> int:
-    """Returns the HTTP status of the API, 0 where nothing answers."""
+def journal(host: Host) -> str:
+    return str(host.check_output("journalctl -u 'jupyter-screen@*' -n 60 --no-pager -o cat"))
+
+
+def get(host: Host, port: int, secret: str, path: str = "/api/status") -> tuple[int, str]:
+    """Returns the HTTP status and the body; 0 where nothing answers."""
     code = (
         "import http.client as h\n"
-        "c = h.HTTPConnection('127.0.0.1', 8888, timeout=10)\n"
-        f"c.request('GET', '/api/status', headers={{'Authorization': 'token {token}'}} if '{token}' else {{}})\n"
-        "print(c.getresponse().status)"
+        f"c = h.HTTPConnection('127.0.0.1', {port}, timeout=10)\n"
+        f"c.request('GET', '{path}', headers={{'Authorization': 'token {secret}'}} if '{secret}' else {{}})\n"
+        "a = c.getresponse(); print(a.status, a.read().decode())"
     )
     result = host.run("/usr/bin/python3 -c %s", code)
-    return int(result.stdout) if result.rc == 0 else 0
+    status, _, body = result.stdout.partition(" ") if result.rc == 0 else ("0", "", "")
+    return int(status), body
 
 
-def show(host: Host, name: str) -> str:
-    """Returns a property of the unit."""
-    return str(host.check_output("systemctl show -P %s jupyter-screen.service", name))
+def show(host: Host, name: str, of: str) -> str:
+    """Returns a property of a unit."""
+    return str(host.check_output("systemctl show -P %s %s", name, of))
 
 
-def jupyter_pid(host: Host) -> int:
-    """Returns the id of JupyterLab's process, 0 where there is none."""
-    return int(host.run("pgrep -x jupyter-lab").stdout or 0)
+def jupyter_pid(host: Host, name: str = "analyst") -> int:
+    """Returns the id of a person's JupyterLab, 0 where there is none."""
+    return int(host.run("pgrep -u %s -x jupyter-lab", name).stdout or 0)
 
 
-def running(host: Host) -> bool:
+def running(host: Host, name: str = "analyst") -> bool:
     """Returns whether the unit has finished its start and the API answers."""
-    return show(host, "ActiveState") == "active" and status(host, host.file(TOKEN).content_string) == 200
+    return show(host, "ActiveState", unit(name)) == "active" and get(host, PORTS[name], token(host, name))[0] == 200
 
 
-def as_analyst(host: Host, command: str) -> str:
+def run_as(host: Host, name: str, command: str) -> str:
     """Returns the output of a command of the account. Raises AssertionError where the command fails."""
-    return str(host.check_output("runuser -l analyst -c %s", command))
+    return str(host.check_output("runuser -l %s -c %s", name, command))
 
 
-def test_runs_now_and_after_a_reboot(host: Host) -> None:
-    unit = host.service("jupyter-screen")
-    assert unit.is_running
-    assert unit.is_enabled
+def in_kernel(host: Host, name: str, kernel: str, code: str) -> str:
+    script = (SCENARIO / "tests/run_in_kernel.py").read_text()
+    command = "runuser -u %s -- %s -c %s %s %s %s"
+    return str(host.check_output(command, name, PYTHON, script, str(PORTS[name]), kernel, code))
 
 
-def test_only_the_token_opens(host: Host) -> None:
-    assert status(host, host.file(TOKEN).content_string) == 200
-    assert status(host, "") == 403
-    assert status(host, "0" * 48) == 403
+def converge(host: Host, *variables: str) -> str:
+    """Runs the role's settings on this host anew, with other values."""
+    inventory = SCENARIO.parents[3] / "molecule/hosts.py"
+    command = ["ansible-playbook", "-i", inventory, SCENARIO / "converge.yml", "--tags", "jupyter_screen_configure"]
+    result = subprocess.run(
+        [*command, "--limit", str(host.backend.hostname), *(part for value in variables for part in ("-e", value))],
+        capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+    return result.stdout + result.stderr
 
 
-def test_listens_on_the_loopback_address_only(host: Host) -> None:
-    assert host.check_output("ss -Hltn 'sport = :8888' | awk '{ print $4 }'") == "127.0.0.1:8888"
+@pytest.fixture
+def one_release(host: Host) -> None:
+    """What the role itself decides, whatever the release: tried on one, because each try is a run of Ansible."""
+    if host.backend.hostname != "debian13":
+        pytest.skip("tried on debian13")
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_runs_now_and_after_a_reboot(host: Host, name: str) -> None:
+    assert running(host, name)
+    assert host.service(unit(name)).is_enabled
+    assert host.check_output("stat -c %%U /proc/%s", str(jupyter_pid(host, name))) == name
+    assert host.check_output(f"ss -Hltn 'sport = :{PORTS[name]}' | awk '{{ print $4 }}'") == f"127.0.0.1:{PORTS[name]}"
+
+
+def test_only_ones_own_token_opens(host: Host) -> None:
+    assert token(host, "ana") != token(host, "analyst")
+    for name, port in PORTS.items():
+        statuses = {key: get(host, port, key)[0] for key in ("", "0" * 48, *(token(host, who) for who in PORTS))}
+        assert {key for key, status in statuses.items() if status == 200} == {token(host, name)}
+        assert set(statuses.values()) == {200, 403}
 
 
 def test_runs_as_the_account_without_power(host: Host) -> None:
-    assert host.check_output("stat -c %%U /proc/%s", str(jupyter_pid(host))) == "analyst"
-    assert host.user("analyst").groups == ["analyst"]
-    assert host.user("analyst").password == "*"
-    assert host.file("/home/analyst").mode == 0o700
-    assert host.run("runuser -u analyst -- sudo -n true").rc != 0
+    for name in PORTS:
+        assert host.user(name).groups == [name]
+        assert host.user(name).password == "*"
+        assert host.file(f"/home/{name}").mode == 0o700
+        assert host.run("runuser -u %s -- sudo -n true", name).rc != 0
 
 
-def test_nobody_else_reads_the_token_or_the_log(host: Host) -> None:
-    secret = host.file(TOKEN)
-    assert (secret.user, secret.mode) == ("analyst", 0o600)
-    assert len(as_analyst(host, f"cat {TOKEN}")) == 48
-    for path in (TOKEN, "/var/log/jupyter-screen/jupyter.log", "/etc/jupyter-screen/environment"):
-        assert host.run("runuser -u nobody -- cat %s", path).rc != 0
-    everywhere = host.check_output(
-        "cat /var/log/jupyter-screen/jupyter.log; journalctl -b --no-pager; cat /proc/*/cmdline"
+@pytest.mark.parametrize("stranger", ["ana", "nobody"])
+def test_nobody_else_gets_at_files_token_log_or_kernels(host: Host, stranger: str) -> None:
+    assert in_kernel(host, "analyst", "second", "print(open('/etc/jupyter-screen/tokens/analyst').read())").strip() == (
+        token(host, "analyst")
     )
-    assert secret.content_string not in everywhere
+    pid = str(jupyter_pid(host))
+    for path in (
+        "/home/analyst/notebooks/examples/first.ipynb",
+        "/etc/jupyter-screen/tokens/analyst",
+        "/etc/jupyter-screen/environment",
+        log("analyst"),
+        "/var/lib/jupyter-screen/analyst/cookie_secret",
+        f"/run/jupyter-screen/analyst/jpserver-{pid}.json",
+        f"/proc/{pid}/environ",
+    ):
+        assert host.run("test -s %s", path).rc == 0 or path.startswith("/proc"), path
+        assert host.run("runuser -u %s -- cat %s", stranger, path).rc != 0, path
+    # not one port that another account could listen in on
+    code = "import json, ipykernel.connect as c; f = c.get_connection_file(); print(json.load(open(f))['transport'], f)"
+    transport, file = in_kernel(host, "analyst", "second", code).split()
+    assert transport == "ipc"
+    assert file.startswith("/run/jupyter-screen/analyst/")
+    assert host.file("/run/jupyter-screen/analyst").mode & 0o777 == 0o700
+
+
+def test_tokens_are_nowhere_else(host: Host) -> None:
+    everywhere = host.check_output(
+        "cat /var/log/jupyter-screen/*/jupyter.log; journalctl -b --no-pager; cat /proc/*/cmdline"
+    )
+    for name in PORTS:
+        assert len(token(host, name)) == 48
+        assert token(host, name) not in everywhere
 
 
 def test_settings_and_variables_arrive(host: Host) -> None:
-    environment = as_analyst(host, f"cat /proc/{jupyter_pid(host)}/environ").split("\0")
+    environment = run_as(host, "analyst", f"cat /proc/{jupyter_pid(host)}/environ").split("\0")
     assert 'NOTE=a "quoted" $value with \\ and `ticks`' in environment
-    assert show(host, "MemoryMax").isdigit()
-    assert show(host, "OOMPolicy") == "continue"
-    shown = as_analyst(
+    shown = run_as(
         host,
+        "analyst",
         "/opt/jupyter-screen/current/bin/jupyter-lab --config=/etc/jupyter-screen/config.json --show-config-json",
     )
     settings = json.loads(shown)
-    assert settings["MappingKernelManager"]["cull_idle_timeout"] == 7200
+    assert settings["MappingKernelManager"] == {"cull_idle_timeout": 0, "cull_interval": 60}
+    assert settings["ServerApp"]["max_body_size"] == 7 * 1024 * 1024
     assert settings["LabApp"]["extension_manager"] == "readonly"
-    assert settings["ServerApp"]["root_dir"] == "/home/analyst/notebooks"
+    kernels = json.loads(get(host, 8888, token(host, "analyst"), "/api/kernelspecs")[1])
+    assert kernels["default"] == "second"
+
+
+def test_limits_are_each_servers_own_and_one_for_all(host: Host) -> None:
+    assert show(host, "MemoryMax", unit("ana")) == str(512 * 1024**2)
+    assert float(show(host, "CPUQuotaPerSecUSec", unit("ana")).rstrip("s")) == 1.5
+    assert show(host, "MemoryMax", unit("analyst")) == show(host, "MemoryMax", "jupyter.slice")
+    assert show(host, "MemoryMax", "jupyter.slice").isdigit()
+    assert show(host, "OOMPolicy", unit("analyst")) == "continue"
+    for name in PORTS:
+        assert f"/jupyter.slice/{unit(name)}" in host.file(f"/proc/{jupyter_pid(host, name)}/cgroup").content_string
+
+
+def test_the_page_names_the_server(host: Host) -> None:
+    label = f"staging on {host.backend.hostname}"
+    page = get(host, 8888, token(host, "analyst"), "/lab")[1]
+    assert f'"appName": "{label}"' in page
+    assert '"@jupyterlab/debugger-extension"' in page.partition('"disabledExtensions"')[2].partition("]")[0]
+    assert f'content: "{label}"' in get(host, 8888, "", "/custom/custom.css")[1]
+
+
+def test_everybody_has_a_copy_of_the_examples(host: Host) -> None:
+    for name in PORTS:
+        file = host.file(f"/home/{name}/notebooks/examples/first.ipynb")
+        assert file.user == name
+        assert json.loads(file.content_string)["nbformat"] == 4
 
 
 @pytest.mark.parametrize("kernel, prefix", [("second", "/opt/second"), ("python3", "/opt/jupyter-screen")])
 def test_a_kernel_runs_code(host: Host, kernel: str, prefix: str) -> None:
-    script = pathlib.Path(__file__).with_name("run_in_kernel.py").read_text()
     code = "import os, sys; print(sys.prefix, os.getuid(), os.environ.get('GREETING'))"
-    printed = host.check_output("runuser -u analyst -- %s -c %s %s %s", PYTHON, script, kernel, code).split()
+    printed = in_kernel(host, "analyst", kernel, code).split()
     assert printed[0].startswith(prefix)
     assert printed[1:] == [str(host.user("analyst").uid), "hello" if kernel == "second" else "None"]
 
 
 def test_attach_and_detach(host: Host) -> None:
-    assert "\t(Detached)" in as_analyst(host, "screen -ls jupyter")
+    assert "\t(Detached)" in run_as(host, "analyst", "screen -ls jupyter")
     before = jupyter_pid(host)
     # typed at a terminal: nothing for two seconds, then Ctrl-a d
-    seen = as_analyst(host, "(sleep 2; printf '\\001d'; sleep 1) | TERM=xterm script -qc 'screen -r jupyter' /dev/null")
+    seen = run_as(
+        host, "analyst", "(sleep 2; printf '\\001d'; sleep 1) | TERM=xterm script -qc 'screen -r jupyter' /dev/null"
+    )
     assert "ServerApp" in seen
     assert "detached from" in seen
-    assert "\t(Detached)" in as_analyst(host, "screen -ls jupyter")
+    assert "\t(Detached)" in run_as(host, "analyst", "screen -ls jupyter")
     assert jupyter_pid(host) == before
 
 
 def test_one_interrupt_only_asks(host: Host) -> None:
     before = jupyter_pid(host)
-    as_analyst(host, "screen -S jupyter -X stuff '^C'")
-    log = host.file("/var/log/jupyter-screen/jupyter.log")
-    wait(lambda: "Shut down this Jupyter server" in log.content_string[-2000:], "no question", host, 10)
-    as_analyst(host, "screen -S jupyter -X stuff 'n^M'")
+    run_as(host, "analyst", "screen -S jupyter -X stuff '^C'")
+    file = host.file(log("analyst"))
+    wait(lambda: "Shut down this Jupyter server" in file.content_string[-2000:], "no question", host, 10)
+    run_as(host, "analyst", "screen -S jupyter -X stuff 'n^M'")
     time.sleep(1)
     assert jupyter_pid(host) == before
 
 
+def test_the_log_rotates_and_goes_on(host: Host) -> None:
+    before = host.file(log("ana")).content_string
+    assert host.check_output("systemctl is-enabled logrotate.timer") == "enabled"
+    host.check_output("logrotate --force /etc/logrotate.d/jupyter-screen")
+    assert host.check_output("zcat %s", f"{log('ana')}.1.gz") == before.rstrip()
+    get(host, PORTS["ana"], "wrong" * 5)
+    new = host.file(log("ana"))
+    wait(lambda: "403 GET /api/status" in new.content_string, "nothing is logged after the rotation", host, 10)
+    assert len(new.content_string) < len(before)
+    assert "\0" not in new.content_string
+    assert (new.user, host.file(f"{log('ana')}.1.gz").user) == ("ana", "ana")
+
+
 @pytest.mark.parametrize("victim", ["jupyter beside a second window", "screen", "window"])
-def test_comes_back_with_the_same_token(host: Host, victim: str) -> None:
+def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) -> None:
     wait(lambda: running(host), "not running to begin with", host)
-    token, before = host.file(TOKEN).content_string, jupyter_pid(host)
+    secret, before, other = token(host, "analyst"), jupyter_pid(host), jupyter_pid(host, "ana")
     # the starts of the cases before are no sign of a broken server
-    host.check_output("systemctl reset-failed jupyter-screen")
+    host.check_output("systemctl reset-failed %s", unit("analyst"))
     if victim == "screen":
-        host.check_output("kill -9 %s", show(host, "MainPID"))
+        host.check_output("kill -9 %s", show(host, "MainPID", unit("analyst")))
     else:
         # screen lives for as long as it has a window
-        as_analyst(host, "screen -S jupyter -X screen sleep 600")
+        run_as(host, "analyst", "screen -S jupyter -X screen sleep 600")
         if victim == "window":
-            as_analyst(host, "screen -S jupyter -p 0 -X kill")
+            run_as(host, "analyst", "screen -S jupyter -p 0 -X kill")
         else:
             host.check_output("kill -9 %s", str(before))
     wait(
@@ -155,33 +259,92 @@ def test_comes_back_with_the_same_token(host: Host, victim: str) -> None:
         f"not back after the end of {victim}",
         host,
     )
-    assert host.file(TOKEN).content_string == token
-    assert as_analyst(host, "screen -ls").count(".jupyter\t") == 1
+    assert show(host, "NRestarts", unit("analyst")) == "1"
+    assert token(host, "analyst") == secret
+    assert run_as(host, "analyst", "screen -ls").count(".jupyter\t") == 1
+    assert jupyter_pid(host, "ana") == other
+
+
+def test_a_taken_port_is_an_error_and_no_other_is_used(host: Host) -> None:
+    host.check_output("systemctl stop %s", unit("ana"))
+    host.check_output("systemd-run --unit=squatter python3 -m http.server --bind 127.0.0.1 8889")
+    try:
+        wait(lambda: get(host, 8889, "")[0] == 404, "nobody holds the port", host, 20)
+        assert host.run("systemctl start %s", unit("ana")).rc != 0
+        assert "8889 is already in use" in journal(host)
+        assert f"uid:{host.user('ana').uid} " not in host.check_output("ss -Hltne")
+        assert "is taken: 127.0.0.1:8889" in converge(host)
+    finally:
+        host.check_output("systemctl stop squatter")
+    wait(lambda: running(host, "ana"), "not up once the port is free", host)
+
+
+@pytest.mark.usefixtures("one_release")
+def test_who_is_taken_out_loses_the_server_and_keeps_the_files(host: Host) -> None:
+    secret = token(host, "ana")
+    assert "failed=0" in converge(host, '{"jupyter_screen_users": []}')
+    assert host.run("pgrep -u ana").rc == 1
+    assert not host.service(unit("ana")).is_enabled
+    assert not host.file("/etc/jupyter-screen/tokens/ana").exists
+    assert host.file("/home/ana/notebooks/examples/first.ipynb").exists
+    assert running(host, "analyst")
+    assert "failed=0" in converge(host)
+    assert running(host, "ana")
+    assert token(host, "ana") != secret
+
+
+def test_an_account_that_is_locked_gets_no_server_back(host: Host) -> None:
+    wait(lambda: running(host, "ana"), "not running to begin with", host)
+    host.check_output("usermod --lock --expiredate 1 ana && pkill -9 -u ana")
+    try:
+        wait(lambda: show(host, "ActiveState", unit("ana")) == "inactive", "tries on", host, 20)
+        assert jupyter_pid(host, "ana") == 0
+        assert "has expired: no server for it" in journal(host)
+    finally:
+        host.check_output("usermod --expiredate '' --password '*' ana")
+    host.check_output("systemctl start %s", unit("ana"))
+    assert running(host, "ana")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ('{"jupyter_screen_users": [{"name": "ana", "port": 8888}]}', "analyst on 8888, ana on 8888"),
+        ('{"jupyter_screen_users": [{"name": "analyst", "port": 8889}]}', "analyst on 8888, analyst on 8889"),
+        ('{"jupyter_screen_default_kernel": "gone"}', "default_kernel is gone: choose one of second, python3"),
+    ],
+)
+@pytest.mark.usefixtures("one_release")
+def test_what_cannot_work_is_refused_before_anything_changes(host: Host, variables: str, message: str) -> None:
+    before = jupyter_pid(host), jupyter_pid(host, "ana")
+    output = converge(host, variables)
+    assert message in " ".join(output.split())
+    assert "changed=0" in output
+    assert (jupyter_pid(host), jupyter_pid(host, "ana")) == before
 
 
 def test_the_unit_fails_and_says_why_when_jupyter_cannot_run(host: Host) -> None:
     wait(lambda: running(host), "not running to begin with", host)
-    drop_in = "/run/systemd/system/jupyter-screen.service.d/broken.conf"
+    drop_in = "/run/systemd/system/jupyter-screen@analyst.service.d/broken.conf"
     lines = "[Service]\\nEnvironment=JUPYTER_CONFIG_PATH=/broken PYTHONHOME=/broken\\nRestartSec=0\\n"
     host.check_output(
         f"mkdir -p {drop_in.rpartition('/')[0]} && printf '{lines}' > {drop_in} && systemctl daemon-reload"
     )
     try:
-        assert host.run("systemctl restart jupyter-screen").rc != 0
-        wait(lambda: show(host, "ActiveState") == "failed", "keeps trying", host)
-        assert "No module named 'encodings'" in host.check_output(
-            "journalctl -u jupyter-screen -n 60 --no-pager -o cat"
-        )
+        assert host.run("systemctl restart %s", unit("analyst")).rc != 0
+        wait(lambda: show(host, "ActiveState", unit("analyst")) == "failed", "keeps trying", host)
+        assert "No module named 'encodings'" in journal(host)
     finally:
-        host.check_output(f"rm {drop_in} && systemctl daemon-reload && systemctl reset-failed jupyter-screen")
-        host.check_output("systemctl start jupyter-screen")
+        host.check_output(f"rm {drop_in} && systemctl daemon-reload")
+        host.check_output("systemctl reset-failed %s", unit("analyst"))
+        host.check_output("systemctl start %s", unit("analyst"))
     assert running(host)
 
 
 def test_a_clean_stop_is_no_failure(host: Host) -> None:
-    host.check_output("systemctl stop jupyter-screen")
-    assert show(host, "ActiveState") == "inactive"
-    assert status(host, "") == 0
+    host.check_output("systemctl stop %s", unit("analyst"))
+    assert show(host, "ActiveState", unit("analyst")) == "inactive"
+    assert get(host, 8888, "")[0] == 0
     assert host.run("pgrep -u analyst").rc == 1
-    host.check_output("systemctl start jupyter-screen")
+    host.check_output("systemctl start %s", unit("analyst"))
     assert running(host)

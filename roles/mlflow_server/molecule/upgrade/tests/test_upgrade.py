@@ -42,7 +42,7 @@ Role = Callable[..., Run]
 
 def command(host: Host, variables: dict[str, Any], playbook: pathlib.Path = SCENARIO / "role.yml") -> list[str]:
     words = ["ansible-playbook", str(playbook), "--limit", host.backend.get_hostname()]
-    words += ["--inventory", str(PROJECT / "../../molecule/hosts.py"), "--inventory", str(SCENARIO / "groups.yml")]
+    words += ["--inventory", str(PROJECT / "../../molecule/hosts.py"), "--inventory", str(SCENARIO / "groups.ini")]
     return [*words, "--extra-vars", json.dumps(variables)]
 
 

@@ -1,0 +1,1 @@
+"""The algorithms that are ours, each a `surprise.AlgoBase`; `recommender.algorithm` has all by name."""

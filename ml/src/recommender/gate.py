@@ -1,0 +1,159 @@
+"""What a version must hold before it is promoted: pure checks, each with its numbers."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# The order in which a model moves; other names have none.
+ENVIRONMENTS = ("dev", "staging", "prod")
+# Largest distance of an estimate, in rating units, from the one recorded at training.
+TOLERANCE = 1e-6
+_LOWER_IS_BETTER = ("rmse", "mae")
+
+Name = Literal["order", "digest", "loads", "golden", "metrics", "latency", "size"]
+# A version whose files were changed or that does not load is never promoted: nobody could serve it.
+OVERRIDABLE = ("order", "golden", "metrics", "latency", "size")
+
+
+class Settings(BaseModel):
+    """The gate's limits.
+
+    `margins`: for each metric the least by which a candidate must beat the champion, in the metric's units;
+    0 lets an equal one through, a negative margin a worse one. `latency_ms`: the 95th percentile of a single
+    list, measured where it will be served. `size_mb`: of the model's files, in 10^6 bytes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    margins: dict[str, float] = {"rmse": 0.0}
+    latency_ms: float = Field(500.0, ge=0)
+    size_mb: float = Field(500.0, ge=0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's outcome and what it found, in words and numbers; `mend` is what to do where it failed."""
+
+    name: Name
+    passed: bool
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A version's metrics, what they were measured on (holdout_digest), and what to call it."""
+
+    label: str
+    metrics: dict[str, float]
+    holdout: str | None
+
+
+def order(source: str, target: str) -> Check:
+    """Whether the target is the next environment after the source."""
+    if source not in ENVIRONMENTS or target not in ENVIRONMENTS:
+        return Check("order", True, f"{source} to {target}")
+    step = ENVIRONMENTS.index(target) - ENVIRONMENTS.index(source)
+    between = " and ".join(ENVIRONMENTS[ENVIRONMENTS.index(source) + 1 : ENVIRONMENTS.index(target)])
+    found = f"{source} to {target}" + (
+        f" leaves out {between}" if between else " goes back" if step < 0 else ""
+    )
+    mend = f"Promote to {between} first." if between else "To go back to the version before: make rollback."
+    return Check("order", step == 1, found, mend)
+
+
+def digest(found: str, recorded: str | None, damage: str = "") -> Check:
+    """Whether the files are those that training recorded in the registry; `damage` says what was changed."""
+    if not recorded:
+        return Check(
+            "digest", False, "training recorded no artifact_digest", "Train it anew: recommender train."
+        )
+    if found != recorded:
+        text = f"the files have {found[:12]}, training recorded {recorded[:12]}"
+        mend = "Do not use it: find out who changed it. Promote another version, or train anew."
+        return Check("digest", False, f"{text}. {damage}".rstrip(". "), mend)
+    return Check("digest", True, found[:12])
+
+
+def golden(recorded: dict[str, Any], answered: dict[str, Any]) -> Check:
+    """Whether estimates lie within TOLERANCE of those recorded at training, and lists hold the same items."""
+    worst, where, count = 0.0, "", 0
+    for part in ("pairs", "lists"):
+        expected, found = recorded[part], answered[part]
+        if any(expected[key] != found[key] for key in ("user", "item")):
+            rows = zip(expected["user"], expected["item"], found["user"], found["item"], strict=False)
+            at = next(
+                (f"user {u}: {g} where it was {i}" for u, i, v, g in rows if (u, i) != (v, g)), "lengths"
+            )
+            return Check("golden", False, f"other items in the {part} ({at})", _GOLDEN_MEND)
+        columns = (expected["user"], expected["item"], expected["estimate"], found["estimate"])
+        for user, item, before, now in zip(*columns, strict=True):
+            count += 1
+            off = abs(now - before)
+            # also when it is no number
+            if not off <= worst:
+                worst, where = (off if not math.isnan(off) else math.inf), f" (user {user}, item {item})"
+    passed = worst <= TOLERANCE
+    text = f"{count} estimates differ by at most {worst:.1e}{'' if passed else where}, allowed"
+    return Check("golden", passed, f"{text} is {TOLERANCE:.0e}", _GOLDEN_MEND)
+
+
+_GOLDEN_MEND = (
+    "Compare the versions of Python, numpy and mlflow there with those in the run's environment.json."
+)
+
+
+def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, float]) -> Check:
+    """Whether the candidate beats the champion by each margin, both measured on the same held-out ratings."""
+    missing = [key for key in margins if key not in candidate.metrics]
+    if missing:
+        known = ", ".join(sorted(candidate.metrics))
+        return Check(
+            "metrics", False, f"{candidate.label} has no metric {missing[0]}", f"Choose among: {known}."
+        )
+    if champion is None:
+        values = ", ".join(f"{key} {candidate.metrics[key]:.4f}" for key in margins)
+        return Check("metrics", True, f"{values}; there is no champion to beat")
+    if candidate.holdout is None or candidate.holdout != champion.holdout:
+        found = (
+            f"{candidate.label} was measured on held-out data {(candidate.holdout or 'unknown')[:12]}, "
+            f"{champion.label} on {(champion.holdout or 'unknown')[:12]}: not comparable"
+        )
+        mend = (
+            f"Train the parameters of {champion.label} (config.yaml of its run) on the new data, with the "
+            "same seed and evaluation, and promote that first."
+        )
+        return Check("metrics", False, found, mend)
+    passed, texts = True, []
+    for key, margin in margins.items():
+        if key not in champion.metrics:
+            return Check("metrics", False, f"{champion.label} has no metric {key}", "Choose another metric.")
+        mine, theirs = candidate.metrics[key], champion.metrics[key]
+        gain = theirs - mine if key in _LOWER_IS_BETTER else mine - theirs
+        # not <: a NaN passes nothing
+        passed = passed and gain >= margin
+        texts.append(
+            f"{key} {mine:.6f}, {theirs:.6f} of {champion.label}: gain {gain:+.6f}, asked is {margin:+.6f}"
+        )
+    mend = "Promote a better version, or lower the margin in promotion_gate."
+    return Check("metrics", passed, "; ".join(texts), mend)
+
+
+def latency(found_ms: float, budget_ms: float) -> Check:
+    """Whether a list is made in time."""
+    found = f"{found_ms:.1f} ms for a list (95th percentile), allowed are {budget_ms:g}"
+    return Check(
+        "latency", found_ms <= budget_ms, found, "Raise latency_ms in promotion_gate, or use a faster server."
+    )
+
+
+def size(found_bytes: int, budget_mb: float) -> Check:
+    """Whether the model's files are small enough."""
+    found = f"{found_bytes / 1e6:.2f} MB, allowed are {budget_mb:g}"
+    return Check(
+        "size",
+        found_bytes <= budget_mb * 1e6,
+        found,
+        "Raise size_mb in promotion_gate, or train a smaller model.",
+    )

@@ -1,0 +1,621 @@
+"""From one environment to the next and back, in a real MLflow store: the gate, and what faults leave."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from recommender import algorithm, bundle, cli, evidence, gate, promotion, registry, train
+from recommender.config import Config
+from recommender.errors import InputError, RecommenderError, Refusal
+
+ANYTHING = gate.Settings(margins={"rmse": -10.0})
+MODEL = "promoted"
+
+
+def trained(
+    folder: Path, store: str, environment: str = "dev", model: str = MODEL, **keys: Any
+) -> dict[str, Any]:
+    content = {
+        "params": {"n_factors": 4, "n_epochs": 3},
+        "data": {"source": str(folder)},
+        "evaluation": {"folds": 2, "k": 5},
+        "recommendation": {"min_item_ratings": 3},
+        "tracking": {"experiment": f"{environment}-experiment", "model": model},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECOMMENDER_ENVIRONMENT", environment)
+        patch.setenv("RECOMMENDER_SOURCE_DIGEST", "c0de:conf/tiny.yaml")
+        report: dict[str, Any] = train.train(Config.model_validate({**content, **keys}), store)
+    return report
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """dev's versions 1, and 2, overfitted and worse, each with its report and its archive."""
+    place = tmp_path_factory.mktemp("archives")
+    reports = [
+        trained(folder, store, params={"n_factors": 4, "n_epochs": 1}),
+        trained(folder, store, params={"n_factors": 4, "n_epochs": 30}),
+    ]
+    archives = []
+    for number in ("1", "2"):
+        archives.append(place / f"{number}.zip")
+        assert promotion.export("dev", MODEL, number, archives[-1]) == f"dev.{MODEL} {number}"
+    return {"reports": reports, "archives": archives}
+
+
+@pytest.fixture
+def target(environment: str) -> str:
+    """An environment of the test's own to promote to."""
+    return environment
+
+
+@pytest.fixture
+def tried(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe, whose process takes seconds, answers what training recorded: for tests of something else."""
+
+    def answers(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any], str]:
+        recorded = json.loads(golden.read_text())
+        return {**recorded, "made_of": {}, "surprise": False, "load_seconds": 0.0, "latency_ms": 1.0}, ""
+
+    monkeypatch.setattr(promotion, "_probe", answers)
+
+
+def altered(
+    archive: Path, to: Path, change: Callable[[Path, dict[str, Any]], object], reseal: bool = False
+) -> Path:
+    """A copy of an archive after `change(folder, content)`, with `reseal` as if training had made it so."""
+    with zipfile.ZipFile(archive) as source:
+        source.extractall(to)
+    content = json.loads((to / bundle.CONTENT).read_text())
+    change(to, content)
+    content["files"] = bundle.digests(to)
+    if reseal:
+        content["tags"]["artifact_digest"] = bundle.seal(content["files"])
+    (to / bundle.CONTENT).write_text(json.dumps(content))
+    made = to.with_suffix(".zip")
+    with zipfile.ZipFile(made, "w") as target:
+        for path in (path for path in to.rglob("*") if path.is_file()):
+            target.write(path, path.relative_to(to))
+    return made
+
+
+def left(target: str) -> dict[str, Any]:
+    """What is in an environment: versions, aliases, active runs, and which of them are unfinished."""
+    name = f"{target}.{MODEL}"
+    found = registry.versions(name)
+    experiment = mlflow.get_experiment_by_name(name)
+    runs = mlflow.search_runs([experiment.experiment_id], output_format="list") if experiment else []
+    return {
+        "versions": sorted(int(each.version) for each in found),
+        "aliases": registry.aliases(name),
+        "runs without a version": len({run.info.run_id for run in runs} - {each.run_id for each in found}),
+        "pending": [each for each in [*found, *(run.data for run in runs)] if promotion.PENDING in each.tags],
+    }
+
+
+# What training records
+
+
+def test_golden_sample_is_what_surprise_estimates(world: dict[str, Any]) -> None:
+    run_id = world["reports"][0]["model"]["run_id"]
+    local = Path(mlflow.artifacts.download_artifacts(run_id=run_id))
+    golden = json.loads((local / evidence.GOLDEN).read_text())
+    algo = algorithm.load(local / "native")
+    pairs = golden["pairs"]
+    assert len(pairs["estimate"]) == 200
+    expected = [algo.predict(user, item).est for user, item in zip(pairs["user"], pairs["item"], strict=True)]
+    np.testing.assert_allclose(pairs["estimate"], expected, rtol=0, atol=1e-9)
+    assert len(set(golden["lists"]["user"])) > 5
+    data = mlflow.get_run(run_id).data
+    assert data.metrics["latency_ms"] > 0
+    assert data.metrics["model_bytes"] > 1000
+    assert data.tags["artifact_digest"] == registry.version(f"dev.{MODEL}", "1").tags["artifact_digest"]
+
+
+def test_held_out_data_is_named_by_what_determines_it(make_config: Callable[..., Config]) -> None:
+    one = evidence.holdout("data", make_config())
+    assert one == evidence.holdout("data", make_config(params={"n_factors": 9}, algorithm="SVDpp"))
+    for other in (
+        evidence.holdout("other data", make_config()),
+        evidence.holdout("data", make_config(seed=1)),
+        evidence.holdout("data", make_config(evaluation={"folds": 3, "k": 5})),
+    ):
+        assert other != one
+
+
+# By value
+
+
+def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
+    report = trained(folder, store, environment=f"{environment}-source")
+    run_id, source = report["model"]["run_id"], f"{environment}-source.{MODEL}"
+    asked = pd.DataFrame({"user": ["3", "stranger"], "item": ["7", "17"]})
+    before = registry.load(report["model"]["uri"]).predict(asked).estimate.tolist()
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    history = client.get_metric_history(run_id, "fold_rmse")
+    promotion.export(f"{environment}-source", MODEL, None, tmp_path / "a.zip")
+    said: list[str] = []
+    done = promotion.promote(tmp_path / "a.zip", environment, gate.Settings(), by="ana@desk", say=said.append)
+    assert done == f"{environment}.{MODEL} 1 is champion, copied from {source} 1."
+    assert [line.split()[:2] for line in said[:-1]] == [
+        [name, "passed"] for name in ("order", "digest", "metrics", "size", "loads", "golden", "latency")
+    ]
+
+    client.delete_registered_model(source)
+    [model] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    client.delete_logged_model(model.model_id)
+    client.delete_run(run_id)
+    client.delete_experiment(run.info.experiment_id)
+    from mlflow.cli import gc
+
+    collected = CliRunner().invoke(gc, ["--backend-store-uri", store])
+    assert collected.exit_code == 0, collected.output
+    shutil.rmtree(Path(run.info.artifact_uri).parent, ignore_errors=True)
+
+    version = registry.version(f"{environment}.{MODEL}", None)
+    assert registry.load(f"models:/{version.name}@champion").predict(asked).estimate.tolist() == before
+    copy = client.get_run(str(version.run_id))
+    assert (copy.info.status, copy.info.start_time, copy.info.end_time) == (
+        "FINISHED", run.info.start_time, run.info.end_time,
+    )  # fmt: skip
+    assert copy.data.params == run.data.params
+    assert copy.data.metrics == run.data.metrics
+    assert [
+        (each.value, each.timestamp, each.step)
+        for each in client.get_metric_history(copy.info.run_id, "fold_rmse")
+    ] == [(each.value, each.timestamp, each.step) for each in history]
+    assert [dict(each.dataset) for each in copy.inputs.dataset_inputs] == [
+        dict(each.dataset) for each in run.inputs.dataset_inputs
+    ]
+    assert {
+        "algorithm",
+        "dataset_digest",
+        "model_digest",
+        "artifact_digest",
+        "holdout_digest",
+    } < version.tags.keys()
+    assert version.tags["source_digest"] == "c0de:conf/tiny.yaml"
+    assert (version.tags["source_environment"], version.tags["source_version"]) == (
+        f"{environment}-source",
+        "1",
+    )
+    assert (version.tags["source_run_id"], version.tags["promoted_by"]) == (run_id, "ana@desk")
+    assert version.tags["promoted_at"].endswith("+00:00")
+    assert version.tags["environment"] == environment
+    local = Path(mlflow.artifacts.download_artifacts(run_id=copy.info.run_id))
+    assert {"config.yaml", "golden.json", "plots", "native", "model"} <= {
+        each.name for each in local.iterdir()
+    }
+    assert algorithm.load(local / "native").predict("3", "7").est == pytest.approx(before[0], abs=1e-9)
+
+    # and on to the next: what training recorded goes with it
+    promotion.export(environment, MODEL, None, tmp_path / "b.zip")
+    promotion.promote(tmp_path / "b.zip", f"{environment}-next", gate.Settings())
+    last = registry.version(f"{environment}-next.{MODEL}", None)
+    assert last.tags["artifact_digest"] == version.tags["artifact_digest"]
+    assert last.tags["lineage"] == (
+        f"{environment}-source 1 (run {run_id[:8]}) > {environment} 1 (run {copy.info.run_id[:8]})"
+    )
+
+
+def test_again_changes_nothing(world: dict[str, Any], target: str, tried: None) -> None:
+    promotion.promote(world["archives"][0], target, gate.Settings())
+    again = promotion.promote(world["archives"][0], target, gate.Settings())
+    assert again == f"{target}.{MODEL} 1 is dev.{MODEL} 1, and champion already."
+    assert left(target) == {
+        "versions": [1], "aliases": {"champion": "1"}, "runs without a version": 0, "pending": [],
+    }  # fmt: skip
+
+
+# The gate
+
+
+def refusal(archive: Path, target: str, settings: gate.Settings = ANYTHING, *overridden: str) -> str:
+    before = left(target)
+    with pytest.raises(Refusal) as caught:
+        promotion.promote(archive, target, settings, frozenset(overridden))
+    assert left(target) == before
+    return str(caught.value)
+
+
+def test_worse_than_the_champion(world: dict[str, Any], target: str, tried: None) -> None:
+    better, worse = world["archives"]
+    mine, theirs = (f"{world['reports'][at]['metrics']['rmse']:.6f}" for at in (1, 0))
+    promotion.promote(better, target, gate.Settings())
+    message = refusal(worse, target, gate.Settings())
+    assert f"metrics: rmse {mine}, {theirs} of {target}.{MODEL} 1: gain -" in message
+    assert "asked is +0.000000" in message
+    assert message.endswith("If you know better: OVERRIDE=metrics")
+    promotion.promote(worse, target, gate.Settings(), frozenset({"metrics"}))
+    version = registry.version(f"{target}.{MODEL}", None)
+    assert version.tags["overridden"].startswith(f"metrics: rmse {mine}, {theirs} of")
+    assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
+    # a margin that even the better one does not reach, and one that it does
+    assert "asked is +1.000000" in refusal(better, target, gate.Settings(margins={"rmse": 1.0}))
+    promotion.promote(better, target, gate.Settings(margins={"rmse": 0.0, "mae": 0.0, "ndcg_at_k": -1.0}))
+
+
+def test_measured_on_other_data(
+    world: dict[str, Any], folder: Path, store: str, target: str, tried: None, tmp_path: Path
+) -> None:
+    other = trained(folder, store, environment=f"{target}-source", seed=7)
+    promotion.promote(world["archives"][0], target, gate.Settings())
+    promotion.export(f"{target}-source", MODEL, None, tmp_path / "a.zip")
+    message = refusal(tmp_path / "a.zip", target)
+    run = mlflow.get_run(other["model"]["run_id"])
+    assert f"was measured on held-out data {run.data.tags['holdout_digest'][:12]}" in message
+    assert "not comparable" in message
+    assert "OVERRIDE=metrics" in message
+
+
+def test_unknown_metric(world: dict[str, Any], target: str, tried: None) -> None:
+    message = refusal(world["archives"][0], target, gate.Settings(margins={"accuracy": 0}))
+    assert "has no metric accuracy" in message
+    assert "rmse" in message
+
+
+def test_budgets(world: dict[str, Any], target: str) -> None:
+    message = refusal(world["archives"][0], target, gate.Settings(latency_ms=0, size_mb=0.001))
+    assert "ms for a list (95th percentile), allowed are 0" in message
+    assert "MB, allowed are 0.001" in message
+    assert message.endswith("OVERRIDE=size,latency")
+
+
+def test_order(world: dict[str, Any], target: str, tried: None) -> None:
+    message = refusal(world["archives"][0], "prod")
+    assert "order: dev to prod leaves out staging. Promote to staging first." in message
+    promotion.promote(world["archives"][0], "prod", ANYTHING, frozenset({"order"}))
+    assert (
+        registry.version(f"prod.{MODEL}", None).tags["overridden"] == "order: dev to prod leaves out staging"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("model/artifacts/recommender/recommender.npz", "its sha256 is"), ("model/serving.py", "")],
+)
+def test_tampered_artifact(
+    world: dict[str, Any], target: str, tmp_path: Path, name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(folder: Path, content: dict[str, Any]) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("what was changed was run")
+
+    monkeypatch.setattr(promotion, "_probe", never)
+    recorded = world["reports"][0]["model"]["run_id"]
+    message = refusal(
+        altered(world["archives"][0], tmp_path / "a", change), target, ANYTHING, *gate.OVERRIDABLE
+    )
+    assert f"training recorded {mlflow.get_run(recorded).data.tags['artifact_digest'][:12]}" in message
+    assert says in message
+    assert "OVERRIDE" not in message
+
+
+def test_trained_before_there_were_digests(
+    world: dict[str, Any], target: str, tmp_path: Path, tried: None
+) -> None:
+    archive = altered(
+        world["archives"][0], tmp_path / "a", lambda _, content: content["tags"].pop("artifact_digest")
+    )
+    assert "digest: training recorded no artifact_digest. Train it anew" in refusal(archive, target)
+
+
+def test_does_not_load(world: dict[str, Any], target: str, tmp_path: Path) -> None:
+    archive = altered(
+        world["archives"][0],
+        tmp_path / "a",
+        lambda folder, _: (folder / "model/serving.py").write_text("import surprise_2\n"),
+        reseal=True,
+    )
+    message = refusal(archive, target, ANYTHING, *gate.OVERRIDABLE)
+    assert "loads: the process that loads it ended with 1: " in message
+    assert "No module named 'surprise_2'" in message
+
+
+def test_answers_otherwise_than_at_training(world: dict[str, Any], target: str, tmp_path: Path) -> None:
+    def change(folder: Path, content: dict[str, Any]) -> None:
+        golden = json.loads((folder / "run/golden.json").read_text())
+        golden["pairs"]["estimate"][5] += 1e-4
+        (folder / "run/golden.json").write_text(json.dumps(golden))
+
+    archive = altered(world["archives"][0], tmp_path / "a", change, reseal=True)
+    message = refusal(archive, target)
+    assert "golden: " in message
+    assert "differ by at most 1.0e-04 (user " in message
+    assert "allowed is 1e-06" in message
+
+
+@pytest.mark.parametrize("estimate", [float("nan"), 3.0 + 2e-6])
+def test_golden_estimates(estimate: float) -> None:
+    rows = {"user": ["1", "2"], "item": ["7", "8"], "estimate": [3.0, 4.0]}
+    same = {"pairs": rows, "lists": rows}
+    assert gate.golden(same, json.loads(json.dumps(same))).passed
+    assert not gate.golden(same, {"pairs": rows, "lists": {**rows, "estimate": [estimate, 4.0]}}).passed
+    assert gate.golden(same, {"pairs": rows, "lists": {**rows, "estimate": [3.0 + 9e-7, 4.0]}}).passed
+    check = gate.golden(same, {"pairs": rows, "lists": {**rows, "item": ["7", "9"]}})
+    assert not check.passed
+    assert "user 2: 9 where it was 8" in check.found
+
+
+def test_a_metric_that_is_no_number_beats_nobody() -> None:
+    champion = gate.Measured("1", {"rmse": 0.9}, "h")
+    assert not gate.metrics(gate.Measured("2", {"rmse": float("nan")}, "h"), champion, {"rmse": 0.0}).passed
+    assert gate.metrics(gate.Measured("2", {"rmse": 0.9}, "h"), champion, {"rmse": 0.0}).passed
+    assert not gate.metrics(
+        gate.Measured("2", {"rmse": 0.1}, None), gate.Measured("1", {"rmse": 0.9}, None), {"rmse": 0}
+    ).passed
+
+
+# Wrong from the start
+
+
+def test_bad_requests(world: dict[str, Any], target: str, tmp_path: Path) -> None:
+    archive = world["archives"][0]
+    with pytest.raises(InputError, match="From and to are both dev"):
+        promotion.promote(archive, "dev", ANYTHING)
+    with pytest.raises(InputError, match=r"digest, metric cannot be overridden. What can: order, golden"):
+        promotion.promote(archive, target, ANYTHING, frozenset({"digest", "metric"}))
+    with pytest.raises(InputError, match="use letters, digits"):
+        promotion.promote(archive, "pro/d", ANYTHING)
+    with pytest.raises(InputError, match=rf"dev.{MODEL} has no version 99. Versions that there are: 2, 1."):
+        promotion.export("dev", MODEL, "99", tmp_path / "a.zip")
+    with pytest.raises(InputError, match="has no version x"):
+        promotion.export("dev", MODEL, "x", tmp_path / "a.zip")
+    with pytest.raises(InputError, match=r"has no champion. Versions that there are: none."):
+        promotion.export(target, MODEL, None, tmp_path / "a.zip")
+    with pytest.raises(InputError, match="is no model's name"):
+        promotion.export("dev", "a' or name='b", None, tmp_path / "a.zip")
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(archive.read_bytes()[:-20000])
+    with pytest.raises(InputError, match="no complete archive of a version"):
+        promotion.promote(cut, target, ANYTHING)
+
+
+def test_damaged_on_the_way(world: dict[str, Any], target: str, tmp_path: Path) -> None:
+    content = world["archives"][0].read_bytes()
+    at = content.index(b"PNG") + 100
+    (tmp_path / "a.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(InputError, match=r"Bad CRC-32 for file 'run/plots/evaluation.png'"):
+        promotion.promote(tmp_path / "a.zip", target, ANYTHING)
+
+
+def test_source_run_is_deleted(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
+    report = trained(folder, store, environment=environment)
+    MlflowClient().delete_run(report["model"]["run_id"])
+    with pytest.raises(RecommenderError, match=f"mlflow runs restore --run-id {report['model']['run_id']}"):
+        promotion.export(environment, MODEL, None, tmp_path / "a.zip")
+    assert "its run is deleted" in promotion.picture(environment)
+
+
+# Interrupted
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+STEPS = (
+    "create_run", "log_batch", "log_inputs", "log_artifacts", "set_terminated", "create_registered_model",
+    "create_model_version", "set_registered_model_tag", "set_registered_model_alias",
+    "delete_registered_model_tag", "delete_tag", "delete_model_version_tag",
+)  # fmt: skip
+
+
+def kill_at(step: int, patch: pytest.MonkeyPatch, steps: Sequence[str] = STEPS) -> list[str]:
+    """Let the client's step-th call that changes something end the process; returns the calls so far."""
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(MlflowClient, name)
+
+        def call(*arguments: Any, **keys: Any) -> Any:
+            calls.append(name)
+            if len(calls) == step:
+                # a dead process cleans nothing up
+                patch.setattr(promotion, "tidy", lambda *ignored: None)
+                raise Killed
+            return original(*arguments, **keys)
+
+        return call
+
+    for name in steps:
+        patch.setattr(MlflowClient, name, counted(name))
+    return calls
+
+
+def test_killed_at_every_step(world: dict[str, Any], target: str, tried: None) -> None:
+    first, second = world["archives"]
+    promotion.promote(first, target, ANYTHING)
+    name = f"{target}.{MODEL}"
+    steps, killed, number = 0, True, 1
+    while killed:
+        steps += 1
+        with pytest.MonkeyPatch.context() as patch:
+            calls = kill_at(steps, patch)
+            try:
+                promotion.promote(second, target, ANYTHING)
+                killed = False
+            except Killed:
+                pass
+        champion = registry.version(name, None)
+        # at no moment anything but a whole version is served
+        promotion._whole(champion)
+        assert mlflow.get_run(champion.run_id).info.status == "FINISHED"
+        said = promotion.promote(second, target, ANYTHING)
+        after = left(target)
+        assert after["pending"] == []
+        assert after["runs without a version"] == 0
+        number = int(registry.champion(name) or 0)
+        assert after["aliases"] == {"champion": str(number), "previous": "1"}, (steps, calls, said)
+        # back to where it began
+        promotion.rollback(target, MODEL)
+        MlflowClient().delete_registered_model_alias(name, registry.PREVIOUS)
+        registry.point(name, "1", None)
+        MlflowClient().delete_run(registry.version(name, str(number)).run_id)
+        MlflowClient().delete_model_version(name, str(number))
+    assert set(calls) == set(STEPS)
+    assert calls[-1] == "delete_model_version_tag"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), mlflow.exceptions.MlflowException("the connection is lost")],
+)
+def test_disk_full_and_connection_lost(
+    world: dict[str, Any], target: str, tried: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    promotion.promote(world["archives"][0], target, ANYTHING)
+    before = left(target)
+    original = MlflowClient.log_artifacts
+
+    def fail(self: MlflowClient, run_id: str, folder: str, place: str | None = None) -> None:
+        if place == bundle.MODEL:
+            raise error
+        original(self, run_id, folder, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", fail)
+        with pytest.raises(RecommenderError, match="What was begun is undone") as caught:
+            promotion.promote(world["archives"][1], target, ANYTHING)
+    assert str(getattr(error, "strerror", None) or error) in str(caught.value)
+    assert left(target) == before
+    experiment = mlflow.get_experiment_by_name(f"{target}.{MODEL}")
+    place = Path(experiment.artifact_location.removeprefix("file://"))
+    [gone] = mlflow.search_runs([experiment.experiment_id], run_view_type=2, output_format="list")
+    assert not (place / gone.info.run_id).exists() or not [*(place / gone.info.run_id).rglob("*.npz")]
+
+
+def test_store_that_keeps_something_else(
+    world: dict[str, Any], target: str, tried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MlflowClient.log_artifacts
+
+    def shorten(self: MlflowClient, run_id: str, folder: str, place: str | None = None) -> None:
+        for path in Path(folder).rglob("recommender.npz"):
+            path.write_bytes(path.read_bytes()[:-1])
+        original(self, run_id, folder, place)
+
+    monkeypatch.setattr(MlflowClient, "log_artifacts", shorten)
+    with pytest.raises(
+        RecommenderError, match=r"does not give back model/artifacts/recommender/recommender.npz"
+    ):
+        promotion.promote(world["archives"][0], target, ANYTHING)
+    assert left(target)["versions"] == []
+
+
+# Back and forth
+
+
+def test_rollback(world: dict[str, Any], target: str, tried: None) -> None:
+    name = f"{target}.{MODEL}"
+    with pytest.raises(InputError, match=f"{name} has no champion"):
+        promotion.rollback(target, MODEL)
+    promotion.promote(world["archives"][0], target, ANYTHING)
+    with pytest.raises(InputError, match=f"{name} has champion 1 and no version before it to go back to"):
+        promotion.rollback(target, MODEL)
+    promotion.promote(world["archives"][1], target, ANYTHING)
+    assert promotion.rollback(target, MODEL).startswith(f"{name} 1 is champion, 2 is previous.")
+    assert left(target)["aliases"] == {"champion": "1", "previous": "2"}
+    promotion.rollback(target, MODEL)
+    assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_rollback_killed_on_the_way(world: dict[str, Any], target: str, tried: None, step: int) -> None:
+    for archive in world["archives"]:
+        promotion.promote(archive, target, ANYTHING)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(step, patch)
+        with pytest.raises(Killed):
+            promotion.rollback(target, MODEL)
+    promotion.tidy(f"{target}.{MODEL}")
+    before, after = {"champion": "2", "previous": "1"}, {"champion": "1", "previous": "2"}
+    assert left(target)["aliases"] == (before if step == 1 else after)
+
+
+def test_a_version_that_was_deleted_while_the_aliases_moved(
+    world: dict[str, Any], target: str, tried: None
+) -> None:
+    for archive in world["archives"]:
+        promotion.promote(archive, target, ANYTHING)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(3, patch)
+        with pytest.raises(Killed):
+            promotion.rollback(target, MODEL)
+    MlflowClient().delete_model_version(f"{target}.{MODEL}", "2")
+    with pytest.raises(InputError, match="has champion 1 and no version before it"):
+        promotion.rollback(target, MODEL)
+    assert registry.champion(f"{target}.{MODEL}") == "1"
+
+
+def test_rollback_to_what_is_damaged(world: dict[str, Any], target: str, tried: None) -> None:
+    for archive in world["archives"]:
+        promotion.promote(archive, target, ANYTHING)
+    place = registry.version(f"{target}.{MODEL}", "1").source
+    path = Path(place.removeprefix("file://"), "artifacts/recommender/recommender.npz")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(Refusal, match=f"{target}.{MODEL} 1 is damaged: .* The champion stays"):
+        promotion.rollback(target, MODEL)
+    assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
+
+
+def test_training_after_an_interrupted_move(folder: Path, store: str, environment: str) -> None:
+    trained(folder, store, environment=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        # the new version is there and the first alias has moved
+        kill_at(2, patch, ["set_registered_model_alias"])
+        with pytest.raises(Killed):
+            trained(folder, store, environment=environment)
+    trained(folder, store, environment=environment)
+    assert left(environment)["aliases"] == {"champion": "3", "previous": "2"}
+
+
+# The command line
+
+
+def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, capsys) -> None:
+    archive, uri = str(tmp_path / "a.zip"), ["--tracking-uri", store]
+    export = ["export", "--environment", "dev", "--model", MODEL, "--output", archive, *uri]
+    assert cli.main([*export, "--version", "1"]) == 0
+    promote = ["promote", "--archive", archive, "--to", target, *uri]
+    assert cli.main([*promote, "--gate", '{"latency_ms": 0}']) == 3
+    assert "latency FAILED" in " ".join(capsys.readouterr().err.split())
+    assert cli.main([*promote, "--gate", '{"speed": 0}']) == 2
+    assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
+    line = [*promote, "--gate", '{"latency_ms": 0}', "--override", "latency, order", "--by", "ana@desk"]
+    assert cli.main(line) == 0
+    printed = capsys.readouterr()
+    assert "latency  OVERRIDDEN" in printed.err
+    assert printed.out == f"{target}.{MODEL} 1 is champion, copied from dev.{MODEL} 1.\n"
+    assert cli.main(export) == 0
+    assert cli.main([*promote, "--override", "metrics"]) == 0
+    assert cli.main(["rollback", "--environment", target, "--model", MODEL, *uri]) == 0
+    capsys.readouterr()
+    assert cli.main(["models", target, "nowhere", *uri]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == f"{target}.{MODEL}"
+    assert [line.split()[:2] for line in table[2:4]] == [["2", "previous"], ["1", "champion"]]
+    rmse = world["reports"][0]["metrics"]["rmse"]
+    for word in ("SVD", f"{rmse:.4f}", "c0de conf/tiny.yaml", "promoted by ana@desk; overridden latency: "):
+        assert word in table[3]
+    assert f"dev 1 (run {world['reports'][0]['model']['run_id'][:8]})" in table[3]
+    assert table[4] == "nowhere: no model is registered."
+
+
+def test_a_server_that_is_not_there(tmp_path: Path, capsys) -> None:
+    assert cli.main(["models", "dev", "--tracking-uri", "http://127.0.0.1:9"]) == 1
+    assert "cannot be reached" in capsys.readouterr().err

@@ -1,0 +1,343 @@
+"""A model's way from dev to staging to prod and back, over SSH, and faults on that way: each leaves a whole champion.
+
+dev and staging share the registry of a server with Debian 12, prod has one of its own with Debian 13. The tests run in
+the order written.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from conftest import ROOT, Checkout, recap
+
+INVENTORY = "INVENTORY=inventory/onprem"
+MLFLOW = "/opt/mlflow/current/bin/python"
+MODEL = "movie-recommender"
+
+# Answers of the champion, by a process that has what the server has and nothing else, and where that finds Surprise.
+ANSWER = """
+import importlib.util, json, os, sys
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+pairs = model.predict(pandas.DataFrame({"user": ["1", "42", "stranger"], "item": ["318", "1", "1"]}))
+lists = model.predict(pandas.DataFrame({"user": ["1"]}))
+print(json.dumps([pairs.estimate.tolist(), lists.item.tolist(), importlib.util.find_spec("surprise") is not None]))
+"""
+LEFT = """
+import json, os, sys
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
+import mlflow
+client, name = mlflow.MlflowClient(), sys.argv[1]
+model = client.get_registered_model(name)
+versions = client.search_model_versions(f"name='{name}'")
+runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+print(json.dumps({
+    "aliases": {alias: str(version) for alias, version in model.aliases.items()},
+    "versions": sorted(str(each.version) for each in versions),
+    "runs of no version": len({run.info.run_id for run in runs} - {each.run_id for each in versions}),
+    "unfinished": [str(each) for each in versions if "promotion_pending" in each.tags] + sorted(model.tags),
+}))
+"""
+# All that belongs to a promotion on its server; the brackets keep pkill from its own shell.
+SIGNAL = "pkill -{signal} -f '[m] recommender promote'"
+KILL = f"{SIGNAL.format(signal='KILL')}; pkill -KILL -f '[r]ecommender-registry'"
+COPYING = "until find /var/lib/mlflow/artifacts -newer /mark -name config.yaml | grep -q .; do sleep 0.02; done"
+HELD = "until ! flock -n /var/lib/recommender-registry/prod.lock true; do sleep 0.02; done"
+# A connection that ends once so many bytes have gone to the server.
+CUT_AFTER = """
+import os, select, socket, sys
+connection, left = socket.create_connection((sys.argv[1], int(sys.argv[2]))), int(sys.argv[3])
+while left > 0:
+    ready, _, _ = select.select([0, connection], [], [])
+    if connection in ready:
+        sys.stdout.buffer.write(connection.recv(65536) or sys.exit())
+        sys.stdout.buffer.flush()
+    if 0 in ready:
+        data = os.read(0, 65536) or sys.exit()
+        connection.sendall(data)
+        left -= len(data)
+"""
+LISTENS = "until ss -Hltn 'sport = :5000' | grep -q .; do sleep 0.2; done"
+
+
+class Server:
+    """A container that stands for a server."""
+
+    def __init__(self, name: str, folder: pathlib.Path, suite: str, number: int) -> None:
+        self.name = f"promotion-{name}-{os.getpid()}"
+        self.container = {
+            "container_name": self.name, "container_suite": suite, "container_key": str(folder / "id_ed25519"),
+            "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
+            "ansible_port": 32700 + (os.getpid() * 2 + number) % 60,
+        }  # fmt: skip
+
+    @property
+    def address(self) -> str:
+        inspect = json.loads(subprocess.check_output(["docker", "inspect", self.name]))[0]
+        return str(inspect["NetworkSettings"]["IPAddress"])
+
+    def inside(self, *command: str) -> str:
+        result = subprocess.run(
+            ["docker", "exec", self.name, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert result.returncode == 0, f"{command}: {result.stdout}"
+        return result.stdout
+
+    def sh(self, command: str) -> str:
+        return self.inside("timeout", "180", "sh", "-c", command)
+
+    def answers(self, uri: str) -> list[object]:
+        answers: list[object] = json.loads(self.inside(MLFLOW, "-c", ANSWER, uri).splitlines()[-1])
+        return answers
+
+    def left(self, environment: str) -> dict[str, object]:
+        out = self.inside(MLFLOW, "-c", LEFT, f"{environment}.{MODEL}")
+        left: dict[str, object] = json.loads(out.splitlines()[-1])
+        return left
+
+
+class Site:
+    """Two servers in the inventory of machines under a desk, and dev's versions 1 and 2, of which 2 is worse."""
+
+    def __init__(self, checkout: Checkout, folder: pathlib.Path) -> None:
+        self.checkout, self.folder = checkout, folder
+        self.staging = Server("staging", folder, "bookworm", 0)
+        self.prod = Server("prod", folder, "trixie", 1)
+        servers = {"staging-desk": self.staging, "prod-desk": self.prod}
+        (folder / "hosts.yml").write_text(
+            yaml.safe_dump({"all": {"hosts": {name: server.container for name, server in servers.items()}}})
+        )
+        checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        # another container may have had the address before
+        (checkout.folder / ".known_hosts").unlink(missing_ok=True)
+        groups = {
+            "dev": {},
+            "staging": {"hosts": {"staging-desk": {"ansible_host": self.staging.address}}},
+            "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address}}},
+        }
+        (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(groups))
+        self.set()
+
+    def set(self, **settings: object) -> None:
+        """Writes zz-mine.yml anew."""
+        settings = {"registry_servers": {"dev": "staging-desk"}, **settings}
+        mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
+        mine.write_text(yaml.safe_dump({"ansible_private_key_file": str(self.folder / "id_ed25519"), **settings}))
+
+    def train(self) -> None:
+        """What a workbench does, with Surprise beside the environment of MLflow's server, not in it."""
+        for part in ("src", "conf", "data"):
+            self.staging.sh("mkdir -p /srv/ml")
+            source = f"{self.checkout.folder}/ml/{part}"
+            subprocess.run(["docker", "cp", "-q", source, f"{self.staging.name}:/srv/ml/"], check=True)
+        surprise = re.search(r"^scikit-surprise==\S+", (ROOT / "ml/requirements.txt").read_text(), re.M)
+        assert surprise
+        self.staging.sh(
+            "export UV_CACHE_DIR=/var/cache/uv SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt;"
+            f"/opt/mlflow/current/bin/uv pip install -q --python {MLFLOW} --no-deps --target /srv/surprise"
+            f" {surprise[0]}"
+        )
+        for epochs in ("20", "1"):
+            self.staging.sh(
+                "cd /srv/ml && export PYTHONPATH=src:/srv/surprise MLFLOW_TRACKING_URI=http://127.0.0.1:5000;"
+                f"{MLFLOW} -m recommender train --set evaluation.folds=2 --set params.n_epochs={epochs}"
+            )
+
+    def make(self, *words: str, code: int = 0) -> str:
+        """Output of a verb as it is typed, whose command must end with the code named."""
+        output = self.checkout.run("make", words[0], INVENTORY, *words[1:], code=2 if code else 0)
+        assert code == 0 or f"Error {code}\n" in output
+        return output
+
+    @contextlib.contextmanager
+    def promoting(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """A promotion to prod that is under way; files that it writes there are newer than /mark."""
+        self.prod.sh("touch /mark")
+        process = subprocess.Popen(
+            ["make", "promote", INVENTORY, "FROM=staging", "TO=prod", *words], cwd=self.checkout.folder,
+            env=self.checkout.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def prod_is(self, champion: str, previous: str, versions: list[str]) -> None:
+        assert self.prod.left("prod") == {
+            "aliases": {"champion": champion, "previous": previous}, "versions": versions, "runs of no version": 0,
+            "unfinished": [],
+        }  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], code: int) -> str:
+    output, _ = process.communicate(timeout=300)
+    print(output)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def site(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(checkout, tmp_path_factory.mktemp("site"))
+    try:
+        output = checkout.run(
+            ".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem", "--tags", "access,tracking"
+        )
+        assert recap(output)["failed"] == 0
+        site.train()
+        yield site
+    finally:
+        for server in (site.staging, site.prod):
+            subprocess.run(["docker", "rm", "-f", server.name], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_dev_to_staging_on_one_server(site: Site) -> None:
+    output = site.make("promote", "FROM=dev", "TO=staging", "VERSION=1")
+    assert f"staging.{MODEL} 1 is champion, copied from dev.{MODEL} 1." in output
+    # MLflow's own environment of Debian 12
+    assert re.search(r"loads +passed +python 3\.11\.\d+, .*, without Surprise", output)
+    again = site.make("promote", "FROM=dev", "TO=staging", "VERSION=1")
+    assert f"staging.{MODEL} 1 is dev.{MODEL} 1, and champion already." in again
+
+
+def test_what_is_worse_or_skips_a_step_is_refused(site: Site) -> None:
+    output = site.make("promote", "FROM=dev", "TO=staging", code=3)
+    assert re.search(rf"metrics: rmse 0\.9\d+, 0\.8\d+ of staging\.{MODEL} 1: gain -0\.0\d+, asked is \+0\.0", output)
+    assert "If you know better: OVERRIDE=metrics" in output
+    output = site.make("promote", "FROM=dev", "TO=prod", code=3)
+    assert "order: dev to prod leaves out staging. Promote to staging first." in output
+    assert "prod: no model is registered." in site.make("models")
+
+
+def test_staging_to_prod_over_ssh(site: Site) -> None:
+    output = site.make("promote", "FROM=staging", "TO=prod")
+    assert re.search(r"loads +passed +python 3\.13\.\d+, .*, without Surprise", output)
+    assert re.search(r"golden +passed +\d{3} estimates differ by at most \d\.\de[+-]\d\d", output)
+    assert f"prod.{MODEL} 1 is champion, copied from staging.{MODEL} 1." in output
+    mine, theirs = site.staging.answers(f"models:/dev.{MODEL}/1"), site.prod.answers(f"models:/prod.{MODEL}@champion")
+    assert theirs[2] is False
+    assert theirs[0] == pytest.approx(mine[0], abs=1e-6)
+    assert theirs[1] == mine[1]
+    site.make("promote", "FROM=dev", "TO=staging", "OVERRIDE=metrics")
+    table = site.make("models")
+    rows = [line.split() for line in table.splitlines()]
+    assert ["2", "champion"] in [row[:2] for row in rows]
+    assert re.search(r"dev 1 \(run \w{8}\) > staging 1 \(run \w{8}\), promoted by \S+@\S+", table)
+    assert re.search(r"dev 2 \(run \w{8}\), promoted by .*; overridden metrics: rmse 0\.9", table)
+
+
+def test_killed_in_the_middle(site: Site) -> None:
+    before = site.prod.answers(f"models:/prod.{MODEL}@champion")
+    with site.promoting("OVERRIDE=metrics") as process:
+        site.prod.sh(f"{COPYING}; {KILL}; true")
+        end(process, 2)
+    left = site.prod.left("prod")
+    assert left["aliases"] == {"champion": "1"}
+    assert left["runs of no version"] == 1
+    assert site.prod.answers(f"models:/prod.{MODEL}@champion") == before
+
+
+def test_two_at_once_and_the_first_cleans_up_after_the_killed_one(site: Site) -> None:
+    with site.promoting("OVERRIDE=metrics") as process:
+        site.prod.sh(f"{HELD}; {COPYING}; {SIGNAL.format(signal='STOP')}")
+        output = site.make("promote", "FROM=staging", "TO=prod", "VERSION=1", code=75)
+        assert re.search(r"prod is being changed by \S+@\S+.*, process \d+\. Nothing was done", output)
+        site.prod.sh(SIGNAL.format(signal="CONT"))
+        output = end(process, 0)
+    assert "which an interrupted promotion left" in output
+    site.prod_is("2", "1", ["1", "2"])
+
+
+def test_rollback_and_forward(site: Site) -> None:
+    assert f"prod.{MODEL} 1 is champion, 2 is previous." in site.make("rollback", "ENV=prod")
+    site.prod_is("1", "2", ["1", "2"])
+    site.make("rollback", "ENV=prod")
+    site.prod_is("2", "1", ["1", "2"])
+
+
+def test_connection_lost_while_sending(site: Site, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "cut.py").write_text(CUT_AFTER)
+    proxy = f"-o ProxyCommand='/usr/bin/python3 {tmp_path}/cut.py %h %p 5000000'"
+    site.set(ansible_ssh_common_args=f"{proxy} -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=.known_hosts")
+    output = site.make("promote", "FROM=staging", "TO=prod", "VERSION=1", code=255)
+    site.set()
+    assert "no connection, or it was lost." in output
+    site.prod.sh("flock -w 60 /var/lib/recommender-registry/prod.lock true")
+    site.prod_is("2", "1", ["1", "2"])
+    assert site.prod.sh("ls /var/lib/recommender-registry").split() == ["prod.lock"]
+
+
+def test_connection_lost_while_copying(site: Site) -> None:
+    with site.promoting("VERSION=1") as process:
+        site.prod.sh(f"{COPYING}; {SIGNAL.format(signal='STOP')}; pkill -KILL -f '[s]shd-session: deploy'")
+        output = end(process, 2)
+        assert "is carried out to its end" in output
+        site.prod.sh(f"{SIGNAL.format(signal='CONT')}; flock -w 120 /var/lib/recommender-registry/prod.lock true")
+    site.prod_is("3", "2", ["1", "2", "3"])
+
+
+def test_disk_full(site: Site) -> None:
+    before = site.prod.answers(f"models:/prod.{MODEL}@champion")
+    site.prod.sh(
+        "cd /var/lib/mlflow && systemctl stop mlflow && mv artifacts kept && mkdir artifacts &&"
+        "mount -t tmpfs -o size=$(($(du -sm kept | cut -f1) + 3))M tmpfs artifacts &&"
+        f"cp -a kept/. artifacts/ && chown mlflow: artifacts && systemctl start mlflow && {LISTENS} && touch /mark"
+    )
+    output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=metrics", code=1)
+    assert "What was begun is undone" in output
+    site.prod_is("3", "2", ["1", "2", "3"])
+    assert site.prod.answers(f"models:/prod.{MODEL}@champion") == before
+    # what was written of it is gone, so that the disk is not full any more
+    assert site.prod.sh("find /var/lib/mlflow/artifacts -type f -newer /mark") == ""
+    site.prod.sh("mount -t tmpfs -o size=1M tmpfs /var/lib/recommender-registry")
+    output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=metrics", code=1)
+    assert "No space left on device" in output
+    assert site.prod.sh("ls /var/lib/recommender-registry").split() == ["prod.lock"]
+    site.prod.sh(
+        "cd /var/lib/mlflow && umount /var/lib/recommender-registry && systemctl stop mlflow && umount artifacts &&"
+        f"rmdir artifacts && mv kept artifacts && systemctl start mlflow && {LISTENS}"
+    )
+
+
+def test_tampered_artifact(site: Site) -> None:
+    site.staging.sh("for file in $(find /var/lib/mlflow/artifacts -name serving.py); do echo >> $file; done")
+    output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=order,golden,metrics,latency,size", code=3)
+    assert re.search(r"digest: the files have \w{12}, training recorded \w{12}\. Do not use it", output)
+    assert "loads" not in output
+
+
+def test_wrong_words(site: Site) -> None:
+    assert "from and to are both dev" in site.make("promote", "FROM=dev", "TO=dev", code=2)
+    assert "invalid choice: 'stage' (choose from" in site.make("promote", "FROM=dev", "TO=stage", code=2)
+    output = site.make("promote", "FROM=dev", "TO=staging", "VERSION=99", code=2)
+    assert f"dev.{MODEL} has no version 99. Versions that there are: 2, 1." in output
+    site.set(registry_servers={})
+    output = site.make("promote", "FROM=dev", "TO=staging", code=2)
+    assert "dev has no server in inventory/onprem: put one into its group of hosts.yml" in output
+
+
+def test_the_copy_outlives_its_source(site: Site) -> None:
+    before = site.prod.answers(f"models:/prod.{MODEL}@champion")
+    remove = """
+import mlflow
+client = mlflow.MlflowClient("http://127.0.0.1:5000")
+for model in client.search_registered_models():
+    client.delete_registered_model(model.name)
+for experiment in client.search_experiments():
+    for run in client.search_runs([experiment.experiment_id]):
+        client.delete_run(run.info.run_id)
+"""
+    site.staging.inside(MLFLOW, "-c", remove)
+    gc = "/opt/mlflow/current/bin/mlflow gc --backend-store-uri sqlite:////var/lib/mlflow/mlflow.db"
+    site.staging.sh(f"runuser -u mlflow -- env HOME=/var/lib/mlflow MLFLOW_TRACKING_URI=http://127.0.0.1:5000 {gc}")
+    assert site.prod.answers(f"models:/prod.{MODEL}@champion") == before

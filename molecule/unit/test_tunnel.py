@@ -1,0 +1,85 @@
+"""bin/tunnel: who may reach what, which local ports are taken, and its ssh_config as ssh itself reads it."""
+
+import importlib.util
+import pathlib
+import socket
+import subprocess
+from importlib.machinery import SourceFileLoader
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def load() -> Any:
+    loader = SourceFileLoader("tunnel", str(ROOT / "bin/tunnel"))
+    spec = importlib.util.spec_from_loader("tunnel", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+tunnel = load()
+SERVER = {
+    "name": "one", "host": "203.0.113.10", "port": 2222, "key": "", "operator": "deploy", "worker": "analyst",
+    "options": "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=.known_hosts -J door",
+    "people": [
+        {"name": "deploy", "role": "operator"},
+        {"name": "analyst", "role": "analyst"},
+        {"name": "tina", "role": "tunnel", "ports": [5000, "9000"]},
+        {"name": "gone", "role": "analyst", "state": "absent"},
+    ],
+    "ports": {"jupyter of ana": 8889, "jupyter of analyst": 8888, "mlflow": 5000},
+}  # fmt: skip
+
+
+def test_ones_own_jupyter_comes_first_and_a_tunnel_has_its_ports_alone() -> None:
+    found = tunnel.services(SERVER, tunnel.person(SERVER, "analyst"))
+    assert list(found.items()) == [("jupyter of analyst", 8888), ("jupyter of ana", 8889), ("mlflow", 5000)]
+    assert tunnel.services(SERVER, tunnel.person(SERVER, "tina")) == {"mlflow": 5000, "port 9000": 9000}
+
+
+@pytest.mark.parametrize("name", ["gone", "nobody"])
+def test_who_is_not_among_the_people_is_told_who_is(name: str) -> None:
+    with pytest.raises(SystemExit, match=f"{name} is not among the people of one: deploy, analyst, tina"):
+        tunnel.person(SERVER, name)
+
+
+def test_a_server_that_keeps_nothing_is_said() -> None:
+    with pytest.raises(SystemExit, match="keeps nothing for deploy"):
+        tunnel.services({**SERVER, "ports": {}}, tunnel.person(SERVER, "deploy"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_taken_port_is_replaced_and_said(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as squatter:
+        taken = squatter.getsockname()[1]
+        found = tunnel.free_port(taken, set())
+        assert found != taken
+        assert f"port {taken} of this machine is taken; using {found}" in capsys.readouterr().out
+    assert tunnel.free_port(taken, set()) == taken
+    assert tunnel.free_port(taken, {taken}) != taken
+
+
+def test_ssh_understands_the_configuration(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").write_text(tunnel.ssh_config({**SERVER, "key": str(tmp_path / "a key")}, "analyst"))
+
+    def effective(host: str) -> dict[str, str]:
+        output = subprocess.check_output(["ssh", "-F", tmp_path / "config", "-G", host], text=True, cwd="/")
+        return dict(line.split(" ", 1) for line in output.splitlines() if " " in line)
+
+    found = effective("one")
+    assert (found["hostname"], found["user"], found["port"]) == ("203.0.113.10", "analyst", "2222")
+    assert found["identityfile"] == str(tmp_path / "a key")
+    assert found["userknownhostsfile"] == str(tmp_path / ".known_hosts")
+    assert found["proxyjump"] == "door"
+    assert "localforward" not in found
+    assert "localforward" in effective("one-tunnel")
+
+
+def test_an_option_without_a_place_in_a_configuration_is_said() -> None:
+    with pytest.raises(SystemExit, match="-o KEY=VALUE"):
+        tunnel.ssh_config({**SERVER, "options": "-4"}, "analyst")
