@@ -38,9 +38,9 @@ class Set:
     licence: str
 
 
-# GroupLens itself publishes MD5 sums alone. The SHA-256 of 100k, 1m and 25m are those that TensorFlow Datasets pins
-# (url_checksums/movielens.txt). That of 32m is what projects computed that use it: weaker evidence, and a file with
-# another sum is refused and said, never taken.
+# GroupLens itself publishes MD5 sums alone. The SHA-256 of 100k, 1m and 25m are those that TensorFlow
+# Datasets pins (url_checksums/movielens.txt). That of 32m is what projects computed that use it: weaker
+# evidence, and a file with another sum is refused, never taken.
 SETS = {
     "100k": Set(
         "ml-100k.zip",
