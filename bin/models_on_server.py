@@ -80,7 +80,8 @@ def main(request: dict[str, Any]) -> int:
         work = ROOT / request["lock"]
         # what a killed run left
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        # others are to see nothing of a version that may be refused
+        work.mkdir(mode=0o700)
     else:
         for stale in ROOT.glob("read.*"):
             if stale.stat().st_mtime < time.time() - 86400:

@@ -6,13 +6,14 @@ version's tags, the run's parameters, metrics with their history, tags and input
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recommender import registry
+from recommender import registry, tracking
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ _SEALED = (f"{MODEL}/", f"{RUN}/native/", f"{RUN}/golden.json")
 
 
 def download(run_id: str, source: str, folder: Path) -> None:
-    """Fetch a run's artifacts into `folder`/run and the model at the URI `source` into `folder`/model."""
+    """Fetch a run's artifacts into `folder`/run and the model at the URI `source` into `folder`/model.
+
+    Raises RecommenderError for artifacts that the tracking server does not keep itself.
+    """
     import mlflow
 
+    tracking.trusted(str(mlflow.MlflowClient().get_run(run_id).info.artifact_uri))
     mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(folder / RUN))
     if source.startswith("models:/"):
         download_model(source, folder)
@@ -39,9 +44,13 @@ def download(run_id: str, source: str, folder: Path) -> None:
 
 
 def download_model(uri: str, folder: Path) -> None:
-    """Fetch the model at a models:/ URI into `folder`/model."""
+    """Fetch the logged model at a URI models:/m-… into `folder`/model; raises as `download` does."""
     import mlflow
 
+    if not re.fullmatch(r"models:/m-[0-9a-f]+", uri):
+        raise InputError(f"{uri}: this is no model but a reference to another version: promote that one.")
+    logged = mlflow.MlflowClient().get_logged_model(uri.removeprefix("models:/"))
+    tracking.trusted(str(logged.artifact_location))
     mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / MODEL))
     _strip(folder / MODEL)
 

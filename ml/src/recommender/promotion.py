@@ -28,12 +28,16 @@ PROBE_TIMEOUT = 300
 _UNDONE = (
     "\nWhat was begun is undone, now or by the next run, and finished where the aliases had begun to move."
 )
-# The model brings code of its own. It gets an account that owns nothing, no network and no place to write.
+# Bytes that it may write, its answer included, and that are read of that.
+PROBE_OUTPUT = 2**24
+# The model brings code of its own. It gets an account that owns nothing, no network, no place to write and
+# no more memory than a server has to spare.
 _SANDBOX = (
     "systemd-run --quiet --pipe --wait --collect --service-type=exec --setenv=MLFLOW_DISABLE_TELEMETRY=true "
     "--setenv=HOME=/tmp -p DynamicUser=yes -p PrivateNetwork=yes -p PrivateDevices=yes "
     "-p ProtectSystem=strict -p ProtectHome=yes -p ProtectProc=invisible -p CapabilityBoundingSet= "
-    f"-p RestrictAddressFamilies=AF_UNIX -p SystemCallFilter=@system-service -p RuntimeMaxSec={PROBE_TIMEOUT}"
+    "-p RestrictAddressFamilies=AF_UNIX -p SystemCallFilter=@system-service -p MemoryMax=2G "
+    f"-p MemorySwapMax=0 -p TasksMax=256 -p LimitFSIZE={PROBE_OUTPUT} -p RuntimeMaxSec={PROBE_TIMEOUT}"
 ).split()
 
 
@@ -72,8 +76,6 @@ def promote(
         )
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow", _UNDONE):
         folder = Path(scratch)
-        # readable for the account of the sandbox
-        folder.chmod(0o755)
         content = bundle.read(archive, folder)
         source = content["environment"]
         if source == target:
@@ -166,11 +168,19 @@ def judge(
         mend = "Compare the environment there with requirements.txt of the model."
         yield gate.Check("loads", False, problem, mend)
         return
-    versions = ", ".join(f"{key} {value}" for key, value in answered["made_of"].items())
-    surprise = "with" if answered["surprise"] else "without"
-    yield gate.Check("loads", True, f"{versions}, {surprise} Surprise, in {answered['load_seconds']:.1f} s")
-    yield gate.golden(json.loads(recorded.read_text(encoding="utf-8")), answered)
-    yield gate.latency(answered["latency_ms"], settings.latency_ms)
+    try:
+        versions = ", ".join(f"{key} {value}" for key, value in answered["made_of"].items())
+        surprise = "with" if answered["surprise"] else "without"
+        found = f"{versions}, {surprise} Surprise, in {answered['load_seconds']:.1f} s"
+        golden = gate.golden(json.loads(recorded.read_text(encoding="utf-8")), answered)
+        latency = gate.latency(answered["latency_ms"], settings.latency_ms)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        mend = "Find out what its code does: the answer is not what loading and asking a model gives."
+        yield gate.Check("loads", False, f"it printed what is no answer ({error!r})", mend)
+        return
+    yield gate.Check("loads", True, found)
+    yield golden
+    yield latency
 
 
 def rollback(environment: str, model: str) -> str:
@@ -210,7 +220,8 @@ def tidy(name: str, say: Callable[[str], None] = lambda line: None) -> None:
     for run in client.search_runs([experiment.experiment_id], f"tags.{PENDING} != ''"):
         say(f"removing run {run.info.run_id}, which an interrupted promotion left")
         # mlflow gc would free the place one day; a full disk needs it now
-        _artifacts(run.info.artifact_uri).delete_artifacts()
+        with contextlib.suppress(tracking.Untrusted):
+            _artifacts(tracking.trusted(run.info.artifact_uri)).delete_artifacts()
         client.delete_run(run.info.run_id)
 
 
@@ -221,9 +232,16 @@ def picture(environment: str) -> str:
     with _mlflow(f"{environment}: MLflow"):
         client = mlflow.MlflowClient()
         pattern = registry.registered_name(environment, "%")
-        found = client.search_registered_models(f"name LIKE '{pattern}'")
-        # _ is a wildcard of LIKE
-        names = sorted(each.name for each in found if each.name.startswith(f"{environment}."))
+        found: list[str] = []
+        page = None
+        while True:
+            part = client.search_registered_models(f"name LIKE '{pattern}'", page_token=page)
+            found += [each.name for each in part]
+            page = part.token
+            if not page:
+                break
+        # _ is a wildcard of LIKE, and MLflow lets others give names that nothing here does
+        names = sorted(name for name in found if registry.usable(environment, name))
         lines = []
         for name in names:
             of = registry.aliases(name)
@@ -260,7 +278,7 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         origin = "unfinished: the next promotion removes it"
     moment = datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC)
     code, _, conf = tags.get("source_digest", "").partition(":")
-    return [
+    row = [
         str(version.version),
         ",".join(sorted(alias for alias, of in aliases.items() if of == str(version.version))),
         moment.strftime("%Y-%m-%d %H:%M"),
@@ -270,6 +288,8 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         f"{code[:8]} {conf}".strip(),
         origin,
     ]
+    # whoever reaches MLflow can write tags, and what a terminal obeys into them
+    return ["".join(sign if sign.isprintable() else "?" for sign in text) for text in row]
 
 
 def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str], before: str | None) -> str:
@@ -286,6 +306,7 @@ def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str]
         tags={PENDING: tags["promoted_at"]},
     )
     run_id = run.info.run_id
+    tracking.trusted(run.info.artifact_uri)
     params = [Param(key, value) for key, value in source["params"].items()]
     notes = [RunTag(key, value) for key, value in {**kept, **tags}.items()]
     metrics = [Metric(*point) for point in source["metrics"]]
@@ -361,36 +382,36 @@ def _compare(run_id: str, place: str, files: dict[str, str]) -> None:
 
 def _probe(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any] | None, str]:
     """What probe.py prints, or None and why it printed nothing."""
-    command = [
-        *(_SANDBOX if sandbox else []),
-        sys.executable,
-        "-IB",
-        str(probe.__file__),
-        str(model),
-        str(golden),
-    ]
+    paths = {Path(probe.__file__): "/tmp/probe.py", model: "/tmp/model", golden: "/tmp/golden.json"}
+    command = [sys.executable, "-IB", *map(str, paths)]
+    if sandbox:
+        # where it sees them; it cannot look into the folder of the one who promotes
+        seen = [f"--property=BindReadOnlyPaths={path}:{place}" for path, place in paths.items()]
+        command = [*_SANDBOX, *seen, sys.executable, "-IB", *paths.values()]
     clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     clean["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    try:
-        done = subprocess.run(
-            command,
-            env=clean,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT + 30,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"loading and answering did not end within {PROBE_TIMEOUT} s"
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as problem:
+        limit = PROBE_TIMEOUT + 30
+        try:
+            done = subprocess.run(
+                command, env=clean, cwd="/", stdout=out, stderr=problem, timeout=limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"loading and answering did not end within {PROBE_TIMEOUT} s"
+        printed, said = (_read(file) for file in (out, problem))
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (said.strip().splitlines() or ["no message"])[-1]
         return None, f"the process that loads it ended with {done.returncode}: {last}"
     try:
-        answered: dict[str, Any] = json.loads(done.stdout)
+        answered: dict[str, Any] = json.loads(printed)
     except ValueError:
-        return None, f"it printed what is no answer: {done.stdout[:100]!r}"
+        return None, f"it printed what is no answer: {printed[:100]!r}"
     return answered, ""
+
+
+def _read(file: Any) -> str:
+    file.seek(0)
+    return str(file.read(PROBE_OUTPUT).decode("utf-8", "replace"))
 
 
 def _damage(model: Path) -> str:

@@ -15,6 +15,8 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 # A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
 _MOVING = "aliases_moving"
+# What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
+_MODEL = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
 
 def environment() -> str:
@@ -30,11 +32,17 @@ def _environment_name(name: str, where: str = "") -> str:
 
 def registered_name(environment: str, model: str) -> str:
     """<environment>.<model>; raises InputError for parts that cannot be one."""
-    if not re.fullmatch(r"[^/:.'\"\s]+", model):
+    if not re.fullmatch(_MODEL, model):
         raise InputError(
             f"{model!r} is no model's name: it holds no blanks, quotes, dots, colons and slashes."
         )
     return f"{_environment_name(environment)}.{model}"
+
+
+def usable(environment: str, name: str) -> bool:
+    """Whether `name` is one that `registered_name` gives for the environment."""
+    first, _, model = name.partition(".")
+    return first == environment and re.fullmatch(_MODEL, model) is not None
 
 
 def register(model_uri: str, name: str, tags: dict[str, str]) -> str:

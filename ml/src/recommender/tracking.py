@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -76,9 +77,40 @@ def connect(uri: str | None = None) -> str:
     return uri
 
 
+# Schemes of stores that a server may name to its clients; no folder of theirs is among them.
+_STORES = ("mlflow-artifacts", "s3", "gs", "wasbs", "abfss")
+
+
+class Untrusted(RecommenderError):
+    """A tracking server keeps artifacts where it has no business."""
+
+
+def trusted(place: str) -> str:
+    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder of this machine.
+
+    Whoever may make an experiment there chooses that folder, and what is read, written and removed in it by
+    this process, which may be root's.
+    """
+    import mlflow
+
+    by_server = mlflow.get_tracking_uri().startswith(("http://", "https://"))
+    if by_server and urlsplit(place).scheme not in _STORES:
+        raise Untrusted(
+            f"{place}: the tracking server names this as the place of the artifacts, and it is none that a "
+            "server keeps. Nothing there was touched. Find out who made that experiment with a place of its "
+            "own, and rename it: mlflow experiments rename."
+        )
+    return place
+
+
 def shown(uri: str) -> str:
-    """The URI without its password."""
-    return re.sub(r"//[^@/]*@", "//***@", uri)
+    """The URI without its password, and a database's without its query, which may hold one too."""
+    import sqlalchemy as sa
+
+    if not uri.startswith(("http://", "https://")):
+        with contextlib.suppress(sa.exc.ArgumentError, ValueError):
+            return sa.make_url(uri).set(query={}).render_as_string(hide_password=True)
+    return re.sub(r"//.*@", "//***@", uri)
 
 
 def _local_database(uri: str) -> Path | None:
