@@ -310,7 +310,12 @@ def _read_titles(path: Path, config: DataConfig) -> dict[str, str]:
                     "Name it with --item-column or --title-column."
                 )
         item, title = header.index(named.item), header.index(named.title)
-    return {row[item].strip(): row[title].strip() for row in rows if len(row) > max(item, title)}
+    try:
+        return {row[item].strip(): row[title].strip() for row in rows if len(row) > max(item, title)}
+    except csv.Error as error:
+        # only of the reader's: the other rows are split by hand
+        line = getattr(rows, "line_num", 0)
+        raise InputError(f"{path}, up to line {line}: {error}. Is a quote before it never closed?") from error
 
 
 def _sql(config: DataConfig) -> Source:
@@ -318,7 +323,7 @@ def _sql(config: DataConfig) -> Source:
 
     try:
         url = sa.make_url(config.source)
-        shown = url.render_as_string(hide_password=True)
+        shown = url.set(query={}).render_as_string(hide_password=True)
         timeout = (
             {"connect_timeout": 10} if url.get_backend_name() in ("postgresql", "mysql", "mariadb") else {}
         )
