@@ -35,13 +35,27 @@ def token() -> str:
 
 
 def request(method: str, path: str, secret: str = "") -> int:
-    """Returns the HTTP status that the server answers with. Raises OSError or HTTPException where it does not."""
+    """Returns the HTTP status that the server answers with. Raises OSError or HTTPException where it does not.
+
+    The secret is sent to nobody but the account whose token it is: while the server is down, the port is anybody's.
+    """
+    if secret and not ours():
+        raise ConnectionError("the port is not served by this account")
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["JUPYTER_SCREEN_PORT"]), timeout=10)
     try:
         connection.request(method, path, headers={"Authorization": f"token {secret}"} if secret else {})
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def ours() -> bool:
+    """Returns whether who listens on the server's port is the owner of the token."""
+    port = f"{int(os.environ['JUPYTER_SCREEN_PORT']):04X}"
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    # columns of proc(5): local address, other address, state (0A listens) … uid
+    owners = {int(row[7]) for row in rows if row[1] in (f"0100007F:{port}", f"00000000:{port}") and row[3] == "0A"}
+    return owners == {os.stat(os.environ["JUPYTER_TOKEN_FILE"]).st_uid}
 
 
 def alive(pid: int) -> bool:
