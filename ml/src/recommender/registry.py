@@ -179,4 +179,6 @@ def load(uri: str) -> Any:
         return mlflow.pyfunc.load_model(uri)
     except (MlflowException, OSError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
-        raise InputError(f"{uri}: no such model: {reason} Train one with: recommender train") from error
+        raise InputError(
+            f"{uri}: no such model: {reason.rstrip('.')}. Train one with: recommender train"
+        ) from error
