@@ -13,6 +13,15 @@ from testinfra.host import Host
 SCENARIO = pathlib.Path(__file__).parents[1]
 PYTHON = "/opt/jupyter-screen/current/bin/python"
 PORTS = {"analyst": 8888, "ana": 8889}
+# Answers 404 and writes down who was let in with what.
+SQUATTER = """
+import http.server as h
+class Squatter(h.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.headers.get("Authorization"), file=open("/run/asked", "a"))
+        self.send_error(404)
+h.HTTPServer(("127.0.0.1", 8889), Squatter).serve_forever()
+"""
 
 
 def unit(name: str) -> str:
@@ -267,13 +276,15 @@ def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) 
 
 def test_a_taken_port_is_an_error_and_no_other_is_used(host: Host) -> None:
     host.check_output("systemctl stop %s", unit("ana"))
-    host.check_output("systemd-run --unit=squatter python3 -m http.server --bind 127.0.0.1 8889")
+    host.check_output("systemd-run --unit=squatter python3 -c %s", SQUATTER)
     try:
         wait(lambda: get(host, 8889, "")[0] == 404, "nobody holds the port", host, 20)
         assert host.run("systemctl start %s", unit("ana")).rc != 0
         assert "8889 is already in use" in journal(host)
         assert f"uid:{host.user('ana').uid} " not in host.check_output("ss -Hltne")
         assert "is taken: 127.0.0.1:8889" in converge(host)
+        # nobody but the account's own server is told the token
+        assert set(host.file("/run/asked").content_string.splitlines()) == {"None"}
     finally:
         host.check_output("systemctl stop squatter")
     wait(lambda: running(host, "ana"), "not up once the port is free", host)
