@@ -196,9 +196,14 @@ def test_an_upgrade_that_is_cut_off_and_then_fails_goes_back(host: Host, role: R
         time.sleep(0.2)
     upgrading.kill()
     upgrading.wait()
-    host.check_output(
-        "systemctl kill --signal=KILL mlflow-upgrade.service; mv /etc/mlflow/before/away /etc/mlflow/before/back"
-    )
+    host.check_output("systemctl kill --signal=KILL mlflow-upgrade.service")
+    while host.run("systemctl show --value --property=ActiveState mlflow-upgrade").stdout.strip() in (
+        "active",
+        "deactivating",
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    host.check_output("mv /etc/mlflow/before/away /etc/mlflow/before/back")
     python = host.check_output("sed -n s/^python=//p /etc/mlflow/before/back")
     unit = "systemd-run --wait --collect --uid=mlflow --property=EnvironmentFile=/etc/mlflow/mlflow.env"
     host.check_output(f"{unit} {python} /opt/mlflow/mlflow_admin.py migrate")
