@@ -414,6 +414,20 @@ def migrate() -> None:
         migrate_if_needed(engine, "head")
 
 
+def undo(made: dict[str, Any]) -> None:
+    """Puts the copy back that `backup` made, where it made one; what holds other rows by now is copied before.
+
+    Args:
+        made: what `backup` printed.
+    """
+    if not made["file"]:
+        return
+    now = counts(connect(os.environ[URI]))
+    if any(now.get(name) != rows for name, rows in made["counts"].items()):
+        backup("set-aside")
+    restore(made["file"])
+
+
 def compare(before: dict[str, int]) -> None:
     """Compares the numbers of rows with those before.
 
@@ -568,8 +582,11 @@ def copy_artifacts(source: str, settings: dict[str, str]) -> None:
     """Copies the artifacts of a folder to an S3-compatible store, and compares names and sizes. The folder stays.
 
     Raises:
-        Refused: another direction, or what arrived is not the same.
+        Refused: another direction, the store did not take them, or what arrived is not the same.
     """
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
     store = re.fullmatch(r"s3://([^/]+)/?(.*)", settings[DESTINATION])
     if not store or not source.startswith("/"):
         raise Refused(f"Artifacts can be moved from a folder to S3 only, not from {source} to {settings[DESTINATION]}.")
@@ -580,13 +597,19 @@ def copy_artifacts(source: str, settings: dict[str, str]) -> None:
         for path in sorted(pathlib.Path(source).rglob("*"))
         if path.is_file()
     }
-    for key, path in files.items():
-        client.upload_file(str(path), bucket, key)
-    sizes = {
-        item["Key"]: item["Size"]
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for item in page.get("Contents", [])
-    }
+    try:
+        for key, path in files.items():
+            client.upload_file(str(path), bucket, key)
+        sizes = {
+            item["Key"]: item["Size"]
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for item in page.get("Contents", [])
+        }
+    except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
+        raise Refused(
+            f"The artifacts of {source} could not be sent to {settings[DESTINATION]}: {error}. Nothing was moved; run"
+            " this again."
+        ) from None
     differing = [key for key, path in files.items() if sizes.get(key) != path.stat().st_size]
     if differing:
         raise Refused(
@@ -612,8 +635,14 @@ def credentials(wanted: dict[str, Any]) -> None:
 
     Args:
         wanted: users, and the folder of their files.
+
+    Raises:
+        Refused: at the end of all, for the accounts whose file could not be written.
     """
-    folder, changes, complete = pathlib.Path(wanted["folder"]), [], []
+    folder = pathlib.Path(wanted["folder"])
+    changes: list[str] = []
+    complete: list[dict[str, Any]] = []
+    failed: list[str] = []
     folder.mkdir(mode=0o700, exist_ok=True)
     for user in wanted["users"]:
         file = folder / f"{user['name']}.env"
@@ -627,10 +656,13 @@ def credentials(wanted: dict[str, Any]) -> None:
             # as the account itself: in its home, root could be led elsewhere by a link
             script = (
                 "cd && umask 077 && mkdir -p .mlflow && cd .mlflow && new=$(cat) && "
+                "if test -e credentials && ! test -f credentials; then echo it is no regular file >&2; exit 1; fi && "
                 'if test "$new" != "$(cat credentials 2>/dev/null)"; then '
                 'printf "%s\\n" "$new" >credentials.new && mv credentials.new credentials && echo wrote; fi'
             )
             command = [
+                "timeout",
+                "30",
                 "runuser",
                 "-u",
                 account,
@@ -643,13 +675,18 @@ def credentials(wanted: dict[str, Any]) -> None:
             ]
             written = subprocess.run(command, input=ini, text=True, capture_output=True)
             if written.returncode:
-                raise Refused(f"~{account}/.mlflow/credentials cannot be written: {written.stderr.strip()}")
+                why = written.stderr.strip() or (
+                    "no answer for 30 s" if written.returncode == 124 else "no reason given"
+                )
+                failed.append(f"~{account}/.mlflow/credentials cannot be written: {why}")
             changes += [f"wrote ~{account}/.mlflow/credentials"] if written.stdout else []
         complete.append(user | {"password": password})
     for file in set(folder.glob("*.env")) - {folder / f"{user['name']}.env" for user in wanted["users"]}:
         file.unlink()
         changes.append(f"removed {file}")
     json.dump({"users": complete, "changes": changes}, sys.stdout)
+    if failed:
+        raise Refused("\n".join(failed))
 
 
 def write(file: pathlib.Path, text: str) -> bool:
@@ -779,7 +816,19 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument(
         "verb",
-        choices=["check", "backup", "restore", "migrate", "compare", "probe", "move", "credentials", "users", "gc"],
+        choices=[
+            "check",
+            "backup",
+            "restore",
+            "migrate",
+            "compare",
+            "undo",
+            "probe",
+            "move",
+            "credentials",
+            "users",
+            "gc",
+        ],
     )
     parser.add_argument("argument", nargs="?", default="")
     arguments = parser.parse_args()
@@ -788,7 +837,8 @@ def main() -> int:
         "backup": lambda: backup(arguments.argument),
         "restore": lambda: restore(arguments.argument),
         "migrate": migrate,
-        "compare": lambda: compare(json.loads(arguments.argument)),
+        "compare": lambda: compare(json.loads(arguments.argument)["counts"]),
+        "undo": lambda: undo(json.loads(arguments.argument)),
         "probe": lambda: probe(arguments.argument),
         "move": lambda: move(json.load(sys.stdin)),
         "credentials": lambda: credentials(json.load(sys.stdin)),

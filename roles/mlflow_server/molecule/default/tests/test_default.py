@@ -337,3 +337,36 @@ def test_wrong_keys_of_the_store_leave_the_server_alone(host: Host) -> None:
     )
     assert unit(host, "MainPID") == before
     assert keys["secret_key"] in host.file("/etc/mlflow/mlflow.env").content_string
+
+
+def tool(host: Host, verb: str, wanted: dict[str, Any], environment: str = "") -> Any:
+    """What a verb of the role's tool does with a JSON given to it, run by root."""
+    command = f"cd / && printf %%s %s | timeout 120 env {environment} {PYTHON} /opt/mlflow/mlflow_admin.py {verb}"
+    return host.run(command, json.dumps(wanted))
+
+
+def test_an_account_that_cannot_be_given_its_login_stops_no_other(host: Host) -> None:
+    if not grand(host):
+        pytest.skip("no logins here")
+    file = "/home/ana/.mlflow/credentials"
+    host.check_output(f"mv {file} {file}.kept && mkfifo {file} && chown ana {file}")
+    run = tool(
+        host, "credentials", {"folder": "/run/logins", "users": [{"name": "trainer", "accounts": ["ana", "root"]}]}
+    )
+    host.check_output(f"rm {file} && mv {file}.kept {file}")
+    assert run.rc == 1
+    assert run.stderr.strip() == "~ana/.mlflow/credentials cannot be written: it is no regular file"
+    assert json.loads(run.stdout)["changes"] == ["wrote /run/logins/trainer.env", "wrote ~root/.mlflow/credentials"]
+    host.check_output("rm -r /run/logins /root/.mlflow")
+
+
+def test_a_store_that_fails_during_a_move_is_said(host: Host) -> None:
+    host.check_output("mkdir -p /run/artifacts && echo five stars >/run/artifacts/note.txt")
+    uri = "sqlite:////run/none.db"
+    new = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_ARTIFACTS_DESTINATION": "s3://models"}
+    new |= {"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    before = f"MLFLOW_BACKEND_STORE_URI={uri} MLFLOW_ARTIFACTS_DESTINATION=/run/artifacts"
+    run = tool(host, "move", {"settings": new | {"AWS_DEFAULT_REGION": "us-east-1"}}, before)
+    assert run.rc == 1
+    assert run.stderr.startswith("The artifacts of /run/artifacts could not be sent to s3://models: ")
+    assert run.stderr.strip().endswith("Nothing was moved; run this again.")

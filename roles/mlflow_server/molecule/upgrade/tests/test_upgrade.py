@@ -187,12 +187,34 @@ def test_no_room_for_the_copy_leaves_the_server_alone(host: Host, role: Role, lo
     assert version(host) == "3.10.0"
 
 
-def test_an_upgrade_that_fails_goes_back(host: Host, role: Role, logged: Dump) -> None:
+def test_an_upgrade_that_is_cut_off_and_then_fails_goes_back(host: Host, role: Role, logged: Dump) -> None:
+    # as when the power fails during the migration: neither the run nor its unit can take anything back
+    upgrading = subprocess.Popen(command(host, {}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while host.run("cd /etc/mlflow/before && test -e migrating && mv back away").rc:
+        assert time.monotonic() < deadline and upgrading.poll() is None
+        time.sleep(0.2)
+    upgrading.kill()
+    upgrading.wait()
+    host.check_output("systemctl kill --signal=KILL mlflow-upgrade.service")
+    while host.run("systemctl show --value --property=ActiveState mlflow-upgrade").stdout.strip() in (
+        "active",
+        "deactivating",
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    host.check_output("mv /etc/mlflow/before/away /etc/mlflow/before/back")
+    python = host.check_output("sed -n s/^python=//p /etc/mlflow/before/back")
+    unit = "systemd-run --wait --collect --uid=mlflow --property=EnvironmentFile=/etc/mlflow/mlflow.env"
+    host.check_output(f"{unit} {python} /opt/mlflow/mlflow_admin.py migrate")
+    assert host.run("systemctl is-active mlflow.service").stdout.strip() == "inactive"
+
     # the new server starts on the migrated database, and is given no time to answer
     run = role({"mlflow_server_start_timeout": 1})
     assert not run.ok
     assert "are as they were before" in run.output
-    assert len(host.file("/var/lib/mlflow/backups").listdir()) == 1
+    assert len(host.file("/var/lib/mlflow/backups").listdir()) == 2
+    assert not host.file("/etc/mlflow/before").exists
     assert version(host) == "3.10.0"
     assert dump(host) == logged
 
