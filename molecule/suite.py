@@ -12,7 +12,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SLOW = ["firewall", "ssh_hardening", "conda", "jupyter_screen", "recommender", "mlflow_server"]
+SLOW = ["mlflow_server", "ssh_hardening", "firewall", "conda", "jupyter_screen", "recommender"]
 ROLES = SLOW + sorted({path.name for path in ROOT.glob("roles/*")} - set(SLOW))
 
 
