@@ -64,7 +64,7 @@ def test_unit() -> None:
         "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
         "ruff check . bin/models bin/tunnel",
         "ruff format --check . bin/models bin/tunnel",
-        "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/tunnel bench molecule"
+        "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py bin/tunnel bench molecule"
         " {inventory,playbooks}/plugins roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
         "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     ],

@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import socket
 import subprocess
+import sys
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
@@ -16,6 +17,8 @@ def load() -> Any:
     loader = SourceFileLoader("tunnel", str(ROOT / "bin/tunnel"))
     spec = importlib.util.spec_from_loader("tunnel", loader)
     assert spec
+    # where a script finds what lies beside it
+    sys.path.append(str(ROOT / "bin"))
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module

@@ -1,0 +1,45 @@
+"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves."""
+
+import json
+import os
+import shlex
+import subprocess
+from typing import Any
+
+CONNECTION = {
+    "host": "{{ ansible_host | default(inventory_hostname) }}",
+    "port": "{{ ansible_port | default('') }}",
+    "key": "{{ ansible_private_key_file | default('') }}",
+    "options": "{{ ansible_ssh_common_args | default("
+    "lookup('ansible.builtin.config', 'ssh_common_args', plugin_type='connection', plugin_name='ssh')) }}",
+}
+
+
+def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, Any]:
+    """CONNECTION and `variables` of the hosts that match, by name, as Ansible itself would use them.
+
+    What cannot be templated is a text that says why, in the place of the variables.
+    Raises LookupError, with what Ansible says, when no host matches.
+    """
+    wanted = {"msg": CONNECTION | variables}
+    result = subprocess.run(
+        ["ansible", pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted)],
+        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
+             "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    try:
+        hosts = json.loads(result.stdout[result.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"]
+        return {name: host["msg"] for name, host in hosts.items()}
+    except (ValueError, LookupError) as error:
+        raise LookupError(result.stderr.strip()) from error
+
+
+def ssh(server: dict[str, Any], *options: str) -> list[str]:
+    """ssh with `options` and those that Ansible uses for this server; the login and a command are to follow."""
+    command = ["ssh", *options, *shlex.split(server["options"])]
+    if server["port"]:
+        command += ["-p", str(server["port"])]
+    if server["key"]:
+        command += ["-o", "IdentitiesOnly=yes", "-i", server["key"]]
+    return command
