@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Checkout, Tunnel, get, tunnel
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
 SCREENSHOTS = ROOT / ".cache/screenshots"
 PEOPLE = """
@@ -84,9 +84,13 @@ def new_page(chromium: Browser) -> Iterator[Page]:
     """A page of a browser that knows nothing of the others: no cookie, no storage."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(60_000)
+    opened = context.new_page()
     try:
-        yield context.new_page()
+        yield opened
     finally:
+        # for whoever reads of a failure
+        with suppress(Error):
+            print(opened.inner_text("body", timeout=5_000))
         context.close()
 
 
@@ -99,8 +103,9 @@ def open_notebook(page: Page, link: str, path: str) -> None:
     # without the notebooks that other tests had open
     page.goto(link.replace("/lab?", f"/lab/tree/{path}?reset&"))
     expect(page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
-    # the kernel's indicator, once the notebook has its kernel
-    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible(timeout=60_000)
+    # The page is connected to the kernel; what is run before that is dropped. The notebook's own indicator says idle
+    # from the beginning.
+    expect(page.locator("#jp-main-statusbar")).to_contain_text(re.compile(r"\| (Idle|Busy)"), timeout=60_000)
 
 
 def cell(page: Page, number: int) -> Locator:
