@@ -10,8 +10,8 @@ import pytest
 
 # Before anything imports MLflow.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-for name in ("MLFLOW_TRACKING_URI", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_SOURCE_DIGEST"):
-    os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_", "RECOMMENDER_"))]:
+    del os.environ[name]
 # Tests read each file for what is in it; the cache's own tests name a folder.
 os.environ["RECOMMENDER_CACHE"] = "off"
 

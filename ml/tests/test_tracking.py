@@ -89,6 +89,7 @@ def test_run_has_everything(report: dict) -> None:
     assert run.data.tags["dataset_digest"] == report["dataset"]["digest"]
     assert run.data.tags["model_digest"] == report["model"]["digest"]
     assert run.data.tags["source_digest"] == "abc123"
+    assert "source_commit" not in run.data.tags
     [dataset] = run.inputs.dataset_inputs
     assert report["dataset"]["digest"].startswith(dataset.dataset.digest)
     assert json.loads(dataset.dataset.profile)["num_rows"] == report["dataset"]["ratings"]

@@ -285,7 +285,7 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         tags.get("algorithm", ""),
         *(f"{numbers[key]:.4f}" if key in numbers else "" for key in ("rmse", "mae", "ndcg_at_k")),
         tags.get("dataset_digest", "")[:8],
-        f"{code[:8]} {conf}".strip(),
+        f"{tags.get('source_commit', code)[:8]} {conf}".strip(),
         origin,
     ]
     # whoever reaches MLflow can write tags, and what a terminal obeys into them

@@ -130,6 +130,7 @@ def tags(of: "ModelVersion") -> dict[str, str]:
         "algorithm",
         "dataset_digest",
         "source_digest",
+        "source_commit",
         "model_digest",
         "artifact_digest",
         "holdout_digest",

@@ -64,6 +64,8 @@ def train(
     }
     if source_digest:
         tags["source_digest"] = source_digest
+    if source_commit := os.environ.get("RECOMMENDER_SOURCE_COMMIT"):
+        tags["source_commit"] = source_commit
     with tracking.run(config, uri, tags) as run:
         run_id = run.info.run_id
         with clock.part("cross_validate"):

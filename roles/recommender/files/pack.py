@@ -1,6 +1,7 @@
 """Packs the training job into a tar archive that depends on its files alone.
 
-Prints the digest of the archive, the digest of the parts that a model is made from, and the archive's path.
+Prints the digest of the archive, the digest of the parts that a model is made from, the commit they are of, and the
+archive's path. The commit is the last one that touched the job, with a + where files differ from it; - without git.
 
 usage: pack.py SOURCE FOLDER
 """
@@ -8,6 +9,7 @@ usage: pack.py SOURCE FOLDER
 import hashlib
 import io
 import os
+import subprocess
 import sys
 import tarfile
 
@@ -36,6 +38,18 @@ def pack(source: str, parts: tuple[str, ...]) -> bytes:
     return buffer.getvalue()
 
 
+def commit(source: str) -> str:
+    """Returns what git says of the folder."""
+    answers = []
+    for question in (["log", "-1", "--format=%H"], ["status", "--porcelain"]):
+        try:
+            asked = subprocess.run(["git", "-C", source, *question, "--", "."], capture_output=True, text=True)
+        except FileNotFoundError:
+            return "-"
+        answers.append(asked.stdout.strip() if asked.returncode == 0 else "")
+    return answers[0] + ("+" if answers[1] else "") if answers[0] else "-"
+
+
 source, folder = sys.argv[1:]
 if not os.path.isfile(os.path.join(source, "Makefile")):
     sys.exit(f"recommender_source is {source}: there is no training job (no Makefile) in it")
@@ -44,4 +58,4 @@ digest, inputs = (hashlib.sha256(data).hexdigest()[:12] for data in (archive, pa
 path = os.path.join(folder, f"recommender-{digest}.tar")
 with open(path, "wb") as file:
     file.write(archive)
-print(digest, inputs, path)
+print(digest, inputs, commit(source), path)

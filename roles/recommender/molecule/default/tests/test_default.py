@@ -13,10 +13,12 @@ def test_champion_is_of_what_is_deployed(host):
     alias = registry(host, "registered-models/alias?name=dev.movie-recommender&alias=champion")["model_version"]
     tags = {tag["key"]: tag["value"] for tag in alias["tags"]}
     said = host.check_output(
-        "make -C /srv/recommender/current --eval 'said: ; @echo $$RECOMMENDER_SOURCE_DIGEST' -s said"
+        "make -C /srv/recommender/current -s said --eval "
+        "'said: ; @echo $$RECOMMENDER_SOURCE_DIGEST $$RECOMMENDER_SOURCE_COMMIT'"
     )
-    assert said.endswith(":conf/default.yaml")
-    assert tags["source_digest"] == said
+    digest, _, commit = said.partition(" ")
+    assert digest.endswith(":conf/default.yaml")
+    assert (tags["source_digest"], tags.get("source_commit", "")) == (digest, commit)
 
 
 def test_release_is_read_only_and_artifacts_are_the_groups(host):
