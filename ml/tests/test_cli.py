@@ -52,6 +52,8 @@ def test_train_then_recommend(conf: Path, store: str, environment: str, tmp_path
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 2 and printed.err == ""
     assert "because of Film, The" in printed.out
+    assert main(["recommend", "--history", "7=5", "none=1", "-k", "2", "--tracking-uri", store]) == 0
+    assert "not among the ratings, left out: none" in capsys.readouterr().err
     assert main([*new, "--json"]) == 0
     assert {pick["known_user"] for pick in json.loads(capsys.readouterr().out)} == {True}
     assert main(["recommend", "--similar", "7", "-k", "3", "--tracking-uri", store]) == 0

@@ -46,6 +46,10 @@ def test_overrides_paths_and_environment(tmp_path: Path, monkeypatch: pytest.Mon
             "sede: Extra inputs are not permitted; conf/default.yaml lists the keys",
         ),
         (
+            "data: {source: x}\nk: 5",
+            "k: Extra inputs are not permitted; is evaluation.k or recommendation.k meant?",
+        ),
+        (
             "data: {source: x}\nevaluation: {folds: 1}",
             "evaluation.folds: Input should be greater than or equal to 2",
         ),

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -193,9 +194,12 @@ def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
 
 
 def _count(text: str) -> int:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not number.is_integer():
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, as 100000 or 1e5")
     return int(number)
 
 
@@ -408,6 +412,12 @@ def _recommend(arguments: argparse.Namespace) -> None:
         asked = pd.DataFrame({"user": users, "k": [arguments.k] * len(users)})
         if history:
             asked["history"] = [history]
+            knows = model.unwrap_python_model().recommender.knows_any
+            if unknown := [item for item in history if not knows({item: 0.0})]:
+                print(
+                    f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}",
+                    file=sys.stderr,
+                )
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
     # Of all users at once the answer alone would be gigabytes.

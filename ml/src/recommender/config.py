@@ -158,10 +158,20 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     except ValidationError as error:
         lines = [
             f"{path}: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            + ("; conf/default.yaml lists the keys" if problem["type"] == "extra_forbidden" else "")
+            + (_meant(str(problem["loc"][-1])) if problem["type"] == "extra_forbidden" else "")
             for problem in error.errors()
         ]
         raise InputError("\n".join(lines)) from error
+
+
+def _meant(key: str) -> str:
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    found = [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel) and key in section.model_fields
+    ]
+    return f"; is {' or '.join(found)} meant?" if found else "; conf/default.yaml lists the keys"
 
 
 def _put(content: dict[str, Any], keys: list[str], value: Any, path: Path) -> None:
