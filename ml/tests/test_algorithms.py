@@ -202,6 +202,10 @@ def test_bmf_learns_more_than_biases_and_the_same_from_one_seed(films: Ratings) 
     }
     assert error[bayesian.BMF] < error[surprise.BaselineOnly] - 0.03
     assert 0.5 < algos[0].noise < 0.9
+    # somebody unknown is taken for the mean of all who are known
+    item, everybody = rest[0][1], [fold.to_raw_uid(inner) for inner in fold.all_users()]
+    mean = np.mean([algos[0].predict(user, item, clip=False).est for user in everybody])
+    assert algos[0].predict("?", item, clip=False).est == pytest.approx(mean, abs=1e-9)
 
 
 EDGES = {

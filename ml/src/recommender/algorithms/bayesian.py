@@ -332,9 +332,11 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
                 kept[0][at], kept[1][at] = users.rows, items.rows
                 variance += 1 / alpha / self.n_epochs
         self.noise = unit * float(np.sqrt(variance))
-        self.bu, self.bi = (unit * rows[:, :, -1].mean(axis=0, dtype=np.float64) for rows in kept)
+        bu, bi = (unit * rows[:, :, -1].mean(axis=0, dtype=np.float64) for rows in kept)
         pu, qi = _mean_product(kept[0][:, :, :-1], kept[1][:, :, :-1], self.n_kept, draw)
-        self.pu, self.qi = np.sqrt(unit) * pu, np.sqrt(unit) * qi
+        # What users have in common goes to the items: who is unknown is then taken for the mean of all users.
+        self.bu, self.bi = bu - bu.mean(), bi + bu.mean() + unit * (qi @ pu.mean(axis=0))
+        self.pu, self.qi = np.sqrt(unit) * (pu - pu.mean(axis=0)), np.sqrt(unit) * qi
         return self
 
     def estimate(self, u: Any, i: Any) -> float:
