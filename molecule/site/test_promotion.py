@@ -1,7 +1,7 @@
 """A model's way from dev to staging to prod and back, over SSH, and faults on that way: each leaves a whole champion.
 
-dev and staging share the registry of a server with Debian 12, prod has one of its own with Debian 13. The tests run in
-the order written.
+dev and staging share the registry of a server with Debian 12; prod has one of its own with Debian 13, which asks for a
+login. The tests run in the order written.
 """
 
 import contextlib
@@ -21,10 +21,14 @@ INVENTORY = "INVENTORY=inventory/onprem"
 MLFLOW = "/opt/mlflow/current/bin/python"
 MODEL = "movie-recommender"
 
+CONNECT = """
+import importlib.util, json, os, pathlib, sys
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
+login = pathlib.Path("/etc/mlflow/admin.env")
+os.environ.update(line.split("=", 1) for line in (login.read_text().split() if login.exists() else ()))
+"""
 # Answers of the champion, by a process that has what the server has and nothing else, and where that finds Surprise.
 ANSWER = """
-import importlib.util, json, os, sys
-os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
 import mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
 pairs = model.predict(pandas.DataFrame({"user": ["1", "42", "stranger"], "item": ["318", "1", "1"]}))
@@ -32,8 +36,6 @@ lists = model.predict(pandas.DataFrame({"user": ["1"]}))
 print(json.dumps([pairs.estimate.tolist(), lists.item.tolist(), importlib.util.find_spec("surprise") is not None]))
 """
 LEFT = """
-import json, os, sys
-os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
 import mlflow
 client, name = mlflow.MlflowClient(), sys.argv[1]
 model = client.get_registered_model(name)
@@ -95,11 +97,11 @@ class Server:
         return self.inside("timeout", "180", "sh", "-c", command)
 
     def answers(self, uri: str) -> list[object]:
-        answers: list[object] = json.loads(self.inside(MLFLOW, "-c", ANSWER, uri).splitlines()[-1])
+        answers: list[object] = json.loads(self.inside(MLFLOW, "-c", CONNECT + ANSWER, uri).splitlines()[-1])
         return answers
 
     def left(self, environment: str) -> dict[str, object]:
-        out = self.inside(MLFLOW, "-c", LEFT, f"{environment}.{MODEL}")
+        out = self.inside(MLFLOW, "-c", CONNECT + LEFT, f"{environment}.{MODEL}")
         left: dict[str, object] = json.loads(out.splitlines()[-1])
         return left
 
@@ -121,7 +123,7 @@ class Site:
         groups = {
             "dev": {},
             "staging": {"hosts": {"staging-desk": {"ansible_host": self.staging.address}}},
-            "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address}}},
+            "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address, "mlflow_logins": True}}},
         }
         (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(groups))
         self.set()

@@ -77,3 +77,17 @@ def test_the_operator_gets_in_and_root_does_not(checkout: Checkout, server: str)
     ssh = ("ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.known_hosts")
     assert checkout.run(*ssh, f"deploy@{server}", "sudo", "-n", "id", "-u").strip() == "0"
     assert "Permission denied (publickey)" in checkout.run(*ssh, f"root@{server}", "true", code=255)
+
+
+def test_training_goes_on_when_logins_are_turned_on(checkout: Checkout, server: str) -> None:
+    with (checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml").open("a") as mine:
+        mine.write("\nmlflow_logins: true\n")
+    assert recap(checkout.run(*COMMAND, "--tags", "tracking,recommender"))["failed"] == 0
+
+    def analyst(command: str) -> str:
+        ssh = ("ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.known_hosts", f"analyst@{server}")
+        return checkout.run(*ssh, f"cd /srv/recommender/current && {command}")
+
+    asked = "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/api/2.0/mlflow/registered-models/search')"
+    assert "HTTP Error 401" in analyst(f'python3 -c "{asked}" 2>&1 || true')
+    assert "dev.movie-recommender 2, alias champion" in analyst("make train ARGS='--set evaluation.folds=2'")
