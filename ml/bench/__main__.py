@@ -1,6 +1,6 @@
 """Measure everything and put the tables into README.md, between its markers.
 
-    python -m bench [--parts algorithms scaling] [--sizes 1e6 5e6 20e6]
+    python -m bench [--parts algorithms serving scaling] [--sizes 1e6 5e6 20e6]
 
 A part is a module of this folder whose own command line prints Markdown.
 """
@@ -27,9 +27,8 @@ def put(page: str, name: str, text: str) -> str:
 def main() -> int:
     """Measure the parts, one after the other."""
     parser = argparse.ArgumentParser(description="Measure, and write the tables into README.md.")
-    parser.add_argument(
-        "--parts", nargs="+", choices=["algorithms", "scaling"], default=["algorithms", "scaling"]
-    )
+    parts = ["algorithms", "serving", "scaling"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--sizes", nargs="+", default=["1e6", "5e6", "20e6"], help="ratings, for the scaling")
     arguments = parser.parse_args()
     for name in arguments.parts:

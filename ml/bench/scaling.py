@@ -1,4 +1,4 @@
-"""How time and memory grow with the ratings, and lists for all users against the anti-testset way.
+"""How time and memory grow with the ratings.
 
     python -m bench.scaling --sizes 1e6 5e6 20e6 --algorithm SVD --params '{"n_factors": 20, "n_epochs": 2}'
 
@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,36 +69,6 @@ def measure(path: Path, name: str, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def against_the_anti_testset(n: int = 100_000, users: int = 943, items: int = 1682) -> dict[str, float]:
-    """CPU seconds of every user's top 10 both ways, with Surprise's SVD and its default parameters."""
-    from recommender import synthetic, train
-    from recommender.config import Config
-
-    ratings = synthetic.generate(n, users=users, items=items)
-    content = {"data": {"source": "x"}, "recommendation": {"min_item_ratings": 0}}
-    recommender, algo = train.fit(ratings, Config.model_validate(content))
-
-    def the_faqs_way() -> None:
-        top: dict[str, list[tuple[str, float]]] = defaultdict(list)
-        for user, item, _, estimate, _ in algo.test(algo.trainset.build_anti_testset()):
-            top[user].append((item, estimate))
-        for estimates in top.values():
-            estimates.sort(key=lambda pair: pair[1], reverse=True)
-            del estimates[K:]
-
-    def ours() -> None:
-        list(recommender.recommend(k=K))
-
-    ours()
-    return {"anti-testset": _cpu(the_faqs_way), "blocks": min(_cpu(ours) for _ in range(5))}
-
-
-def _cpu(call: Callable[[], None]) -> float:
-    began = time.process_time()
-    call()
-    return time.process_time() - began
-
-
 def table(results: dict[int, dict[str, Any]]) -> str:
     """The measurements as a Markdown table: CPU seconds, and the process's peak memory.
 
@@ -122,7 +91,7 @@ def table(results: dict[int, dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure and print both tables; --json keeps the numbers."""
+    """Measure and print the table; --json keeps the numbers."""
     parser = argparse.ArgumentParser(description="Measure how time and memory grow with the ratings.")
     parser.add_argument("--sizes", nargs="+", type=float, default=[1e6, 5e6, 20e6])
     parser.add_argument("--algorithm", default="SVD")
@@ -145,15 +114,10 @@ def main() -> int:
             done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         results[size] = json.loads(done.stdout)
         print(f"{size:,}: {results[size]['parts']}", file=sys.stderr, flush=True)
-    print(f"{arguments.algorithm} {arguments.params}, top {K} of every user, CPU seconds of one thread\n")
+    print(f"{arguments.algorithm} with {arguments.params}, {K} items a user, CPU seconds of one thread:\n")
     print(table(results))
-    both = against_the_anti_testset()
-    print(
-        f"\nAll lists of 943 users for 1,682 items: {both['anti-testset']:.2f} CPU s by the anti-testset, "
-        f"{both['blocks']:.3f} in blocks, {both['anti-testset'] / both['blocks']:.0f} times faster."
-    )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"scaling": results, "lists": both}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

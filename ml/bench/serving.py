@@ -1,0 +1,144 @@
+"""A model in use: people it was not trained on, lists for everybody, and what it weighs.
+
+python -m bench.serving
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from threadpoolctl import threadpool_limits
+
+from bench.algorithms import EMBEDDED, K, cpu
+from recommender import algorithm, data, synthetic, train
+from recommender.config import Config, DataConfig, RecommendationConfig
+from recommender.data import Ratings, from_frame
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def config(name: str, **params: Any) -> Config:
+    """What conf/NAME.yaml says of a model, or an algorithm of that name with those parameters."""
+    path = CONF / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text()) if path.exists() else {"algorithm": name, "params": params}
+    return Config.model_validate({**content, "data": {"source": "x"}})
+
+
+def new_users(ratings: Ratings) -> str:
+    """RMSE on half of the ratings of a fifth of the users, whose other half comes after the training."""
+    draw = np.random.default_rng(0)
+    stranger = draw.permutation(len(ratings.users)) < len(ratings.users) // 5
+    shown = draw.random(len(ratings)) < 0.5
+    new, frame = stranger[ratings.user], ratings.frame()
+    known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
+    lines = ["| RMSE for new users | as strangers | folded in | trained anew |", "|---|---|---|---|"]
+    for name in ("svd", "tuned", "default"):
+        recommender, again = (train.fit(each, config(name))[0] for each in (known, more))
+        errors: dict[str, list[float]] = defaultdict(list)
+        for user in np.flatnonzero(stranger):
+            of, asked = ratings.users[user], ratings.user == user
+            part = frame[asked & ~shown]
+            history = dict(zip(*(frame[asked & shown][key] for key in ("item", "rating")), strict=True))
+            people = {
+                "strangers": recommender.estimate([of] * len(part), part["item"]),
+                "folded": recommender.estimate([of] * len(part), part["item"], history),
+                "anew": again.estimate([of] * len(part), part["item"]),
+            }
+            for way, estimates in people.items():
+                errors[way] += list(part["rating"] - estimates)
+        found = (f"{np.sqrt(np.mean(np.square(each))):.3f}" for each in errors.values())
+        lines.append(f"| `conf/{name}.yaml` | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def lists_of_all() -> str:
+    """Everybody's ten best in blocks, and from Surprise's anti-testset as its FAQ does it."""
+    lines = [
+        "| lists of 10 for all | users by items | anti-testset, s | blocks, s | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    small, large = (400, 900, 40_000), (943, 1682, 100_000)
+    cases: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
+        ("SVD", {}, large), ("BMF", {"n_epochs": 3}, large), ("SVDpp", {"n_epochs": 2}, small),
+        ("BaselineOnly", {}, small), ("SlopeOne", {}, small), ("KNNBasic", {}, small),
+        ("KNNBasic", {"sim_options": {"user_based": False}}, small),
+    ]  # fmt: skip
+    for name, params, (users, items, n) in cases:
+        ratings = synthetic.generate(n, users=users, items=items)
+        # the FAQ's lists leave no item out
+        chosen = config(name, **params).model_copy(
+            update={"recommendation": RecommendationConfig(min_item_ratings=0)}
+        )
+        recommender, algo = train.fit(ratings, chosen)
+
+        def the_faqs_way(algo: Any = algo) -> None:
+            top: dict[str, list[tuple[str, float]]] = defaultdict(list)
+            for user, item, _, estimate, _ in algo.test(algo.trainset.build_anti_testset()):
+                top[user].append((item, estimate))
+            for estimates in top.values():
+                estimates.sort(key=lambda pair: pair[1], reverse=True)
+                del estimates[K:]
+
+        def ours(recommender: Any = recommender) -> None:
+            list(recommender.recommend(k=K))
+
+        theirs, _ = cpu(the_faqs_way)
+        blocks, _ = cpu(ours, 5)
+        of = ", between items" if params.get("sim_options") else ""
+        numbers = f"{theirs:.2f} | {blocks:.3f} | {theirs / blocks:.0f}"
+        lines.append(f"| {name}{of} | {users} by {items} | {numbers} |")
+    return "\n".join(lines)
+
+
+def sizes(ratings: Ratings) -> str:
+    """What is kept of a model, and one user's list from it."""
+    lines = [
+        "| on the embedded set | arrays | file | Surprise's dump | one user's list |",
+        "|---|---|---|---|---|",
+    ]
+    by_item = {"sim_options": {"user_based": False}}
+    models = {
+        "BMF (`conf/default.yaml`)": config("default"),
+        "SVD (`conf/svd.yaml`)": config("svd"),
+        "EASE (`conf/ease.yaml`)": config("ease"),
+        "KNNBaseline by users (`conf/knn.yaml`)": config("knn"),
+        "KNNBasic by items": config("KNNBasic", **by_item),
+        "SlopeOne": config("SlopeOne"),
+    }
+    for name, chosen in models.items():
+        recommender, algo = train.fit(ratings, chosen)
+        with tempfile.TemporaryDirectory() as scratch:
+            arrays, native = Path(scratch, "arrays"), Path(scratch, "native")
+            recommender.save(arrays, {})
+            algorithm.save(algo, native, {})
+            kept, dump = (sum(file.stat().st_size for file in each.iterdir()) for each in (arrays, native))
+        memory = sum(array.nbytes for array in recommender.arrays().values())
+        began = time.perf_counter()
+        for user in ratings.users[:100]:
+            recommender.top_n(user, K)
+        seconds = (time.perf_counter() - began) / 100
+        sizes = " | ".join(f"{size / 1e6:.0f} MB" for size in (memory, kept, dump))
+        lines.append(f"| {name} | {sizes} | {seconds * 1000:.1f} ms |")
+    return "\n".join(lines)
+
+
+def text(progress: Callable[[str], None] = lambda line: None) -> str:
+    """All tables, as Markdown."""
+    ratings = data.read(DataConfig(source=str(EMBEDDED)))
+    tables = {"new users": lambda: new_users(ratings), "lists": lists_of_all, "sizes": lambda: sizes(ratings)}
+    parts = []
+    for name, table in tables.items():
+        progress(f"{name} …")
+        with threadpool_limits(1):
+            parts.append(table())
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(text(lambda line: print(line, file=sys.stderr, flush=True)))
