@@ -13,8 +13,10 @@ PARTS = {
     "lint-ansible-lint": "ansible-lint",
     "lint-yamllint": "yamllint --strict $(git ls-files -co --exclude-standard '*.yml' '*.yaml')",
     "lint-ruff": "ruff check . bin/models bin/tunnel && ruff format --check . bin/models bin/tunnel",
-    "lint-mypy": "mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py bin/tunnel bench"
-    " molecule {inventory,playbooks}/plugins roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+    # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
+    "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py"
+    " bin/tunnel bench molecule {inventory,playbooks}/plugins"
+    " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
     "lint-shellcheck": "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     "unit": "pytest -q --import-mode=importlib molecule/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic
@@ -49,7 +51,7 @@ def test_part(part: str) -> None:
     environment |= {"NO_COLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     log = ROOT / ".cache" / "logs" / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = ["bash", "-O", "nullglob", "-e", "-c", PARTS[part]]
+    command = ["bash", "-e", "-c", PARTS[part]]
     with log.open("w") as file:
         result = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
     if result.returncode != 0:

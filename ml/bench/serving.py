@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from threadpoolctl import threadpool_limits
 
 from bench.algorithms import EMBEDDED, K, cpu
-from recommender import algorithm, data, synthetic, train
+from recommender import algorithm, config, data, synthetic, train
 from recommender.config import Config, DataConfig, RecommendationConfig
 from recommender.data import Ratings, from_frame
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def config(name: str, **params: Any) -> Config:
-    """What conf/NAME.yaml says of a model, or an algorithm of that name with those parameters."""
-    path = CONF / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text()) if path.exists() else {"algorithm": name, "params": params}
-    return Config.model_validate({**content, "data": {"source": "x"}})
+def chosen(kind: str, **params: Any) -> Config:
+    """An algorithm with those parameters and what is default besides."""
+    return Config.model_validate({"algorithm": kind, "params": params, "data": {"source": "x"}})
 
 
 def new_users(ratings: Ratings) -> str:
@@ -38,8 +35,8 @@ def new_users(ratings: Ratings) -> str:
     new, frame = stranger[ratings.user], ratings.frame()
     known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
     lines = ["| RMSE for new users | as strangers | folded in | trained anew |", "|---|---|---|---|"]
-    for name in ("svd", "tuned", "default"):
-        recommender, again = (train.fit(each, config(name))[0] for each in (known, more))
+    for name in ("svd.yaml", "tuned.yaml", "default.yaml"):
+        recommender, again = (train.fit(each, config.load(CONF / name))[0] for each in (known, more))
         errors: dict[str, list[float]] = defaultdict(list)
         for user in np.flatnonzero(stranger):
             of, asked = ratings.users[user], ratings.user == user
@@ -53,7 +50,7 @@ def new_users(ratings: Ratings) -> str:
             for way, estimates in people.items():
                 errors[way] += list(part["rating"] - estimates)
         found = (f"{np.sqrt(np.mean(np.square(each))):.3f}" for each in errors.values())
-        lines.append(f"| `conf/{name}.yaml` | {' | '.join(found)} |")
+        lines.append(f"| `conf/{name}` | {' | '.join(found)} |")
     return "\n".join(lines)
 
 
@@ -72,10 +69,8 @@ def lists_of_all() -> str:
     for name, params, (users, items, n) in cases:
         ratings = synthetic.generate(n, users=users, items=items)
         # the FAQ's lists leave no item out
-        chosen = config(name, **params).model_copy(
-            update={"recommendation": RecommendationConfig(min_item_ratings=0)}
-        )
-        recommender, algo = train.fit(ratings, chosen)
+        every = {"recommendation": RecommendationConfig(min_item_ratings=0)}
+        recommender, algo = train.fit(ratings, chosen(name, **params).model_copy(update=every))
 
         def the_faqs_way(algo: Any = algo) -> None:
             top: dict[str, list[tuple[str, float]]] = defaultdict(list)
@@ -104,15 +99,15 @@ def sizes(ratings: Ratings) -> str:
     ]
     by_item = {"sim_options": {"user_based": False}}
     models = {
-        "BMF (`conf/default.yaml`)": config("default"),
-        "SVD (`conf/svd.yaml`)": config("svd"),
-        "EASE (`conf/ease.yaml`)": config("ease"),
-        "KNNBaseline by users (`conf/knn.yaml`)": config("knn"),
-        "KNNBasic by items": config("KNNBasic", **by_item),
-        "SlopeOne": config("SlopeOne"),
+        "BMF (`conf/default.yaml`)": config.load(CONF / "default.yaml"),
+        "SVD (`conf/svd.yaml`)": config.load(CONF / "svd.yaml"),
+        "EASE (`conf/ease.yaml`)": config.load(CONF / "ease.yaml"),
+        "KNNBaseline by users (`conf/knn.yaml`)": config.load(CONF / "knn.yaml"),
+        "KNNBasic by items": chosen("KNNBasic", **by_item),
+        "SlopeOne": chosen("SlopeOne"),
     }
-    for name, chosen in models.items():
-        recommender, algo = train.fit(ratings, chosen)
+    for name, settings in models.items():
+        recommender, algo = train.fit(ratings, settings)
         with tempfile.TemporaryDirectory() as scratch:
             arrays, native = Path(scratch, "arrays"), Path(scratch, "native")
             recommender.save(arrays, {})
@@ -123,8 +118,8 @@ def sizes(ratings: Ratings) -> str:
         for user in ratings.users[:100]:
             recommender.top_n(user, K)
         seconds = (time.perf_counter() - began) / 100
-        sizes = " | ".join(f"{size / 1e6:.0f} MB" for size in (memory, kept, dump))
-        lines.append(f"| {name} | {sizes} | {seconds * 1000:.1f} ms |")
+        found = " | ".join(f"{size / 1e6:.0f} MB" for size in (memory, kept, dump))
+        lines.append(f"| {name} | {found} | {seconds * 1000:.1f} ms |")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECOMMENDER_ENVIRONMENT", environment)
         patch.setenv("RECOMMENDER_SOURCE_DIGEST", "c0de:conf/tiny.yaml")
-        patch.setenv("RECOMMENDER_SOURCE_COMMIT", "c0ffee")
+        patch.setenv("RECOMMENDER_SOURCE_COMMIT", "c0ffee00" * 5 + "+")
         report: dict[str, Any] = train.train(Config.model_validate({**content, **keys}), store)
     return report
 
@@ -188,7 +188,7 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
         "holdout_digest",
     } < version.tags.keys()
     assert version.tags["source_digest"] == "c0de:conf/tiny.yaml"
-    assert version.tags["source_commit"] == "c0ffee"
+    assert version.tags["source_commit"] == "c0ffee00" * 5 + "+"
     assert (version.tags["source_environment"], version.tags["source_version"]) == (
         f"{environment}-source",
         "1",
@@ -612,7 +612,12 @@ def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, c
     assert table[0] == f"{target}.{MODEL}"
     assert [line.split()[:2] for line in table[2:4]] == [["2", "previous"], ["1", "champion"]]
     rmse = world["reports"][0]["metrics"]["rmse"]
-    for word in ("SVD", f"{rmse:.4f}", "c0ffee conf/tiny.yaml", "promoted by ana@desk; overridden latency: "):
+    for word in (
+        "SVD",
+        f"{rmse:.4f}",
+        "c0ffee00+ conf/tiny.yaml",
+        "promoted by ana@desk; overridden latency: ",
+    ):
         assert word in table[3]
     assert f"dev 1 (run {world['reports'][0]['model']['run_id'][:8]})" in table[3]
     assert table[4] == "nowhere: no model is registered."

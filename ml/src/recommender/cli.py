@@ -412,8 +412,8 @@ def _recommend(arguments: argparse.Namespace) -> None:
         asked = pd.DataFrame({"user": users, "k": [arguments.k] * len(users)})
         if history:
             asked["history"] = [history]
-            knows = model.unwrap_python_model().recommender.knows_any
-            if unknown := [item for item in history if not knows({item: 0.0})]:
+            known = set(model.unwrap_python_model().recommender.items)
+            if unknown := [item for item in history if item not in known]:
                 print(
                     f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}",
                     file=sys.stderr,

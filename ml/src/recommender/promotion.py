@@ -278,6 +278,7 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         origin = "unfinished: the next promotion removes it"
     moment = datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC)
     code, _, conf = tags.get("source_digest", "").partition(":")
+    code = tags.get("source_commit", code)
     row = [
         str(version.version),
         ",".join(sorted(alias for alias, of in aliases.items() if of == str(version.version))),
@@ -285,7 +286,7 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         tags.get("algorithm", ""),
         *(f"{numbers[key]:.4f}" if key in numbers else "" for key in ("rmse", "mae", "ndcg_at_k")),
         tags.get("dataset_digest", "")[:8],
-        f"{tags.get('source_commit', code)[:8]} {conf}".strip(),
+        f"{code[:8]}{'+' if code.endswith('+') else ''} {conf}".strip(),
         origin,
     ]
     # whoever reaches MLflow can write tags, and what a terminal obeys into them

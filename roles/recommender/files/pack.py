@@ -9,6 +9,7 @@ usage: pack.py SOURCE FOLDER
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -40,14 +41,13 @@ def pack(source: str, parts: tuple[str, ...]) -> bytes:
 
 def commit(source: str) -> str:
     """Returns what git says of the folder."""
-    answers = []
-    for question in (["log", "-1", "--format=%H"], ["status", "--porcelain"]):
-        try:
-            asked = subprocess.run(["git", "-C", source, *question, "--", "."], capture_output=True, text=True)
-        except FileNotFoundError:
-            return "-"
-        answers.append(asked.stdout.strip() if asked.returncode == 0 else "")
-    return answers[0] + ("+" if answers[1] else "") if answers[0] else "-"
+
+    def git(*question: str) -> str:
+        command = ["git", "-C", source, *question, "--", "."]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    last = git("log", "-1", "--format=%H") if shutil.which("git") else ""
+    return last + ("+" if git("status", "--porcelain") else "") if last else "-"
 
 
 source, folder = sys.argv[1:]
