@@ -9,7 +9,7 @@ from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -82,7 +82,7 @@ def settle(name: str) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
-    found = _found(client.get_registered_model, name)
+    found = _model(name)
     if found is None or _MOVING not in found.tags:
         return
     for alias, version in json.loads(found.tags[_MOVING]).items():
@@ -94,9 +94,7 @@ def settle(name: str) -> None:
 
 def aliases(name: str) -> dict[str, str]:
     """Versions of `name` by alias; empty where there is no such registered model."""
-    import mlflow
-
-    found = _found(mlflow.MlflowClient().get_registered_model, name)
+    found = _model(name)
     return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
 
 
@@ -147,6 +145,17 @@ def run_of(version: "ModelVersion") -> "Run | None":
     return run if run and run.info.lifecycle_stage == "active" else None
 
 
+def _model(name: str) -> "RegisteredModel | None":
+    """The registered model, None where there is none.
+
+    It is searched for: to who is not admin, a server with logins says of one that is not there that it is
+    forbidden.
+    """
+    import mlflow
+
+    return next(iter(mlflow.MlflowClient().search_registered_models(f"name='{name}'")), None)
+
+
 def _found(get: Any, *arguments: str) -> Any:
     from mlflow.exceptions import MlflowException
 
@@ -160,15 +169,7 @@ def _found(get: Any, *arguments: str) -> Any:
 
 def champion(name: str) -> str | None:
     """The version of `name` that alias champion points to, or None."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION).version)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    return aliases(name).get(CHAMPION)
 
 
 def load(uri: str) -> Any:
