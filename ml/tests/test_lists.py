@@ -45,10 +45,10 @@ def the_faqs_way(algo: Any, n: int) -> dict[str, list[tuple[str, float]]]:
 def test_lists_for_all_equal_the_faqs(case, ratings: Ratings, make_config, monkeypatch) -> None:
     recommender, algo = train.fit(ratings, make_config(algorithm=case[0], params=case[1], recommendation=ALL))
     # A few users a block.
-    monkeypatch.setattr(model, "BLOCK", 7 * len(ratings.items))
+    monkeypatch.setattr(model, "BLOCK", 9 * len(ratings.items))
     expected = the_faqs_way(algo, 5)
     blocks = list(recommender.recommend(k=5))
-    assert len(blocks) == -(-len(ratings.users) // 7)
+    assert len(blocks) == -(-len(ratings.users) // 9)
     lists = rows_of(blocks)
     assert len(lists) == len(ratings.users)
     for at, picks in lists.items():

@@ -1,5 +1,6 @@
 """The arrays against Surprise itself: every algorithm, any ratings, known and unknown users and items."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def names(case: tuple[str, dict[str, Any]]) -> str:
 
 def surprises(algo: Any, pairs: Iterable[tuple[str, str]]) -> list[float]:
     return [algo.predict(user, item).est for user, item in pairs]
+
+
+def by_numpy_alone(scorer: scoring.Scorer, user: scoring.Index, item: scoring.Index) -> scoring.Floats:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "numba", None)
+        patch.delitem(sys.modules, "recommender.algorithms.nearest", raising=False)
+        patch.delitem(sys.modules, "recommender.algorithms.compiled", raising=False)
+        return scorer.of_users(user, item)
 
 
 def test_every_algorithm_is_tried() -> None:
@@ -142,9 +151,14 @@ def test_arrays_equal_surprise_on_any_ratings(table: dict, case: tuple[str, dict
         assert set(recommender.estimate(["a", "?"], ["t", "t"])) == {*table.values()}
         return
     pairs = [(u, i) for u in "abcdefg?" for i in "tuvwxyz?"]
-    np.testing.assert_allclose(
-        recommender.estimate(*zip(*pairs, strict=True)), surprises(algo, pairs), **EXACT
+    expected = surprises(algo, pairs)
+    np.testing.assert_allclose(recommender.estimate(*zip(*pairs, strict=True)), expected, **EXACT)
+    user, item = (
+        np.array([known.index(raw) if raw in known else -1 for raw in asked])
+        for known, asked in ((ratings.users, "abcdefg?"), (ratings.items, "tuvwxyz?"))
     )
+    for grid in (recommender.scorer.of_users(user, item), by_numpy_alone(recommender.scorer, user, item)):
+        np.testing.assert_allclose(np.clip(grid.ravel(), *ratings.scale), expected, **EXACT)
 
 
 @pytest.mark.parametrize("case", CASES, ids=names)
@@ -155,6 +169,9 @@ def test_arrays_equal_surprise_on_the_embedded_set(case, films: Ratings, make_co
     items = [*draw.choice(films.items, 1000), "318", "unheard-of", "unheard-of"]
     expected = surprises(algo, zip(users, items, strict=True))
     np.testing.assert_allclose(recommender.estimate(users, items), expected, **EXACT)
+    user, item = np.arange(0, len(films.users), 60), np.arange(len(films.items))
+    grid = recommender.scorer.of_users(user, item)
+    np.testing.assert_allclose(grid, by_numpy_alone(recommender.scorer, user, item), **EXACT)
 
 
 def test_of_equally_near_neighbours_the_first_count(make_config) -> None:

@@ -7,7 +7,8 @@ Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ Index = NDArray[np.integer[Any]]
 
 # Ratings looked at in one go: what bounds the memory of many pairs at once, to some 100 MB.
 _PART = 2**20
-# Users from which on SlopeOne is faster item by item than pair by pair.
+# Users from which on SlopeOne is faster item by item than pair by pair, and compiled code worth its loading.
 _FEW = 8
 
 
@@ -280,7 +281,13 @@ class Neighbours(_Compared):
     min_k: int
 
     def of_users(self, user: Index, item: Index) -> Floats:
-        """Estimates of b users for p items, shape (b, p); each similarity is looked up once a user."""
+        """Estimates of b users for p items, shape (b, p); similarities are looked up once a user or item."""
+        if len(user) >= _FEW:
+            # Where numba is not installed, numpy does it, more slowly.
+            with suppress(ImportError):
+                from recommender.algorithms.nearest import weighted_means
+
+                return self._of_many(weighted_means, user, item)
         correct = self._of_similar_users if self.user_based else self._of_similar_items
         estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
         # Of somebody unknown nothing is known to compare.
@@ -289,30 +296,30 @@ class Neighbours(_Compared):
             estimate[row] += correction
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
+    def _of_many(self, weighted_means: Callable[..., Floats], user: Index, item: Index) -> Floats:
+        estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
+        x, y, rows = (user, item, estimate) if self.user_based else (item, user, estimate.T)
+        similarity = np.zeros(len(self.scale))
+        near = self.first[y], self.length[y], self.near, self.deviation
+        for row in np.flatnonzero(x >= 0).tolist():
+            other, value = self._partners(int(x[row]))
+            similarity[other] = value
+            rows[row] += self.scale[x[row]] * weighted_means(similarity, *near, self.k, max(self.min_k, 1))
+            similarity[other] = 0
+        return np.where(np.isnan(estimate), self.fallback, estimate)
+
     def _of_similar_users(self, user: Index, item: Index) -> Iterator[Floats]:
         length = self.length[item]
-        column = np.repeat(np.arange(len(item)), length)
-        at = np.arange(len(column)) + np.repeat(self.first[item] - np.cumsum(length) + length, length)
-        near, deviation = self.near[at], self.deviation[at]
+        pair = np.repeat(np.arange(len(item)), length)
+        rating = np.arange(len(pair)) + np.repeat(self.first[item] - np.cumsum(length) + length, length)
         similarity = np.zeros(self.n_users)
         for x in user.tolist():
             other, value = self._partners(x)
             similarity[other] = value
-            weight = similarity[near]
+            weight = similarity[self.near[rating]]
             similarity[other] = 0
             found = np.flatnonzero(weight)
-            count = np.bincount(column[found], minlength=len(item))
-            # Only where there are more than k has one to look for the nearest.
-            crowd = (count > self.k)[column[found]]
-            crowded = found[crowd]
-            # Stable, as heapq.nlargest is: equal similarities stay in Surprise's order.
-            crowded = crowded[np.lexsort((-weight[crowded], column[crowded]))]
-            place = np.arange(len(crowded)) - np.searchsorted(column[crowded], column[crowded])
-            nearest = np.concatenate((found[~crowd], crowded[place < self.k]))
-            total = np.bincount(column[nearest], weight[nearest] * deviation[nearest], minlength=len(item))
-            whole = np.bincount(column[nearest], weight[nearest], minlength=len(item))
-            enough = np.minimum(count, self.k) >= max(self.min_k, 1)
-            yield self.scale[x] * np.divide(total, whole, out=np.zeros(len(item)), where=enough)
+            yield self.scale[x] * self._mean(pair[found], rating[found], weight[found], len(item))
 
     def _of_similar_items(self, user: Index, item: Index) -> Iterator[Floats]:
         similarity = np.zeros(len(self.item_level))
@@ -427,15 +434,23 @@ class Neighbours(_Compared):
         return terms
 
     def _correction(self, x: Index, y: Index) -> Floats:
-        pair, rating, similarity = self._found(x, y)
+        return self.scale[x] * self._mean(*self._found(x, y), len(x))
+
+    def _mean(self, pair: Index, rating: Index, similarity: Floats, n: int) -> Floats:
+        """The weighted means of n pairs, shape (n,), from what `_found` gives."""
+        count = np.bincount(pair, minlength=n)
+        # Only where there are more than k has one to look for the nearest.
+        crowd = (count > self.k)[pair]
+        crowded = np.flatnonzero(crowd)
         # Stable, as heapq.nlargest is: equal similarities stay in Surprise's order.
-        order = np.lexsort((-similarity, pair))
-        nearest = order[np.arange(len(pair)) - np.searchsorted(pair, pair) < self.k]
+        crowded = crowded[np.lexsort((-similarity[crowded], pair[crowded]))]
+        place = np.arange(len(crowded)) - np.searchsorted(pair[crowded], pair[crowded])
+        nearest = np.concatenate((np.flatnonzero(~crowd), crowded[place < self.k]))
         pair, rating, similarity = pair[nearest], rating[nearest], similarity[nearest]
-        enough = np.bincount(pair, minlength=len(x)) >= max(self.min_k, 1)
-        total = np.bincount(pair, similarity * self.deviation[rating], minlength=len(x))
-        weight = np.bincount(pair, similarity, minlength=len(x))
-        return self.scale[x] * np.divide(total, weight, out=np.zeros(len(x)), where=enough)
+        total = np.bincount(pair, similarity * self.deviation[rating], minlength=n)
+        whole = np.bincount(pair, similarity, minlength=n)
+        enough = np.minimum(count, self.k) >= max(self.min_k, 1)
+        return np.divide(total, whole, out=np.zeros(n), where=enough)
 
 
 @dataclass(frozen=True, eq=False)
