@@ -290,6 +290,28 @@ print(json.dumps(runs))
         client(host, left, old, user="admin")
 
 
+def test_another_program_on_the_port_is_named_and_sent_no_password(host: Host, logged: dict[str, object]) -> None:
+    host.check_output("systemctl stop mlflow.service")
+    # anybody's program, and it answers
+    other = "systemd-run --quiet --unit=other --uid=nobody --property=WorkingDirectory=/tmp"
+    host.check_output(f"{other} /usr/bin/python3 -m http.server --bind 127.0.0.1 5000")
+    try:
+        done = role(host)
+        assert done.returncode
+        said = " ".join(done.stdout.split())
+        assert re.search(r"Port 5000 of \w+ is taken by .*/other\.service\. Stop that program", said)
+        if grand(host):
+            # at whose start the server's unit counts as running, until it finds the port taken
+            unit_ = "systemctl restart mlflow.service && systemctl start mlflow-gc.service"
+            assert host.run(unit_).rc
+            assert "It is not mlflow.service that listens" in host.check_output("journalctl -u mlflow-gc -n 5 -o cat")
+        assert "GET /api" not in host.check_output("journalctl -u other -o cat")
+    finally:
+        host.check_output("systemctl stop other.service && systemctl start mlflow.service")
+    assert role(host).returncode == 0
+    assert client(host, READ, str(logged["run"]))["note"] == "five stars"
+
+
 def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object]) -> None:
     if not grand(host):
         pytest.skip("no logins here")
