@@ -109,11 +109,24 @@ def test_dump_of_a_compiled_algorithm_is_surprises_own(ratings: Ratings, tmp_pat
     assert type(pickle.loads(pickle.dumps(algo))) is sgd.SVD
 
 
-@pytest.mark.parametrize("chosen", [False, True])
-def test_compiling_needs_no_folder_that_can_be_written(chosen: bool, tmp_path: Path) -> None:
+# What the system says to an account without an entry, and to one whose HOME it may not look into.
+NO_ENTRY = "os.path.expanduser = lambda path: path\n"
+CLOSED = """
+from pathlib import Path
+os.environ["HOME"], look = "/closed", Path.exists
+def exists(path):
+    if path.is_relative_to("/closed"):
+        raise PermissionError(13, "Permission denied")
+    return look(path)
+Path.exists = exists
+"""
+
+
+@pytest.mark.parametrize(("chosen", "account"), [(False, ""), (True, ""), (False, NO_ENTRY), (False, CLOSED)])
+def test_compiling_needs_no_folder_that_can_be_written(chosen: bool, account: str, tmp_path: Path) -> None:
     """As root everything can be written, so os.access says it: nothing but the temporary folder can."""
     code = (
-        "import os, tempfile; real = os.access\n"
+        f"import os, tempfile; real = os.access\n{account}"
         "os.access = lambda path, mode: mode != os.W_OK\n"
         "from recommender.algorithms import compiled\n"
         "os.access = real\n"

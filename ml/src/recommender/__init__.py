@@ -2,10 +2,9 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 __version__ = "1.0.0"
 
 # Importing Surprise makes ~/.surprise_data, and fails for an account whose home cannot be written.
-if not os.access(Path("~").expanduser(), os.W_OK):
+if not os.access(os.path.expanduser("~"), os.W_OK):
     os.environ.setdefault("SURPRISE_DATA_FOLDER", tempfile.gettempdir())

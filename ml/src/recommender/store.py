@@ -37,7 +37,7 @@ def folder() -> Path | None:
         return None if named == "off" else Path(named)
     import platformdirs
 
-    home = Path("~").expanduser()
+    home = os.path.expanduser("~")
     return Path(platformdirs.user_cache_dir("recommender")) if os.access(home, os.W_OK) else None
 
 

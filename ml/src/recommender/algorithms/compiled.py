@@ -1,6 +1,7 @@
 """Numba, with a place for the compiled code wherever the package is installed."""
 
 import atexit
+import math
 import os
 import shutil
 import tempfile
@@ -21,9 +22,13 @@ def _cache_folder() -> None:
     to fill, and what it holds is executed.
     """
     here = Path(__file__).parent / "__pycache__"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    nearest = next(path for path in (home, *home.parents) if path.exists())
-    writable = os.access(here if here.exists() else here.parent, os.W_OK) or os.access(nearest, os.W_OK)
+    writable = os.access(here if here.exists() else here.parent, os.W_OK)
+    # expanduser leaves the ~ where the account has no home
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not writable and home.is_absolute():
+        # os.path, as pathlib raises where it may not look
+        nearest = next(path for path in (home, *home.parents) if os.path.exists(path))
+        writable = os.access(nearest, os.W_OK)
     if "NUMBA_CACHE_DIR" not in os.environ and not writable:
         os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="recommender-numba-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -60,7 +65,7 @@ def check_number(
 ) -> None:
     """Raise ValueError unless `value` is finite and in the range; `least` itself is not, if `above`."""
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and bool(np.isfinite(value))
+    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not least <= value <= most or (above and value == least):
         what = "a whole number" if whole else "a number"
         span = f"above {least:g}" if above else f"from {least:g} {'on' if most == np.inf else f'to {most:g}'}"
