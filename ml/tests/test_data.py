@@ -3,6 +3,8 @@ import sqlite3
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,7 +214,7 @@ BAD_FILES = {
     "decimal comma without quotes": (HEAD + "1,2,3,0\n1,3,3,5,0\n", "Expected 4 fields in line 3, saw 5"),
     "decimal comma everywhere": (HEAD + "1,2,3,5,0\n", "line 2: more fields than line 1 names columns"),
     "column twice": ("userId,userId,movieId,rating\n1,2,3,4\n", "line 1: column 'userId' is there twice"),
-    "open quote": (HEAD + '1,"2,3,0\n', "check quotes"),
+    "open quote": (HEAD + '1,2,3,0\n1,"2,3,0\n', "EOF inside string starting at line 3"),
 }
 
 
@@ -253,6 +255,8 @@ def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"r\.csv, line 3: byte 0xe9 is not utf-8.*--encoding latin-1"):
         read(path)
     assert triples(read(path, encoding="latin-1"))[1][1] == "é"
+    with pytest.raises(InputError, match=r"r\.csv: not utf-16"):
+        read(path, encoding="utf-16")
     with pytest.raises(InputError, match="no encoding that Python knows"):
         read(path, encoding="klingon")
 
@@ -283,6 +287,7 @@ def test_missing_files(tmp_path: Path) -> None:
         ({"source": "https://example.org/ratings.csv"}, "have to be downloaded first"),
         ({"source": "postgresql+nodriver://h/d"}, "knows no such database"),
         ({"source": "://"}, "not an SQLAlchemy URL"),
+        ({"source": "postgresql+psycopg://127.0.0.1:abc/x"}, "not an SQLAlchemy URL"),
         ({"titles": "votes"}, "column 'name' is missing"),
         (
             {"source": "postgresql+psycopg://me:secret@127.0.0.1:9/db"},
@@ -330,6 +335,7 @@ GOOD_PARQUET = {"userId": [1, 2], "movieId": [3, 3], "rating": [4.0, 5.0]}
         ({"rating": [1.0, 7.0]}, "row 2 (user '2', item '3'), column rating: rating 7.0 is off the scale"),
         ({"movieId": [" ", "3"]}, "row 1 (user '1', item ' '), column movieId: the value is missing"),
         ({"userId": [1, 1]}, "row 2 (user '1', item '3'): user '1' rates item '3' again"),
+        ({"userId": [[1], [2]]}, "column 'userId' holds list<element: int64>, and single values are needed"),
         ({name: [] for name in GOOD_PARQUET}, "holds no ratings"),
         (None, "column 'rating' is missing; the file has: userId, movieId"),
     ],
@@ -342,6 +348,29 @@ def test_bad_parquet(tmp_path: Path, change: dict | None, message: str) -> None:
         read(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_parquet_as_only_arrow_writes_it(tmp_path: Path) -> None:
+    """NaN that is no null, ids in bytes, a name that is there twice."""
+    path = tmp_path / "votes.parquet"
+    rating, ids = pa.array([4.0, 5.0]), pa.array([b"a", b"b"])
+    pq.write_table(pa.table([pa.array([1.0, float("nan")]), ids, rating], [*GOOD_PARQUET]), path)
+    with pytest.raises(InputError, match=r"row 2 .* column userId: the value is missing"):
+        read(path)
+    pq.write_table(pa.table([pa.array([1.0, 2.0]), ids, rating], [*GOOD_PARQUET]), path)
+    assert triples(read(path)) == [("1", "a", 4.0), ("2", "b", 5.0)]
+    pq.write_table(pa.table([ids, ids, rating, rating], [*GOOD_PARQUET, "rating"]), path)
+    with pytest.raises(InputError, match="column 'rating' is there twice"):
+        read(path)
+
+
+def test_titles_of_ids_that_are_floats_in_sql(tmp_path: Path) -> None:
+    url = database(tmp_path, [(1.0, 2.0, 3, 0)])
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute("CREATE TABLE f (film REAL, name TEXT)")
+        connection.execute("INSERT INTO f VALUES (2.0, 'Two')")
+    connection.close()
+    assert read(url, table="votes", columns=SQL, titles="f").titles == {"2": "Two"}
 
 
 def test_truncated_parquet(tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ class _Ids:
     def codes(self, ids: "pd.Series[Any]") -> NDArray[np.int32]:
         """A code for each id, -1 where it is missing or blank; shape (n,)."""
         codes, unique = pd.factorize(ids)
-        known = [self._at.setdefault(raw, len(self._at)) if (raw := _text(value)) else -1 for value in unique]
+        known = [
+            self._at.setdefault(raw, len(self._at)) if (raw := readers.text(value)) else -1
+            for value in unique
+        ]
         coded: NDArray[np.int32] = np.array([*known, -1], dtype=np.int32)[codes]
         return coded
 
@@ -203,13 +206,6 @@ class _Ids:
         rank = np.empty(len(names), dtype=np.int32)
         rank[[self._at[raw] for raw in names]] = np.arange(len(names), dtype=np.int32)
         return rank[codes], tuple(names)
-
-
-def _text(value: Any) -> str:
-    """Ids are text: what a database holds as 7 and a file as "7" is the same user, and so is a 7.0."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
 
 
 def _numbers(

@@ -1,8 +1,11 @@
 """Ratings as frames of text, a chunk at a time: MovieLens files, any CSV or Parquet file, any SQL table."""
 
 import codecs
+import contextlib
 import csv
 import io
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +48,18 @@ class Source:
     chunks: Callable[[], Iterator[pd.DataFrame]]
     locate: Callable[[int, Any, Any], str]
     titles: Callable[[], dict[str, str]]
+
+
+def text(value: Any) -> str:
+    """Ids are text: what a database holds as 7 and a file as "7" is the same user, and so is a 7.0.
+
+    Empty where there is none, as NaN is none.
+    """
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else "" if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace").strip()
+    return str(value).strip()
 
 
 def source(config: DataConfig) -> Source:
@@ -114,7 +129,7 @@ def _marked(encoding: str) -> str:
 
 
 def _undecodable(path: Path, encoding: str) -> InputError:
-    with path.open("rb") as file:
+    with path.open("rb") as file, contextlib.suppress(UnicodeError):
         for number, line in enumerate(file, start=1):
             try:
                 line.decode(encoding)
@@ -158,10 +173,15 @@ class _Text:
             with frames:
                 while (frame := self._next(frames)) is not None:
                     yield frame.rename(columns=columns)[list(columns.values())]
-        except UnicodeDecodeError as error:
+        # the parent class: UTF-16 without its mark is no UnicodeDecodeError
+        except UnicodeError as error:
             raise _undecodable(self._path, self._config.encoding) from error
         except (pd.errors.ParserError, csv.Error) as error:
             detail = str(error).split("C error: ")[-1].strip()
+            # pandas counts lines from 1 elsewhere, and from 0 here
+            detail = re.sub(
+                r"starting at row (\d+)", lambda row: f"starting at line {int(row[1]) + 1}", detail
+            )
             raise InputError(
                 f"{self._path}: {detail}. Every line must have the same fields; check quotes too."
             ) from error
@@ -247,6 +267,12 @@ class _Parquet:
                         raise InputError(
                             f"{path}: column {name!r} is missing; the file has: {', '.join(present)}. "
                             f"Name it with --{field}-column."
+                        )
+                    if present.count(name) > 1:
+                        raise InputError(f"{path}: column {name!r} is there twice. Rename or drop one.")
+                    if name in present and pa.types.is_nested(kind := file.schema_arrow.field(name).type):
+                        raise InputError(
+                            f"{path}: column {name!r} holds {kind}, and single values are needed."
                         )
                 found = {getattr(names, f): f for f in FIELDS if getattr(names, f) in present}
                 for batch in file.iter_batches(CHUNK, columns=list(found)):
@@ -336,7 +362,8 @@ def _sql(config: DataConfig) -> Source:
         raise InputError(
             f"{shown}: SQLAlchemy knows no such database. Files from the web have to be downloaded first."
         ) from error
-    except sa.exc.ArgumentError as error:
+    # ValueError: a port that is no number
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise InputError(
             f"{config.source.split('@')[-1]}: not an SQLAlchemy URL (dialect+driver://host/database)."
         ) from error
@@ -364,7 +391,9 @@ def _sql(config: DataConfig) -> Source:
         found: dict[str, str] = {}
         for frame in _select(engine, shown, config.titles, wanted, {}):
             rows = zip(frame["item"], frame["title"], strict=True)
-            found |= {str(item): str(title) for item, title in rows if item is not None and title is not None}
+            found |= {
+                text(item): text(title) for item, title in rows if item is not None and title is not None
+            }
         return found
 
     return Source(
