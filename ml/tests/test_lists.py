@@ -253,6 +253,43 @@ def test_a_history_adds_to_what_is_known(trained: Recommender) -> None:
             trained.top_n("1", 3, {"7": wrong})
 
 
+def test_a_history_that_adds_nothing_changes_nothing(trained: Recommender) -> None:
+    known = trained.estimate(["1"], ["7"])
+    for history in ({}, {"unheard-of": 5.0}):
+        assert trained.estimate(["1"], ["7"], history) == known
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_a_history_beside_ratings_that_float32_cannot_hold(by_user: bool, make_config) -> None:
+    draw = np.random.default_rng(0)
+    pairs = sorted(
+        {(u, i) for u, i in zip(draw.integers(40, size=600), draw.integers(25, size=600), strict=True)}
+    )
+    table = [(f"u{u}", f"i{i}", draw.choice([3.3, 3.4, 4.1])) for u, i in pairs]
+    ratings = from_frame(pd.DataFrame(table, columns=["user", "item", "rating"]))
+    params = {"k": 3, "sim_options": {"user_based": by_user}}
+    recommender, _ = train.fit(ratings, make_config(algorithm="KNNBasic", params=params, recommendation=ALL))
+    for at, user in enumerate(ratings.users):
+        history = history_of(ratings, at)
+        open_ = [item for item in ratings.items if item not in history]
+        again = dict([next(iter(history.items()))])
+        known, new = (
+            recommender.estimate([who] * len(open_), open_, what)
+            for who, what in ((user, again), ("new", history))
+        )
+        np.testing.assert_allclose(known, new, rtol=0, atol=1e-9)
+
+
+def test_asked_in_other_ways(trained: Recommender) -> None:
+    [one] = trained.recommend("1", 2)
+    assert set(one.user.tolist()) == {0} and [*one.item] == [*next(trained.recommend(["1"], 2)).item]
+    assert trained.top_n(1, 2) == trained.top_n("1", 2)
+    for ask in (lambda k: trained.top_n("1", k), lambda k: trained.similar("7", k)):
+        for k in (0, -1):
+            with pytest.raises(InputError, match=f"k is {k}: ask for at least one"):
+                ask(k)
+
+
 # Similar items and reasons
 
 

@@ -135,7 +135,7 @@ class Recommender:
         if history is not None:
             scorer, at, _ = self._folded(users[0] if len(users) else "", history)
             return self._clipped(scorer.pairs(np.full(len(item), at), item))
-        user = np.array([self._user_at.get(raw, -1) for raw in users], dtype=np.int64)  # type: ignore[attr-defined]
+        user = np.array([self._at(raw) for raw in users], dtype=np.int64)
         return self._clipped(self.scorer.pairs(user, item))
 
     def top_n(self, user: str, k: int | None = None, history: History | None = None) -> list[Pick]:
@@ -155,9 +155,13 @@ class Recommender:
     def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
         """Lists as `top_n` makes them, for these users or for all, in blocks of bounded memory.
 
-        A block is some hundred users; `Lists.user` goes on counting through them.
+        A block is some hundred users; `Lists.user` goes on counting through them. Raises InputError for a k
+        below 1.
         """
-        k = self.settings["k"] if k is None else k
+        k = self._length(k)
+        if isinstance(users, str):
+            # Else each of its characters would be taken for a user.
+            users = [users]
         known = range(len(self.users)) if users is None else map(self._at, users)
         at = np.fromiter(known, dtype=np.int64)
         step = max(1, BLOCK // max(1, len(self._shelf)))
@@ -167,7 +171,7 @@ class Recommender:
 
     def list_for(self, user: str, k: int | None, history: History) -> Lists:
         """The list of one user with ratings that came after the training, see `top_n`."""
-        k = self.settings["k"] if k is None else k
+        k = self._length(k)
         scorer, at, rated = self._folded(user, history)
         row = np.zeros(len(rated), dtype=np.int64)
         if at < 0:
@@ -201,7 +205,7 @@ class Recommender:
         By the model's own similarities or factors; where it has none, by who has rated: the cosine of the
         two sets of users. Items need as many ratings as in `top_n`. Raises InputError for an unknown item.
         """
-        k = self.settings["k"] if k is None else k
+        k = self._length(k)
         at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
         if at < 0:
             raise InputError(f"item {item!r} is unknown. Ask for one that was among the ratings.")
@@ -233,7 +237,14 @@ class Recommender:
         return column
 
     def _at(self, user: str) -> int:
-        return self._user_at.get(user, -1)  # type: ignore[attr-defined,no-any-return]
+        # Ids are text; whoever asks for the user 7 means "7".
+        return self._user_at.get(str(user), -1)  # type: ignore[attr-defined,no-any-return]
+
+    def _length(self, k: int | None) -> int:
+        k = self.settings["k"] if k is None else k
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one.")
+        return k
 
     def _lists(self, at: NDArray[np.int64], first: int, k: int) -> Lists:
         asked = np.flatnonzero(at >= 0)
@@ -286,7 +297,9 @@ class Recommender:
         known: dict[int, float] = {}
         if at >= 0 and self.rating is not None:
             row = slice(self.start[at], self.start[at + 1])
-            known = dict(zip(self.rated[row].tolist(), self.rating[row].tolist(), strict=True))
+            # By way of text: as float64, a float32 of 3.3 is 3.2999999523.
+            exact = self.rating[row].astype(str).astype(np.float64)
+            known = dict(zip(self.rated[row].tolist(), exact.tolist(), strict=True))
         low, high = self.settings["scale"]
         for raw, rating in history.items():
             if not isinstance(rating, numbers.Real) or not low <= rating <= high:
@@ -301,11 +314,12 @@ class Recommender:
     def _folded(self, user: str, history: History) -> tuple[Scorer, int, NDArray[np.int64]]:
         """A scorer that knows the history, the user's index in it (-1: unknown), and the items seen."""
         rated, rating = self._ratings_of(user, history)
-        how = self.settings.get("fold_in")
-        folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None else None
+        how, at = self.settings.get("fold_in"), self._at(user)
+        # What was trained is better than what is folded in, as long as the history adds nothing.
+        adds = at < 0 or self.knows_any(history)
+        folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None and adds else None
         if folded is not None:
             return folded, folded.n_users - 1, rated
-        at = self._at(user)
         if at >= 0:
             rated = np.union1d(rated, self.rated[self.start[at] : self.start[at + 1]])
         return self.scorer, at, rated

@@ -235,7 +235,7 @@ class _Compared(Scorer):
 
     def _alone(self, level: float, item: Index, **columns: Any) -> Self:
         """Where items are compared: with one user only, of this level, who has rated these items."""
-        return replace(
+        alone = replace(
             self,
             user_level=np.array([level, self.user_level[-1]]),
             first=np.zeros(2, dtype=np.int64),
@@ -243,6 +243,9 @@ class _Compared(Scorer):
             near=item.astype(np.int32),
             **columns,
         )
+        # The values are the same ones.
+        object.__setattr__(alone, "_places", self._turned())
+        return alone
 
     def _correction(self, x: Index, y: Index) -> Floats:
         raise NotImplementedError
@@ -488,9 +491,7 @@ class Slopes(_Compared):
 
     def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
         """A user with these ratings, the deviations left as they were."""
-        alone = self._alone(float(rating.mean()), item)
-        object.__setattr__(alone, "_places", self._turned())
-        return alone
+        return self._alone(float(rating.mean()), item)
 
     def _correction(self, x: Index, y: Index) -> Floats:
         pair, rating, deviation = self._found(x, y)
