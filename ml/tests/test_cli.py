@@ -74,7 +74,7 @@ def test_train_then_recommend(conf: Path, store: str, environment: str, tmp_path
     ):
         assert main(line) == 2
         assert message in capsys.readouterr().err
-    assert main([*everybody, "--output", "/proc/nowhere/all.csv"]) == 1
+    assert main([*everybody, "--output", "/proc/nowhere/all.csv"]) == 2
     assert "Name a file that you can write" in capsys.readouterr().err
 
 
@@ -123,6 +123,18 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
         (["evaluate", "--config", "{conf}", "--set", "evaluation.folds=1"], "evaluation.folds"),
         (["evaluate", "--config", "{conf}", "--set", "folds"], "write KEY=VALUE"),
         (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),
+        (["evaluate", "--config", "{conf}", "--set", "seed=2026-02-30"], "the value is not YAML"),
+        (["evaluate", "--config", "{conf}", "--set", "evaluation.threshold=.nan"], "evaluation.threshold"),
+        (["evaluate", "--config", "{conf}", "--set", "tracking.model=o'brien"], "tracking.model"),
+        (["evaluate", "--config", "{conf}", "--user-column", "rating"], "'rating' is named twice"),
+        (["train", "--config", "{conf}", "--report", "/dev/null/x.json"], "Name a file that you can write"),
+        (["generate", "--ratings", "9", "--output", "."], "Name a file that you can write"),
+        (["generate", "--ratings", "9", "--seed", "-1", "--output", "{conf}"], "a seed is 0 or more"),
+        (["promote", "--archive", "/nowhere/x.zip", "--to", "staging"], "/nowhere/x.zip: no such file"),
+        (
+            ["recommend", "--user", "1", "--tracking-uri", "{store}", "--model", "http://127.0.0.1:9/x"],
+            "no such model",
+        ),
         (["recommend", "--user", "1", "-k", "0"], "ask for at least one"),
         (["recommend"], "Nobody is asked for"),
         (["recommend", "--history", "7"], "write ITEM=RATING"),
@@ -142,6 +154,20 @@ def test_bad_input_is_exit_code_2(line: list[str], message: str, conf: Path, sto
     assert "Traceback" not in printed.err
 
 
+def test_no_room_and_no_memory_are_said(conf: Path, monkeypatch, capfd) -> None:
+    def too_much(*_: object) -> None:
+        raise MemoryError("1.00 TiB")
+
+    monkeypatch.setattr("recommender.evaluate.cross_validate", too_much)
+    assert main(["evaluate", "--config", str(conf)]) == 1
+    assert capfd.readouterr().err == "recommender: there is not the memory for this: 1.00 TiB\n"
+    monkeypatch.undo()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["evaluate", "--config", str(conf)]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == "recommender: [Errno 28] No space left on device"
+
+
 def test_absent_server_is_exit_code_1(conf: Path, capsys) -> None:
     assert main(["train", "--config", str(conf), "--tracking-uri", "http://127.0.0.1:9"]) == 1
     assert "cannot be reached" in capsys.readouterr().err
@@ -149,7 +175,13 @@ def test_absent_server_is_exit_code_1(conf: Path, capsys) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [[], ["train", "--no-such-flag"], ["recommend", "--user"], ["recommend", "--user", "1", "-k", "x"]],
+    [
+        [],
+        ["train", "--no-such-flag"],
+        ["recommend", "--user"],
+        ["recommend", "--user", "1", "-k", "x"],
+        ["generate", "--ratings", "0", "--output", "x"],
+    ],
 )
 def test_bad_usage_is_exit_code_2(line: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

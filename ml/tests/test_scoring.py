@@ -12,6 +12,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from recommender import algorithm, scoring, train
+from recommender.algorithms.nearest import weighted_means
 from recommender.config import Config
 from recommender.data import Ratings, from_frame
 from recommender.errors import InputError
@@ -172,6 +173,34 @@ def test_arrays_equal_surprise_on_the_embedded_set(case, films: Ratings, make_co
     user, item = np.arange(0, len(films.users), 60), np.arange(len(films.items))
     grid = recommender.scorer.of_users(user, item)
     np.testing.assert_allclose(grid, by_numpy_alone(recommender.scorer, user, item), **EXACT)
+
+
+def test_similarities_that_are_none_are_left_out(make_config) -> None:
+    """Surprise's pearson takes the root of what rounding made negative, where common ratings are constant."""
+    draw = np.random.default_rng(3)
+    table = [
+        (f"u{u}", f"i{i}", round(float(draw.choice([1.1, 2.3, 3.7])), 1))
+        for u in range(60) for i in range(12) if draw.random() < 0.5
+    ]  # fmt: skip
+    ratings = from_frame(pd.DataFrame(table, columns=["user", "item", "rating"]))
+    config = make_config(algorithm="KNNWithMeans", params={"sim_options": {"name": "pearson"}})
+    with np.errstate(invalid="ignore"):
+        plain = algorithm.surprise.KNNWithMeans(verbose=False, sim_options={"name": "pearson"})
+        assert np.isnan(plain.fit(algorithm.dataset(ratings).build_full_trainset()).sim).any()
+    recommender, algo = train.fit(ratings, config)
+    pairs = [(u, i) for u in ratings.users for i in ratings.items]
+    np.testing.assert_allclose(
+        recommender.estimate(*zip(*pairs, strict=True)), surprises(algo, pairs), **EXACT
+    )
+
+
+def test_many_neighbours_of_nearly_one_similarity() -> None:
+    """One that is far nearer than the others leaves these in one bin, more than are sorted by insertion."""
+    n = 500
+    similarity = np.append(np.linspace(0.001, 0.0069, n - 1), 1.0)
+    deviation, near = np.arange(n, dtype=float), np.arange(n, dtype=np.int32)
+    mean = weighted_means(similarity, np.array([0]), np.array([n]), near, deviation, 100, 1)
+    np.testing.assert_allclose(mean, np.average(deviation[-100:], weights=similarity[-100:]), rtol=1e-12)
 
 
 def test_of_equally_near_neighbours_the_first_count(make_config) -> None:

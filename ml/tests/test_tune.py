@@ -166,11 +166,16 @@ def test_two_searches_at_once_are_refused(ratings: Ratings, make_config, tmp_pat
     [
         ({"space": {}}, "tuning.space"),
         ({"space": {"n_factors": []}}, "tuning.space.n_factors"),
-        ({"space": {"lr_all": {"low": 1, "high": 0}}}, "the lower comes first"),
+        ({"space": {"lr_all": {"low": 1, "high": 0}}}, "the lower of low and high comes first"),
         ({"space": {"lr_all": {"low": 0, "high": 1, "log": True}}}, "begins above 0"),
-        ({"space": {"lr_all": {"low": 0, "high": float("inf")}}}, "low and high are numbers"),
+        ({"space": {"lr_all": {"low": 0, "high": float("inf")}}}, "Input should be a finite number"),
         ({"search": "grid", "space": {"lr_all": {"low": 0, "high": 1}}}, "a grid needs lists of values"),
         ({"search": "random", "metric": "list_ndcg", "space": {"lr_all": [1]}}, "search: optuna"),
+        (
+            {"search": "random", "space": {"sim_options.min_support": {"low": 1, "high": 3}}},
+            "random search takes no range for sim_options.min_support",
+        ),
+        ({"space": {"n_epochs.x": [1]}}, "params.n_epochs is a single value, not options"),
         ({"trials": 0, "space": {"lr_all": [1]}}, "tuning.trials"),
         ({"space": {"factors": [1]}}, "SVD does not take 'factors'"),
         ({"space": {"lr_all": [1000.0]}}, "no trial ended well"),
@@ -222,6 +227,30 @@ def test_leaderboard(threads: None, conf: Path, folder: Path, store: str, tmp_pa
         float(printed[1 if "tiny" in printed[1] else 2].split()[1]), abs=1e-4
     )
     assert all(np.isfinite(value) for line in stored.values() for value in line.values())
+
+
+def test_a_random_search_ends_when_all_is_tried(
+    threads: None, conf: Path, store: str, tmp_path: Path, capsys
+) -> None:
+    content = yaml.safe_load(conf.read_text())
+    content["tuning"] = {"search": "random", "trials": 30, "space": {"n_factors": [2, 3]}}
+    conf.write_text(yaml.safe_dump(content))
+    line = ["tune", "--config", str(conf), "--tracking-uri", store, "--state", str(tmp_path)]
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("best of 2 trials")
+    assert main([*line, "--set", "evaluation.folds=100000"]) == 2
+    assert "cannot make 100000 folds" in capsys.readouterr().err
+    assert main([*line[:-1], "/dev/null/state"]) == 1
+    assert "Name a folder with --state" in capsys.readouterr().err
+
+
+def test_experiments_of_one_name(conf: Path, store: str, tmp_path: Path, capsys) -> None:
+    content = yaml.safe_load(conf.read_text()) | {
+        "experiments": ["tiny.yaml", "../" + str(tmp_path.name) + "/tiny.yaml"]
+    }
+    conf.write_text(yaml.safe_dump(content))
+    assert main(["leaderboard", "--config", str(conf), "--tracking-uri", store]) == 2
+    assert "two experiments are called tiny" in capsys.readouterr().err
 
 
 def test_leaderboard_without_experiments(conf: Path, store: str, capsys) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import inspect
-import operator
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender import algorithms, manifest
 from recommender.algorithms import bayesian, ranking, sgd
+from recommender.algorithms.compiled import check_number
 from recommender.data import Ratings
 from recommender.errors import InputError
 from recommender.scoring import Factors, Floats, Index, Neighbours, Scorer, Slopes, Weights
@@ -63,11 +64,37 @@ def make(name: str, params: dict[str, Any], seed: int, served: bool = True) -> s
                 else f"it takes: {', '.join(sorted(chosen)) or 'none'}"
             )
             raise InputError(f"params: {name} does not take {key!r}; {hint}.")
+    _check(params)
     # Surprise writes into option dictionaries, its own defaults among them: each instance gets its own.
     given: dict[str, Any] = {key: {} for key in ("bsl_options", "sim_options") if key in accepted}
     given |= copy.deepcopy(params)
     given |= {key: value for key, value in (("random_state", seed), ("verbose", False)) if key in accepted}
     return kind(**given)
+
+
+# The least that a count may be. Surprise itself trains with less, and answers as if nothing were wrong.
+_LEAST = {"k": 1, "min_k": 0, "n_epochs": 1, "n_factors": 0, "min_support": 1}
+_OPTIONS = {
+    "sim_options": {"name", "user_based", "min_support", "shrinkage"},
+    "bsl_options": {"method", "n_epochs", "reg_i", "reg_u", "reg", "learning_rate"},
+}
+
+
+def _check(params: dict[str, Any], where: str = "params") -> None:
+    """Raise InputError for numbers that make no sense, and for options that Surprise would ignore."""
+    for key, value in params.items():
+        if isinstance(value, dict) and key in _OPTIONS:
+            if unknown := sorted(map(str, value.keys() - _OPTIONS[key])):
+                known = ", ".join(sorted(_OPTIONS[key]))
+                raise InputError(f"{where}.{key}: there is no {', '.join(unknown)}; there are: {known}.")
+            _check(value, f"{where}.{key}")
+        elif key in _LEAST:
+            try:
+                check_number(f"{where}.{key}", value, _LEAST[key], 1e9, whole=True)
+            except ValueError as error:
+                raise InputError(f"{error}.") from error
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}.{key} is {value}, and has to be a number.")
 
 
 def dataset(ratings: Ratings) -> surprise.Dataset:
@@ -80,14 +107,15 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
     kind = type(algo).__name__
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            # Surprise itself finds out when it predicts.
-            for name in ("k", "min_k"):
-                operator.index(getattr(algo, name, 0))
             algo.fit(trainset)
     except (ValueError, TypeError, NameError, KeyError, AttributeError, ZeroDivisionError) as error:
         ours = type(algo).__module__.startswith(f"{algorithms.__name__}.") and kind not in vars(surprise)
         page = f"the class in {type(algo).__module__}" if ours else f"Surprise's page of {kind}"
         raise InputError(f"params: {kind} cannot train with these: {error}. See {page}.") from error
+    if isinstance(getattr(algo, "sim", None), np.ndarray):
+        # Surprise's pearson takes the root of what rounding made negative. NaN is not above 0, and so no
+        # neighbour; among the others it would disturb Surprise's sorting.
+        np.nan_to_num(algo.sim, copy=False, nan=0.0)
     # SlopeOne has no deviation, but NaN, for two items that nobody rated both.
     arrays = [
         value

@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,9 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("recommender: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has gone; Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone.
+        _close()
+    except MemoryError as error:
+        print(f"recommender: there is not the memory for this: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"recommender: {error}", file=sys.stderr)
+        _close()
+        return 1
     return 0
+
+
+def _close() -> None:
+    # Python would complain once more of what it cannot write while it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
@@ -198,8 +212,8 @@ def _count(text: str) -> int:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not number.is_integer():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, as 100000 or 1e5")
+    if not number.is_integer() or number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0, as 100000 or 1e5")
     return int(number)
 
 
@@ -248,7 +262,8 @@ def _config(arguments: argparse.Namespace) -> Any:
             raise InputError(f"--set {pair}: write KEY=VALUE, as params.n_factors=50.")
         try:
             overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        # ValueError: a date that is none
+        except (yaml.YAMLError, ValueError) as error:
             raise InputError(
                 f"--set {pair}: the value is not YAML: {getattr(error, 'problem', error)}."
             ) from error
@@ -266,12 +281,26 @@ def _say(line: str) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
+    if arguments.report:
+        _check_writable(arguments.report)
     from recommender import train
 
     report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say)
+    print(train.summary(report))
     if arguments.report:
         train.write_atomically(arguments.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    print(train.summary(report))
+
+
+def _check_writable(path: Path) -> None:
+    """Raise InputError unless a file can be made there, before work is done that it should tell of."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.name or path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}. Name a file that you can write.") from error
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -325,6 +354,8 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             "evaluation": board.evaluation.model_dump(),
         }
         shared["tracking"] = board.tracking.model_dump()
+        if path.stem in configs:
+            raise InputError(f"{arguments.config}: two experiments are called {path.stem}. Rename one file.")
         configs[path.stem] = experiment = config.load(path, shared)
         algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
     ratings = data.read(board.data)
@@ -345,6 +376,9 @@ def _download(arguments: argparse.Namespace) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     from recommender import synthetic
 
+    if arguments.seed < 0:
+        raise InputError(f"--seed {arguments.seed}: a seed is 0 or more.")
+    _check_writable(arguments.output)
     ratings = synthetic.generate(arguments.ratings, arguments.seed, arguments.users, arguments.items)
     synthetic.write(ratings, arguments.output, arguments.seed)
     print(
@@ -420,6 +454,8 @@ def _recommend(arguments: argparse.Namespace) -> None:
                 )
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
+    if arguments.output:
+        _check_writable(arguments.output)
     # Of all users at once the answer alone would be gigabytes.
     answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
     if arguments.output:

@@ -1,6 +1,5 @@
 """The parameter file: one YAML file and its seed determine a run."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recommender.errors import InputError
+from recommender.registry import MODEL_NAME
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Columns(_Section):
@@ -24,6 +24,15 @@ class Columns(_Section):
     rating: str = "rating"
     timestamp: str = "timestamp"
     title: str = "title"
+
+    @model_validator(mode="after")
+    def _different(self) -> "Columns":
+        names = [self.user, self.item, self.rating, self.timestamp]
+        if again := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"user, item, rating and timestamp are four columns, and {again!r} is named twice"
+            )
+        return self
 
 
 class DataConfig(_Section):
@@ -72,7 +81,7 @@ class TrackingConfig(_Section):
     """Names in MLflow; the environment is put before the model's name."""
 
     experiment: str = "movie-recommender"
-    model: Annotated[str, Field(pattern=r"^[^/:.]+$")] = "movie-recommender"
+    model: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = "movie-recommender"
 
 
 class Range(_Section):
@@ -84,8 +93,8 @@ class Range(_Section):
 
     @model_validator(mode="after")
     def _sound(self) -> "Range":
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError("low and high are numbers, the lower comes first")
+        if not self.low < self.high:
+            raise ValueError("the lower of low and high comes first")
         if self.log and self.low <= 0:
             raise ValueError("a logarithmic scale begins above 0")
         return self
@@ -106,6 +115,10 @@ class TuningConfig(_Section):
         ranges = [key for key, values in self.space.items() if isinstance(values, Range)]
         if self.search == "grid" and ranges:
             raise ValueError(f"a grid needs lists of values, and space.{ranges[0]} is a range")
+        if self.search == "random" and (inner := [key for key in ranges if "." in key]):
+            raise ValueError(
+                f"Surprise's random search takes no range for {inner[0]}: give a list, or say optuna"
+            )
         return self
 
 
@@ -132,12 +145,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     Raises InputError for a file that cannot be read, unknown keys and values of the wrong kind.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}. Name a parameter file with --config.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except yaml.YAMLError as error:
+    try:
+        content = yaml.safe_load(text)
+    # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no settings. Start from conf/default.yaml.")

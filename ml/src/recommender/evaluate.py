@@ -63,6 +63,15 @@ class Evaluation:
         return "\n".join(lines)
 
 
+def check_folds(ratings: Ratings, folds: int) -> None:
+    """Raise InputError when there are fewer ratings than folds."""
+    if len(ratings) < folds:
+        raise InputError(
+            f"{ratings.name}: {len(ratings)} ratings cannot make {folds} folds. "
+            "Give more ratings or a smaller evaluation.folds."
+        )
+
+
 def cross_validate(
     ratings: Ratings, config: Config, progress: Callable[[str], None] = lambda line: None
 ) -> Evaluation:
@@ -71,11 +80,7 @@ def cross_validate(
     Raises InputError when there are fewer ratings than folds, or the parameters do not fit the algorithm.
     """
     settings = config.evaluation
-    if len(ratings) < settings.folds:
-        raise InputError(
-            f"{ratings.name}: {len(ratings)} ratings cannot make {settings.folds} folds. "
-            "Give more ratings or a smaller evaluation.folds."
-        )
+    check_folds(ratings, settings.folds)
     compiling = algorithm.warm_up(config.algorithm, config.params, config.seed)
     if compiling > 1:
         progress(

@@ -74,6 +74,8 @@ def promote(
             f"{', '.join(unknown)} cannot be overridden. What can: {', '.join(gate.OVERRIDABLE)}; "
             "a version that was changed or does not load is never promoted."
         )
+    if not archive.is_file():
+        raise InputError(f"{archive}: no such file. Write it first: recommender export.")
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow", _UNDONE):
         folder = Path(scratch)
         content = bundle.read(archive, folder)

@@ -16,7 +16,7 @@ PREVIOUS = "previous"
 # A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
 _MOVING = "aliases_moving"
 # What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
-_MODEL = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
+MODEL_NAME = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
 
 def environment() -> str:
@@ -32,7 +32,7 @@ def _environment_name(name: str, where: str = "") -> str:
 
 def registered_name(environment: str, model: str) -> str:
     """<environment>.<model>; raises InputError for parts that cannot be one."""
-    if not re.fullmatch(_MODEL, model):
+    if not re.fullmatch(MODEL_NAME, model):
         raise InputError(
             f"{model!r} is no model's name: it holds no blanks, quotes, dots, colons and slashes."
         )
@@ -42,7 +42,7 @@ def registered_name(environment: str, model: str) -> str:
 def usable(environment: str, name: str) -> bool:
     """Whether `name` is one that `registered_name` gives for the environment."""
     first, _, model = name.partition(".")
-    return first == environment and re.fullmatch(_MODEL, model) is not None
+    return first == environment and re.fullmatch(MODEL_NAME, model) is not None
 
 
 def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
@@ -179,7 +179,8 @@ def load(uri: str) -> Any:
 
     try:
         return mlflow.pyfunc.load_model(uri)
-    except (MlflowException, OSError) as error:
+    # ValueError: an address that MLflow cannot take apart
+    except (MlflowException, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
         raise InputError(
             f"{uri}: no such model: {reason.rstrip('.')}. Train one with: recommender train"

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -55,8 +56,13 @@ def tune(
     if config.tuning is None:
         raise InputError("tuning: missing. Name what to search for, as conf/tune.yaml does.")
     settings = config.tuning
+    evaluate.check_folds(ratings, config.evaluation.folds)
+    _with(config, dict.fromkeys(settings.space))
     name = digest(config, ratings)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecommenderError(f"{folder}: {error.strerror}. Name a folder with --state.") from error
     with _alone(folder / f"{name}.lock"):
         search = _optuna if settings.search == "optuna" else _surprise
         return search(config, settings, ratings, uri, folder / f"{name}.db", progress)
@@ -90,6 +96,8 @@ def _with(config: Config, chosen: dict[str, Any]) -> Config:
         place = params
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"tuning.space.{key}: params.{part} is a single value, not options.")
         place[last] = value
     return config.model_copy(update={"params": params})
 
@@ -216,8 +224,10 @@ def _surprise(
     if settings.search == "grid":
         combinations = GridSearchCV(kind, space).param_combinations
     else:
+        lists = [values for values in settings.space.values() if not isinstance(values, Range)]
+        there_are = math.prod(map(len, lists)) if len(lists) == len(settings.space) else math.inf
         combinations = RandomizedSearchCV(
-            kind, space, n_iter=settings.trials, random_state=config.seed
+            kind, space, n_iter=min(settings.trials, there_are), random_state=config.seed
         ).param_combinations
     store = database.with_suffix(".json")
     kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"values": {}}

@@ -6,6 +6,8 @@ from recommender.algorithms.compiled import compiled
 
 # Similarities are counted in so many bins, and only those in the bin of the k-th largest are sorted.
 _BINS = 128
+# Up to so many are sorted by insertion, which is quicker then.
+_FEW = 64
 
 
 @compiled()
@@ -42,12 +44,17 @@ def weighted_means(similarity, first, length, near, deviation, k, least):  # typ
             m = 0
             for j in range(n):
                 if bin_[j] == at:
-                    place = m
-                    while place > 0 and inside[place - 1] < weight[j]:
+                    inside[m] = weight[j]
+                    m += 1
+            if m > _FEW:
+                inside[:m] = -np.sort(-inside[:m])
+            else:
+                for j in range(1, m):
+                    place, one = j, inside[j]
+                    while place > 0 and inside[place - 1] < one:
                         inside[place] = inside[place - 1]
                         place -= 1
-                    inside[place] = weight[j]
-                    m += 1
+                    inside[place] = one
             limit = inside[wanted - 1]
             for j in range(wanted):
                 equal += inside[j] == limit
