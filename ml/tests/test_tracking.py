@@ -404,6 +404,22 @@ def test_addresses_that_are_none(uri: str) -> None:
         tracking.connect(uri)
 
 
+@pytest.mark.parametrize(
+    ("uri", "cause"),
+    [
+        ("sqlite:///{here}/text.db", "file is not a database"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:9/mlflow", "refused"),
+        ("postgresql+nodriver://me:secret@127.0.0.1:9/mlflow", "Can't load plugin"),
+    ],
+)
+def test_databases_that_are_none(uri: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("some notes of mine, and no database\n" * 99)
+    with pytest.raises(RecommenderError, match=f"no store of MLflow's that answers: .*{cause}") as caught:
+        tracking.connect(uri.format(here=tmp_path))
+    assert "secret" not in str(caught.value)
+    assert (tmp_path / "text.db").read_text().startswith("some notes")
+
+
 def test_local_store_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecommenderError, match="needs a folder that you can write"):

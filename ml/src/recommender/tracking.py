@@ -54,26 +54,34 @@ def connect(uri: str | None = None) -> str:
             f"{uri}: no tracking server. Give http://host:port, sqlite:///path/mlflow.db, or leave it out."
         )
     import mlflow
+    import sqlalchemy as sa
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     database = _local_database(uri)
-    if database is not None:
-        folder = database.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if database is None and not uri.startswith("http"):
+            # MLflow itself would try again for minutes
+            sa.create_engine(uri, poolclass=sa.NullPool).connect().close()
+        elif database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
             # SQLite itself would make a file that the group cannot write, whatever the umask.
-            with open(folder / ".lock", "a") as lock, open(database, "a"):
+            with open(database.parent / ".lock", "a") as lock, open(database, "a"):
                 # Two first runs at once would both make the tables.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 mlflow.MlflowClient().search_experiments(max_results=1)
-        except OSError as error:
-            raise RecommenderError(
-                f"{folder}: {error.strerror}. The local store needs a folder that you can write; "
-                "see --tracking-uri."
-            ) from error
+    except OSError as error:
+        raise RecommenderError(
+            f"{shown(uri)}: {error.strerror}. The local store needs a folder that you can write; "
+            "see --tracking-uri."
+        ) from error
+    except (sa.exc.SQLAlchemyError, mlflow.exceptions.MlflowException, ModuleNotFoundError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise RecommenderError(
+            f"{shown(uri)}: no store of MLflow's that answers: {cause}. See --tracking-uri."
+        ) from error
     return uri
 
 
