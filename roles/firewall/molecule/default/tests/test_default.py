@@ -102,9 +102,10 @@ def test_twenty_logins_of_the_operator_go_on_meanwhile(server):
 
 
 def test_nftables_own_unit_does_not_leave_the_server_open(server, other):
-    # its configuration begins with `flush ruleset`
+    # its configuration begins with `flush ruleset`; systemctl waits for that unit, and not for ours, which comes after
+    settled = "timeout 30 sh -c 'while systemctl list-jobs --no-legend | grep -q firewall.service; do sleep 0.1; done'"
     for verb in ("restart", "reload"):
-        server.host.check_output(f"systemctl {verb} nftables")
+        server.host.check_output(f"systemctl {verb} nftables && {settled}")
         assert server.host.run("nft list table inet f2b-table").rc != 0 or verb == "reload"
         assert other.probe(server.address("home", "IPv4"), 8443, 5000) == ["open", "dropped"]
 
