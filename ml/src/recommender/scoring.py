@@ -8,7 +8,6 @@ Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,6 +21,16 @@ Index = NDArray[np.integer[Any]]
 _PART = 2**20
 # Users from which on SlopeOne is faster item by item than pair by pair, and compiled code worth its loading.
 _FEW = 8
+
+
+def _weighted_means() -> Callable[..., Floats] | None:
+    """What does it compiled; None where numba is not installed, and numpy does it more slowly."""
+    try:
+        from recommender.algorithms.nearest import weighted_means
+    except ImportError:
+        return None
+    found: Callable[..., Floats] = weighted_means
+    return found
 
 
 class Scorer(ABC):
@@ -250,11 +259,15 @@ class _Compared(Scorer):
     def _correction(self, x: Index, y: Index) -> Floats:
         raise NotImplementedError
 
+    def _ratings(self, y: Index) -> tuple[Index, Index]:
+        """All near of several y: of which of these each is, and where it stands in `near`."""
+        length = self.length[y]
+        of = np.repeat(np.arange(len(y)), length)
+        return of, np.arange(len(of)) + (self.first[y] - np.cumsum(length) + length)[of]
+
     def _found(self, x: Index, y: Index) -> tuple[Index, Index, Floats]:
         """The near of all y that have a value together with x: of which pair, where in `near`, the value."""
-        length = self.length[y]
-        pair = np.repeat(np.arange(len(y)), length)
-        rating = np.arange(len(pair)) + (self.first[y] - np.cumsum(length) + length)[pair]
+        pair, rating = self._ratings(y)
         at, found = self._stored(x[pair], self.near[rating])
         return pair[found], rating[found], self.value[at[found]]
 
@@ -285,41 +298,36 @@ class Neighbours(_Compared):
 
     def of_users(self, user: Index, item: Index) -> Floats:
         """Estimates of b users for p items, shape (b, p); similarities are looked up once a user or item."""
-        if len(user) >= _FEW:
-            # Where numba is not installed, numpy does it, more slowly.
-            with suppress(ImportError):
-                from recommender.algorithms.nearest import weighted_means
-
-                return self._of_many(weighted_means, user, item)
-        correct = self._of_similar_users if self.user_based else self._of_similar_items
         estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
-        # Of somebody unknown nothing is known to compare.
-        known = np.flatnonzero(user >= 0)
-        for row, correction in zip(known, correct(user[known], item), strict=True):
-            estimate[row] += correction
+        compiled = _weighted_means() if len(user) >= _FEW else None
+        if compiled:
+            x, y, rows = (user, item, estimate) if self.user_based else (item, user, estimate.T)
+            correct = self._of_many(compiled, x[x >= 0], y)
+        else:
+            x, rows = user, estimate
+            one_by_one = self._of_similar_users if self.user_based else self._of_similar_items
+            correct = one_by_one(user[user >= 0], item)
+        # Of somebody or something unknown nothing is known to compare.
+        for row, correction in zip(np.flatnonzero(x >= 0), correct, strict=True):
+            rows[row] += correction
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
-    def _of_many(self, weighted_means: Callable[..., Floats], user: Index, item: Index) -> Floats:
-        estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
-        x, y, rows = (user, item, estimate) if self.user_based else (item, user, estimate.T)
+    def _of_many(self, weighted_means: Callable[..., Floats], x: Index, y: Index) -> Iterator[Floats]:
         similarity = np.zeros(len(self.scale))
         near = self.first[y], self.length[y], self.near, self.deviation
-        for row in np.flatnonzero(x >= 0).tolist():
-            other, value = self._partners(int(x[row]))
+        for each in x.tolist():
+            other, value = self._partners(each)
             similarity[other] = value
-            rows[row] += self.scale[x[row]] * weighted_means(similarity, *near, self.k, max(self.min_k, 1))
+            yield self.scale[each] * weighted_means(similarity, *near, self.k, max(self.min_k, 1))
             similarity[other] = 0
-        return np.where(np.isnan(estimate), self.fallback, estimate)
 
     def _of_similar_users(self, user: Index, item: Index) -> Iterator[Floats]:
-        length = self.length[item]
-        pair = np.repeat(np.arange(len(item)), length)
-        rating = np.arange(len(pair)) + np.repeat(self.first[item] - np.cumsum(length) + length, length)
-        similarity = np.zeros(self.n_users)
+        pair, rating = self._ratings(item)
+        near, similarity = self.near[rating], np.zeros(self.n_users)
         for x in user.tolist():
             other, value = self._partners(x)
             similarity[other] = value
-            weight = similarity[self.near[rating]]
+            weight = similarity[near]
             similarity[other] = 0
             found = np.flatnonzero(weight)
             yield self.scale[x] * self._mean(pair[found], rating[found], weight[found], len(item))
@@ -383,9 +391,8 @@ class Neighbours(_Compared):
 
     def _similarities(self, item: Index, rating: Floats, level: float, how: dict[str, Any]) -> Floats:
         """Of a new user to each known one, shape (n,), as surprise.similarities defines them."""
-        n, length = self.n_users, self.length[item]
-        mine = np.repeat(np.arange(len(item)), length)
-        at = np.arange(len(mine)) + (self.first[item] - np.cumsum(length) + length)[mine]
+        n = self.n_users
+        mine, at = self._ratings(item)
         other = self.near[at]
         expected = self.base + self.item_level[item][mine]
         theirs = self.deviation[at] * self.scale[other] + expected + self.user_level[other]
@@ -467,11 +474,8 @@ class Slopes(_Compared):
         """Estimates of b users for p items, shape (b, p): each item's deviations go to all who rated it."""
         if len(user) < _FEW:
             return super().of_users(user, item)
-        length = self.length[user]
-        row = np.repeat(np.arange(len(user)), length)
-        near = self.near[
-            np.arange(len(row)) + np.repeat(self.first[user] - np.cumsum(length) + length, length)
-        ]
+        row, rating = self._ratings(user)
+        near = self.near[rating]
         order = np.argsort(near, kind="stable")
         total, count = np.zeros((len(user), len(item))), np.zeros((len(user), len(item)), dtype=np.int32)
         deviation = np.zeros(len(self.item_level))
