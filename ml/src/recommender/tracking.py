@@ -47,25 +47,35 @@ def connect(uri: str | None = None) -> str:
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
-    if uri.startswith(("http://", "https://")):
+    server = uri.startswith(("http://", "https://"))
+    if server:
         _check_health(uri)
     elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
         raise InputError(
             f"{uri}: no tracking server. Give http://host:port, sqlite:///path/mlflow.db, or leave it out."
         )
     import mlflow
-    import sqlalchemy as sa
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    if not server:
+        _check_database(uri)
+    return uri
+
+
+def _check_database(uri: str) -> None:
+    """Make the tables of a local database; raise RecommenderError where there is no store."""
+    import mlflow
+    import sqlalchemy as sa
+
     database = _local_database(uri)
     try:
-        if database is None and not uri.startswith("http"):
+        if database is None:
             # MLflow itself would try again for minutes
             sa.create_engine(uri, poolclass=sa.NullPool).connect().close()
-        elif database is not None:
+        else:
             database.parent.mkdir(parents=True, exist_ok=True)
             # SQLite itself would make a file that the group cannot write, whatever the umask.
             with open(database.parent / ".lock", "a") as lock, open(database, "a"):
@@ -82,7 +92,6 @@ def connect(uri: str | None = None) -> str:
         raise RecommenderError(
             f"{shown(uri)}: no store of MLflow's that answers: {cause}. See --tracking-uri."
         ) from error
-    return uri
 
 
 # Schemes of stores that a server may name to its clients; no folder of theirs is among them.
