@@ -448,10 +448,7 @@ def _recommend(arguments: argparse.Namespace) -> None:
             asked["history"] = [history]
             known = set(model.unwrap_python_model().recommender.items)
             if unknown := [item for item in history if item not in known]:
-                print(
-                    f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}",
-                    file=sys.stderr,
-                )
+                _say(f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}")
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
     if arguments.output:

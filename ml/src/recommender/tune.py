@@ -57,6 +57,7 @@ def tune(
         raise InputError("tuning: missing. Name what to search for, as conf/tune.yaml does.")
     settings = config.tuning
     evaluate.check_folds(ratings, config.evaluation.folds)
+    # for its message: what is in no dictionary is refused before anything is tried
     _with(config, dict.fromkeys(settings.space))
     name = digest(config, ratings)
     try:
