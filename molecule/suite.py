@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -55,5 +56,8 @@ def test_part(part: str) -> None:
     with log.open("w") as file:
         result = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
     if result.returncode != 0:
-        sys.stdout.write(log.read_text())
-        pytest.fail(f"{PARTS[part]}\nended with {result.returncode}", pytrace=False)
+        output = log.read_text()
+        sys.stdout.write(output)
+        # said again in the summary: a report of a failure may leave out the middle of what was printed
+        telling = "\n".join(re.findall(r"^.*?\b(?:E   |FAILED |fatal: (?:.*\n){0,6}).*", output, re.M))
+        pytest.fail(f"{PARTS[part]}\nended with {result.returncode}\n{telling[-3000:]}", pytrace=False)

@@ -46,7 +46,12 @@ class Checkout:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         print(f"$ {' '.join(command)}\n{result.stdout}")
-        assert result.returncode == code, f"{command} ended with {result.returncode}, wanted {code}"
+        # named here as well: a report of a failure may leave out the middle of what was printed
+        failed = re.findall(r"^(?:fatal|failed|\[ERROR\]): .*(?:\n +.*)*", result.stdout, re.M)
+        ended = result.returncode
+        assert ended == code, "\n".join(
+            [f"{command} ended with {ended}, wanted {code}", *(failed or result.stdout.splitlines()[-5:])]
+        )
         return result.stdout
 
 
