@@ -192,7 +192,8 @@ class Server:
         return subprocess.run(
             ["ansible-playbook", "-i", INVENTORY, "--limit", self.name, "-e", json.dumps(variables), *arguments,
              pathlib.Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], playbook)],
-            env=os.environ | {"ANSIBLE_CONFIG": f"{ROOT}/ansible.cfg", "ANSIBLE_ROLES_PATH": f"{ROOT}/roles"},
+            env=os.environ | {"ANSIBLE_CONFIG": f"{ROOT}/ansible.cfg", "ANSIBLE_ROLES_PATH": f"{ROOT}/roles",
+                              "ANSIBLE_FORCE_COLOR": "0"},
             capture_output=True, text=True,
         )  # fmt: skip
 
