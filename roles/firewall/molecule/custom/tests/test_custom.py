@@ -7,6 +7,7 @@ import pytest
 FAMILIES = pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 LIMITED = "tcp 8443, it's $limited; \\6 #"
 UNIT, RULES, UNCONFIRMED = "/etc/systemd/system/firewall.service", "/etc/firewall.nft", "/etc/commit-confirmed/firewall"
+DROP_INS = "/etc/systemd/system/nftables.service.d"
 
 
 @FAMILIES
@@ -105,7 +106,7 @@ def test_absent_takes_all_of_it_away(server, other):
     assert other.probe(server.address("home", "IPv4"), 5000) == ["open"]
     assert server.host.run("nft list table inet firewall").rc != 0
     assert server.host.check_output("nft --handle list table inet docker") == theirs
-    assert not any(server.host.file(path).exists for path in (UNIT, RULES, UNCONFIRMED))
+    assert not any(server.host.file(path).exists for path in (UNIT, DROP_INS, RULES, UNCONFIRMED))
     assert server.host.run("systemctl cat firewall").rc != 0
     assert "changed=0 " in server.ansible(firewall_state="absent").stdout
     assert "no firewall is in force" in server.ansible(playbook="status.yml").stdout
