@@ -6,13 +6,17 @@ archive's path. The commit is the last one that touched the job, with a + where 
 usage: pack.py SOURCE FOLDER
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import time
 
 TRAINED_FROM = ("Makefile", "requirements.txt", "conf", "data", "src")
 BESIDE = ("README.md", "pyproject.toml", "requirements-dev.txt", "environment.yml", "notebooks", "tests")
@@ -55,7 +59,14 @@ if not os.path.isfile(os.path.join(source, "Makefile")):
     sys.exit(f"recommender_source is {source}: there is no training job (no Makefile) in it")
 archive = pack(source, TRAINED_FROM + BESIDE)
 digest, inputs = (hashlib.sha256(data).hexdigest()[:12] for data in (archive, pack(source, TRAINED_FROM)))
+os.makedirs(folder, mode=0o700, exist_ok=True)
+for earlier in pathlib.Path(folder).glob("recommender-*"):
+    # a younger one may be about to be read by another run, and an older one be removed by it
+    with contextlib.suppress(FileNotFoundError):
+        if earlier.stat().st_mtime < time.time() - 86400:
+            earlier.unlink()
 path = os.path.join(folder, f"recommender-{digest}.tar")
-with open(path, "wb") as file:
+with tempfile.NamedTemporaryFile(dir=folder, prefix="recommender-", delete=False) as file:
     file.write(archive)
+os.replace(file.name, path)
 print(digest, inputs, commit(source), path)

@@ -1,5 +1,6 @@
 """What pack.py says of a training job: equal files give equal digests, and git's word for the commit."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def test_without_git_there_is_no_commit(job: pathlib.Path) -> None:
     assert commit == "-"
     assert archive.endswith(f"recommender-{digest}.tar") and pathlib.Path(archive).exists()
     assert pack(job)[:2] == [digest, inputs]
+
+
+def test_archives_of_earlier_days_are_removed(job: pathlib.Path) -> None:
+    folder = job.parents[1]
+    earlier, younger, other = (folder / name for name in ("recommender-1.tar", "recommender-2.tar", "notes.tar"))
+    for path in (earlier, younger, other):
+        path.touch()
+    for path in (earlier, other):
+        os.utime(path, (0, 0))
+    archive = pathlib.Path(pack(job)[3])
+    assert sorted(folder.glob("*.tar")) == sorted([other, younger, archive])
 
 
 def test_the_commit_is_the_last_one_that_touched_the_job(job: pathlib.Path) -> None:
