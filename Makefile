@@ -107,6 +107,8 @@ clean: down ## down, and remove the control environment, caches and images
 	@docker images -q --filter reference=bare-server --filter reference=debian-from-packages | xargs -r docker rmi -f >/dev/null
 
 # The marker is written last: an interrupted build leaves none and is begun anew.
+# Compiled here, once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as containers have it), each start would
+# compile it all again.
 $(READY): requirements.txt
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, this is $$($(PYTHON3) --version 2>&1): install it, then make PYTHON3=python3.12 …" >&2; exit 2; }
@@ -116,5 +118,5 @@ $(READY): requirements.txt
 	@rm -rf .venv && $(PYTHON3) -m venv .venv
 	@awk '/^[^ #]/ {keep = /^uv==/} keep' requirements.txt > .venv/uv.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt
-	@VIRTUAL_ENV=.venv .venv/bin/uv pip sync --require-hashes requirements.txt
+	@VIRTUAL_ENV=.venv .venv/bin/uv pip sync --compile-bytecode --require-hashes requirements.txt
 	@touch $@
