@@ -16,6 +16,13 @@ for _ in $(seq "$1"); do
 done
 echo "$said"
 """
+# What fail2ban would do on a host that had settings and a jail of its own.
+THEIRS = """
+rm -rf /run/theirs && cp -a /etc/fail2ban /run/theirs
+printf '%s\\n' '[DEFAULT]' 'ignoreip = 198.51.100.9' 'banaction = iptables-multiport' \\
+    '[selinux-ssh]' 'enabled = true' 'backend = systemd' > /run/theirs/jail.local
+fail2ban-client -c /run/theirs -d
+"""
 QUIET = [
     "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
@@ -154,6 +161,16 @@ def test_brute_force_is_refused_and_nobody_else(server, other, exempt, forgiving
     assert "Permission denied" not in knock(server, other, 1)
 
 
+def test_other_jails_of_the_host_keep_their_own_settings(server):
+    if server.bans_by_itself:
+        pytest.skip("no fail2ban")
+    said = server.host.check_output("sh -c %s", THEIRS)
+    assert "['set', 'selinux-ssh', 'addignoreip', '198.51.100.9']" in said
+    assert "['set', 'selinux-ssh', 'addaction', 'iptables-multiport']" in said
+    assert "['set', 'sshd', 'addignoreip', '127.0.0.0/8', '::1', '203.0.113.0/24']" in said
+    assert "['set', 'sshd', 'addaction', 'nftables']" in said
+
+
 def test_probes_of_the_port_are_no_brute_force(server, other, forgiving):
     if server.bans_by_itself:
         pytest.skip("sshd weighs them itself")
@@ -166,7 +183,8 @@ def test_probes_of_the_port_are_no_brute_force(server, other, forgiving):
     other.host.check_output("bash -c %s", probe)
     # once the wrong key that comes after them is counted, they have all been read
     assert "Permission denied" in knock(server, other, 1)
-    while count("Total failed") == failed:
+    deadline = time.monotonic() + 30
+    while count("Total failed") == failed and time.monotonic() < deadline:
         time.sleep(0.5)
     assert count("Total failed") == failed + 1
     assert count("Currently banned") == 0
