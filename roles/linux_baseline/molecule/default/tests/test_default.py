@@ -3,13 +3,13 @@
 import subprocess
 import time
 
-# Two packages of version 1 are installed; version 2 of each is offered, by a repository that is named
-# like Debian's security updates and by one that is named like its other updates.
+# Packages of version 1 are installed; version 2 of each is offered, by repositories that are named like Debian's
+# security updates, its other updates, and those of Ubuntu Pro.
 REPOSITORIES = r"""
 set -eu
 . /etc/os-release
 rm -f /etc/apt/sources.list.d/test.list
-repository() {  # folder, label, codename
+repository() {  # folder, label, codename, origin, suite
     cd "$(mktemp -d)"
     mkdir -p package/DEBIAN /srv/$1
     for version in 1 2; do
@@ -21,14 +21,32 @@ repository() {  # folder, label, codename
     cd /srv/$1
     { cat "$OLDPWD/package/DEBIAN/control"; echo "Filename: ./2.deb"; echo "Size: $(stat -c %s 2.deb)"
       echo "SHA256: $(sha256sum 2.deb | cut -d' ' -f1)"; } > Packages
-    { printf '%s\n' "Origin: Debian" "Label: $2" "Suite: test" "Codename: $3" "Date: $(LC_ALL=C date -Ru)" "SHA256:"
+    { printf '%s\n' "Origin: ${4:-Debian}" "Label: $2" "Suite: ${5:-test}" "Codename: $3" \
+          "Date: $(LC_ALL=C date -Ru)" "SHA256:"
       echo " $(sha256sum Packages | cut -d' ' -f1) $(stat -c %s Packages) Packages"; } > Release
     echo "deb [trusted=yes] file:/srv/$1 ./" >> /etc/apt/sources.list.d/test.list
 }
 repository security Debian-Security $VERSION_CODENAME-security
 repository elsewhere Debian $VERSION_CODENAME
+repository apps UbuntuESMApps $VERSION_CODENAME UbuntuESMApps $VERSION_CODENAME-apps-security
+repository infra UbuntuESM $VERSION_CODENAME UbuntuESM $VERSION_CODENAME-infra-security
+repository updates UbuntuESMApps $VERSION_CODENAME UbuntuESMApps $VERSION_CODENAME-apps-updates
 apt-get update -qq -o APT::Get::List-Cleanup=0 -o Dir::Etc::SourceParts=- \
     -o Dir::Etc::SourceList=/etc/apt/sources.list.d/test.list
+"""
+
+# Two units whose program was replaced while they run.
+OUTDATED = r"""
+set -eu
+DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends needrestart >/dev/null
+cp /bin/sleep /usr/local/bin/program
+for unit in kernels@ana other; do
+    printf '[Service]\nExecStart=/usr/local/bin/program 1000\n' > /run/systemd/system/$unit.service
+done
+systemctl daemon-reload
+systemctl start kernels@ana other
+rm /usr/local/bin/program
+cp /bin/sleep /usr/local/bin/program
 """
 
 
@@ -43,6 +61,8 @@ def test_only_security_updates_are_installed_by_themselves(host):
     chosen = next(line for line in said.splitlines() if line.startswith("Packages that will be upgraded:"))
     assert "from-security" in chosen
     assert "from-elsewhere" not in chosen
+    assert "from-apps" in chosen and "from-infra" in chosen
+    assert "from-updates" not in chosen
 
 
 def test_they_are_looked_for_and_installed_every_day(host):
@@ -54,6 +74,15 @@ def test_they_are_looked_for_and_installed_every_day(host):
             "ActiveState": "active",
             "UnitFileState": "enabled",
         }
+
+
+def test_needrestart_leaves_out_what_loses_work(host):
+    host.check_output("sh -c %s", OUTDATED)
+    units = ("kernels@ana", "other")
+    before = [properties(host, unit, "MainPID") for unit in units]
+    said = host.check_output("needrestart -l -r a 2>&1")
+    after = [properties(host, unit, "MainPID") for unit in units]
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False), said
 
 
 def test_one_daemon_keeps_the_time(host):
