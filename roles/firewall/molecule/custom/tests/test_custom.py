@@ -121,3 +121,30 @@ def test_rules_that_shut_out_leave_a_server_without_rules_as_it_was(server, othe
     assert other.probe(server.address("home", "IPv4"), 5000) == ["open"]
     assert server.host.run("nft list table inet firewall").rc != 0
     assert not any(server.host.file(path).exists for path in (RULES, UNCONFIRMED))
+
+
+def test_another_packet_filter_is_refused_before_anything_changes(server):
+    server.host.check_output(
+        "apt-get install -qy --no-install-recommends ufw && ufw allow 22/tcp && ufw --force enable"
+    )
+    refused = server.ansible()
+    assert "- ufw (it is enabled)" in refused.stdout, refused.stdout
+    assert "set firewall_foreign: replace" in refused.stdout
+    assert "changed=0 " in refused.stdout
+
+
+def test_its_place_is_taken_only_when_a_login_confirms(server, other):
+    refused = server.ansible(firewall_foreign="replace", commit_confirmed_port=1)
+    assert "is as it was before" in refused.stdout, refused.stdout
+    assert "Status: active" in server.host.check_output("ufw status")
+    # where this firewall would let it in
+    assert other.probe(server.address("away", "IPv4"), 8443) == ["dropped"]
+    assert server.host.run("nft list table inet firewall").rc != 0
+
+
+def test_its_place_is_taken(server, other):
+    changed = server.ansible(firewall_foreign="replace")
+    assert changed.returncode == 0, changed.stdout
+    assert "sudo sh -c 'ufw enable'" in " ".join(changed.stdout.split())
+    assert "Status: inactive" in server.host.check_output("ufw status")
+    assert other.probe(server.address("away", "IPv4"), 8443, 5000) == ["open", "dropped"]
