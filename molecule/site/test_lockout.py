@@ -162,7 +162,9 @@ def test_controller_killed_while_the_operator_is_shut_out(server: Server, before
 
 def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
     server.set(operator_keys=[other_key], access_revert_after=3600)
-    server.interrupt("Log in anew", lambda: None, kill=True)
+    seen = []
+    server.interrupt("Log in anew", lambda: seen.append(server.login().stderr), kill=True)
+    assert "Permission denied" in seen[0]
     server.reboot()
     server.wait_for_login()
 
@@ -232,11 +234,10 @@ def test_port_moves_to_one_that_is_taken(checkout: Checkout, server: Server, bef
     server.inside(f"systemd-run --collect --unit=squatter python3 -c '{squat}'")
     try:
         assert "sshd of desk is as it was before" in " ".join(checkout.run(*SECURE, code=2).split())
+        # the firewall had opened the new port before sshd tried to move
+        assert "2222" not in server.inside("nft list table inet firewall")
     finally:
         server.inside("systemctl stop squatter")
-        server.set()
-        # the firewall had opened the new port before sshd tried to move
-        checkout.run(*SECURE)
 
 
 @pytest.mark.parametrize("served_by", ["ssh.service", "ssh.socket"])
