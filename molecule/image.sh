@@ -10,7 +10,7 @@ say() { printf '==> %s\n' "$*" >&2; }
 
 # A private CA of a corporate proxy, by the variables that Python's and other tools use for it.
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
-digest=$(cat Dockerfile first-boot-host-keys.service ${bundle:+"$bundle"} | sha256sum | cut -c1-12)
+digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | sha256sum | cut -c1-12)
 image=bare-server:$suite-$digest
 if docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 
@@ -45,6 +45,6 @@ context=$(mktemp -d)
 trap 'rm -rf "$context" "${tar:-}"' EXIT
 mkdir "$context/ca-certificates"
 [ -z "$bundle" ] || cp "$bundle" "$context/ca-certificates/site.crt"
-cp Dockerfile first-boot-host-keys.service "$context"
+cp Dockerfile first-boot-host-keys.service network.sh "$context"
 docker build -q --build-arg BASE="$base" ${http_proxy:+--build-arg http_proxy="$http_proxy"} -t "$image" "$context" >&2
 echo "$image"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Checkout, open_ports, recap
+from conftest import Checkout, only_open, recap
 
 SITE = (".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem")
 ALL = (*SITE, "--tags", "secure")
@@ -51,7 +51,6 @@ class Server:
         inspect = json.loads(subprocess.check_output(["docker", "inspect", self.name]))[0]
         self.address: str = inspect["NetworkSettings"]["IPAddress"]
         self.gateway: str = inspect["NetworkSettings"]["Gateway"]
-        self.image: str = inspect["Config"]["Image"]
         # another container may have had the address before
         (self.checkout.folder / ".known_hosts").unlink(missing_ok=True)
         hosts = {"dev": {"hosts": {"desk": {"ansible_host": self.address}}}, "staging": {}, "prod": {}}
@@ -253,13 +252,13 @@ def test_port_moves_there_and_back(checkout: Checkout, server: Server, served_by
     assert session.stdout and session.stdout.readline() == "in\n"
     server.set(ssh_port=2222)
     checkout.run(*SECURE)
-    assert open_ports(server.address, server.image) == {2222}
+    assert only_open(server.name, 2222)
     assert server.gets_in(2222)
     assert session.poll() is None
     assert recap(checkout.run(*SECURE))["changed"] == 0
     server.set(ssh_ports_before=[2222])
     checkout.run(*SECURE)
-    assert open_ports(server.address, server.image) == {22}
+    assert only_open(server.name, 22)
     assert server.gets_in()
     assert session.poll() is None
     session.terminate()

@@ -3,7 +3,6 @@
 The server stays for test_workbench.py, and test_down.py takes it down.
 """
 
-import json
 import re
 import subprocess
 import time
@@ -11,7 +10,7 @@ import urllib.error
 from typing import Any
 
 import pytest
-from conftest import Checkout, get, open_ports, recap, tunnel
+from conftest import Checkout, get, only_open, recap, tunnel
 
 MODEL = "dev.movie-recommender"
 
@@ -72,8 +71,7 @@ def test_root_and_passwords_are_refused(ssh: Any) -> None:
 
 
 def test_another_machine_finds_only_ssh_open(settings: dict[str, Any]) -> None:
-    inspect = json.loads(subprocess.check_output(["docker", "inspect", settings["container_name"]]))[0]
-    assert open_ports(inspect["NetworkSettings"]["IPAddress"], inspect["Config"]["Image"]) == {22}
+    assert only_open(settings["container_name"], 22)
 
 
 def test_through_the_tunnel(checkout: Checkout) -> None:
