@@ -37,6 +37,7 @@ options:
 MARKER = ".ansible-conda"
 # Inside the prefix: programs may run there, unlike in a hardened /tmp, and an interruption leaves a trace.
 WORK = ".installing"
+CONFIGURATION_ERROR = re.compile(r"^conda\.common\.configuration\.\w+", re.M)
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -47,6 +48,10 @@ def release(version: str) -> tuple[int, ...]:
 def sha256_of(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def last_lines(*outputs: str, count: int = 15) -> str:
+    return "\n".join("\n".join(outputs).strip().splitlines()[-count:])
 
 
 class Installation:
@@ -62,6 +67,7 @@ class Installation:
         self.new = os.path.join(self.work, "new")
         self.before = self.read_marker()
         self.interrupted = os.path.exists(self.work)
+        self.broken = ""
         self.made_here = bool(self.before.get("made_here")) or os.path.exists(self.new)
 
     def fail(self, message: str) -> NoReturn:
@@ -77,13 +83,24 @@ class Installation:
             return {}
 
     def working_version(self) -> str:
-        """Version of a conda that runs; empty when there is none."""
+        """Version of a conda that runs; empty when there is none, and then `self.broken` says why."""
         conda = os.path.join(self.prefix, "bin", "conda")
         if not os.path.exists(conda):
+            self.broken = f"{conda} is missing"
             return ""
-        rc, out, _ = self.module.run_command([conda, "--version"])
-        found = re.fullmatch(r"conda (\S+)", out.strip())
-        return found[1] if rc == 0 and found else ""
+        # looking is not changing: no bytecode
+        quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+        # `conda --version` imports almost nothing since 26.5, so it also answers where conda cannot run
+        rc, out, err = self.module.run_command([conda, "info", "--json"], environ_update=quiet)
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if rc == 0:
+                return str(json.loads(out)["conda_version"])
+        if CONFIGURATION_ERROR.search(err):  # conda runs, and only refuses somebody's .condarc
+            _, out, _ = self.module.run_command([conda, "--version"], environ_update=quiet)
+            if found := re.fullmatch(r"conda (\S+)", out.strip()):
+                return found[1]
+        self.broken = f"`{conda} info --json` ended with status {rc}\n" + last_lines(out, err)
+        return ""
 
     def write_marker(self) -> None:
         with open(self.marker + ".new", "w", encoding="utf-8") as file:
@@ -94,7 +111,8 @@ class Installation:
     def download(self) -> str:
         """Path of the verified installer; what an interrupted run or connection left of it is continued."""
         url, want = self.p["url"], self.p["checksum"].removeprefix("sha256:")
-        path = os.path.join(self.work, url.rsplit("/", 1)[-1])
+        # the installer refuses to run under a name without .sh, and a URL may end in anything
+        path = os.path.join(self.work, f"installer-{want[:12]}.sh")
         bundle = self.p["ca_bundle"] if self.p["ca_bundle"] and os.path.exists(self.p["ca_bundle"]) else None
         got = ""
         error: Exception | None = None
@@ -177,9 +195,16 @@ class Installation:
                 rc, out, err = self.module.run_command(
                     command, cwd=self.work, environ_update={"TMPDIR": temporary}, umask=0o022
                 )
-            if rc != 0 or not self.working_version():
-                last = "\n".join((out + "\n" + err).strip().splitlines()[-15:])
-                self.fail(f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n{last}")
+            if rc != 0:
+                self.fail(
+                    f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n"
+                    + last_lines(out, err)
+                )
+            if not self.working_version():
+                self.fail(
+                    f"the installer {self.p['url']} left a conda that does not work; the next run starts afresh:"
+                    f" {self.broken}"
+                )
         except SystemExit:  # fail_json
             if new:
                 self.remove()
