@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import grp
 import hashlib
+import itertools
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -23,13 +28,18 @@ short_description: An installation of conda at a prefix
 description:
   - A working installation of the wanted or a newer release at prefix is adopted; an older one is upgraded.
   - A new one that fails is removed whole. One that was interrupted is done again, its download continued.
+  - One that others than root can write is refused, since root runs what is in it.
   - It is uninstalled only where this module made it.
 options:
   prefix: {description: Folder of the installation., type: path, required: true}
-  state: {description: Whether it shall be there., type: str, choices: [present, absent], default: present}
-  version: {description: Release of the installer. Required unless state is absent., type: str}
-  url: {description: Where the installer comes from. Required unless state is absent., type: str}
-  checksum: {description: "What it must be, as sha256:<hexadecimal>. Required unless state is absent.", type: str}
+  state:
+    description: Whether it shall be there. checked only refuses a prefix that others than root can write.
+    type: str
+    choices: [present, absent, checked]
+    default: present
+  version: {description: Release of the installer. Required where state is present., type: str}
+  url: {description: Where the installer comes from. Required where state is present., type: str}
+  checksum: {description: "What it must be, as sha256:<hexadecimal>. Required where state is present.", type: str}
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
 """
@@ -54,6 +64,75 @@ def last_lines(*outputs: str, count: int = 15) -> str:
     return "\n".join("\n".join(outputs).strip().splitlines()[-count:])
 
 
+# what root runs or reads at each run, where others than root must not write
+ROOTS_OWN = (
+    *("", "bin", "bin/conda", "bin/python", "condabin", "condabin/conda", "etc", "etc/profile.d"),
+    *("etc/profile.d/conda.sh", "lib", "lib/python3*", "lib/python3*/site-packages"),
+    *("lib/python3*/site-packages/conda", "conda-meta", "pkgs", "envs", ".condarc", MARKER, WORK, ".making"),
+)
+
+
+def writer(path: str) -> str:
+    """Say by whom other than root a file or folder can be written; empty when by nobody."""
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        return ""  # cannot be written; what it names is looked at instead
+    if found.st_uid not in (0, os.geteuid()):
+        try:
+            return f"belongs to {pwd.getpwuid(found.st_uid).pw_name}"
+        except KeyError:
+            return f"belongs to an account of number {found.st_uid}"
+    if found.st_mode & stat.S_IWOTH:
+        return "can be written by everybody"
+    if found.st_mode & stat.S_IWGRP:
+        if found.st_gid not in (0, os.getegid()):
+            try:
+                return f"can be written by the group {grp.getgrgid(found.st_gid).gr_name}"
+            except KeyError:
+                return f"can be written by a group of number {found.st_gid}"
+        with contextlib.suppress(OSError):
+            if "system.posix_acl_access" in getattr(os, "listxattr", lambda _: ())(path):
+                return "can be written by those whom its ACL names"
+    return ""
+
+
+def way_to(path: str, links: int = 40) -> Iterator[str]:
+    """Everything that is passed on the way to a path, the targets of links included, and itself."""
+    place = "/"
+    for part in path.strip("/").split("/"):
+        place = os.path.join(place, part)
+        yield place
+        if os.path.islink(place) and links:
+            target = os.path.normpath(os.path.join(os.path.dirname(place), os.readlink(place)))
+            yield from way_to(target, links - 1)
+            place = os.path.realpath(place)
+
+
+def weak_places_to(path: str) -> Iterator[tuple[str, str]]:
+    """Places on the way to a path that others than root can write, and by whom."""
+    way = [place for place in way_to(path) if os.path.lexists(place)]
+    for place, following in zip(way, [*way[1:], ""], strict=True):
+        reason = writer(place)
+        # where a folder is sticky, as /tmp is, others cannot replace what is in it already
+        sticky = os.lstat(place).st_mode & stat.S_ISVTX and os.path.dirname(following) == place
+        if reason and not (sticky and reason.startswith("can be")):
+            yield place, reason
+
+
+def weak_inside(prefix: str) -> Iterator[tuple[str, str]]:
+    """Files and folders of an installation that others than root can write; the environments are their owners'."""
+    for folder, subfolders, files in os.walk(prefix):
+        if folder == os.path.join(prefix, "envs"):
+            subfolders.clear()
+            continue
+        for path in (os.path.join(folder, name) for name in subfolders + files):
+            if os.path.islink(path):
+                if not os.path.realpath(path).startswith(prefix + "/"):
+                    yield from weak_places_to(path)
+            elif reason := writer(path):
+                yield path, reason
+
+
 class Installation:
     """The installation at `prefix`."""
 
@@ -76,11 +155,11 @@ class Installation:
 
     def read_marker(self) -> dict[str, Any]:
         """What was installed or adopted here; empty when this module never finished either."""
-        try:
-            with open(self.marker, encoding="utf-8") as file:
+        # a pipe that somebody laid there would never be read to its end
+        if os.path.isfile(self.marker):
+            with contextlib.suppress(OSError, ValueError), open(self.marker, encoding="utf-8") as file:
                 return dict(json.load(file))
-        except (OSError, ValueError):
-            return {}
+        return {}
 
     def working_version(self) -> str:
         """Version of a conda that runs; empty when there is none, and then `self.broken` says why."""
@@ -152,6 +231,30 @@ class Installation:
             " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
             f" conda_installer_url. A private CA belongs into {self.p['ca_bundle']} (conda_ca_bundle)."
         )
+
+    def weak_places(self) -> Iterator[tuple[str, str]]:
+        """Those of the places that matter at each run which others than root can write, and by whom."""
+        for pattern in ROOTS_OWN:
+            for path in glob.glob(os.path.join(self.prefix, pattern).rstrip("/")) or [self.prefix]:
+                yield from weak_places_to(path)
+
+    def check_owner(self, everything: bool = False) -> None:
+        """Fail where others than root can write what root runs; users' own environments are not looked into."""
+        real = os.path.realpath(self.prefix)
+        path, reason = next(itertools.chain(self.weak_places(), weak_inside(real) if everything else ()), ("", ""))
+        if reason:
+            inside = path == real or path.startswith(real + "/")
+            mend = (
+                f"chown -hR root:root {real} && chmod -R go-w {real}"
+                if inside
+                else (f"chown root:root {path} && chmod go-w {path}")
+            )
+            self.fail(
+                f"{path} {reason}, and root runs what is in {self.prefix}. If nobody else needs to write there, look at"
+                f" what it holds, then type on the host, as root: {mend}"
+                + (" (environments in it become root's as well)." if inside else ".")
+                + " Else set conda_prefix to another path, e.g. /opt/miniforge."
+            )
 
     def check(self) -> None:
         """Fail, before anything changes, where an installation cannot succeed."""
@@ -237,7 +340,9 @@ class Installation:
     def open_to_everyone(self) -> None:
         """Undo a strict umask of whoever installed the conda that was here before."""
         everyone = stat.S_IRGRP | stat.S_IROTH
-        for folder, _, files in os.walk(self.prefix):
+        for folder, subfolders, files in os.walk(self.prefix):
+            # where others can write, a name may be a link by the time that it is used
+            subfolders[:] = [name for name in subfolders if not writer(os.path.join(folder, name))]
             for path in (folder, *(os.path.join(folder, name) for name in files)):
                 mode = os.lstat(path).st_mode
                 wanted = mode | everyone | (0o011 if mode & stat.S_IXUSR else 0)
@@ -246,9 +351,11 @@ class Installation:
 
     def provide(self) -> tuple[str, str]:
         """Install, upgrade or adopt; returns which of them, and the version that is there then."""
+        self.check_owner()
         if all(self.before.get(key) == self.p[key] for key in ("version", "checksum")):
             return "none", self.p["version"]
         self.check()
+        self.check_owner(everything=not self.made_here)
         there = "" if self.interrupted else self.working_version()
         adopt = bool(there) and not self.before and release(there) >= release(self.p["version"])
         if adopt and not self.module.check_mode:
@@ -278,7 +385,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "prefix": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "checked"], "default": "present"},
             "version": {"type": "str"},
             "url": {"type": "str"},
             "checksum": {"type": "str"},
@@ -291,6 +398,9 @@ def main() -> None:
     os.umask(0o022)
     installation = Installation(module)
     before = installation.before.get("version", "")
+    if module.params["state"] == "checked":
+        installation.check_owner()
+        module.exit_json(changed=False)
     action, after = installation.uninstall() if module.params["state"] == "absent" else installation.provide()
     module.exit_json(
         changed=action != "none",

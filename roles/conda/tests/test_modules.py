@@ -429,6 +429,61 @@ def test_the_installer_runs_under_a_name_that_it_accepts(installer: pathlib.Path
     assert install(installer, capsys, url=source.as_uri(), checksum=checksum)["action"] == "installed"
 
 
+def hand_over(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a file to another account."""
+    if os.geteuid() == 0:
+        os.chown(path, 4242, 4242, follow_symlinks=False)
+    else:
+        owner = installation.writer
+        monkeypatch.setattr(installation, "writer", lambda p: "belongs to" if p == str(path) else owner(p))
+
+
+OTHERS = ["", "bin", "bin/conda", "lib/python3.12/site-packages", "lib/python3.12/os.py", "pkgs/a-1/a.py"]
+
+
+@pytest.mark.parametrize("whose", ["another's", "everybody's"])
+@pytest.mark.parametrize("where", [*OTHERS, "parent", "target"])
+def test_what_others_can_write_is_not_run(
+    installer: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, where: str, whose: str
+) -> None:
+    """Nor adopted: named, with what to type."""
+    programs = adoptable(installer)
+    prefix = programs.parent
+    (programs / "calls").touch()
+    for path in OTHERS[3:]:
+        (prefix / path).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / path).touch()
+    (installer.parent / "python").write_text("")
+    (programs / "python").symlink_to(installer.parent / "python")
+    weak = {"parent": prefix.parent, "target": installer.parent / "python"}.get(where, prefix / where)
+    weak = weak.resolve()
+    if whose == "another's":
+        hand_over(weak, monkeypatch)
+    else:
+        weak.chmod(weak.stat().st_mode | 0o002)
+    for check in (True, False):
+        result = install(installer, capsys, version="26.1.0-0", check=check)
+        assert result["failed"]
+        assert result["msg"].startswith(f"{weak} " + ("belongs to" if whose == "another's" else "can be written by"))
+        assert f"chown {'root' if where in ('parent', 'target') else '-hR root'}:root" in result["msg"]
+    assert (programs / "calls").read_text() == ""
+    assert not (prefix / ".ansible-conda").exists()
+    # those that are looked at before each run, without a walk through all of it
+    looked_at = where not in ("lib/python3.12/os.py", "pkgs/a-1/a.py")
+    assert bool(install(installer, capsys, state="checked").get("failed")) == looked_at
+
+
+def test_users_own_environments_do_not_hinder_and_stay_as_they_are(
+    installer: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = adoptable(installer).parent / "envs/theirs/secret"
+    secret.parent.mkdir(parents=True)
+    secret.touch(0o600)
+    hand_over(secret.parent, monkeypatch)
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "adopted"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
 def test_a_failed_new_one_is_removed(installer: pathlib.Path, capsys: Capture) -> None:
     (installer.parent / "log.broken").touch()
     assert "failed with status 1" in install(installer, capsys)["msg"]
