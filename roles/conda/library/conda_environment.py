@@ -40,8 +40,10 @@ MARKER = ".ansible-environment"
 OLD = ".before"
 # where the words that matter begin in the output of conda, pip and uv
 TELLING = re.compile(r"error|not ?found|unsatisfiable|no solution|could not|failed|nothing provides|hashes", re.I)
+# each host and file is tried again several times: lines that crowd out what failed in the end
+RETRYING = re.compile(r"Retrying \(Retry\(|conda\.notices\.")
 UNREACHABLE = re.compile(
-    r"CondaHTTPError|HTTP 000|ConnectionError|NewConnectionError|error sending request|Failed to fetch|"
+    r"CondaHTTPError|HTTP 000|ProxyError|ConnectionError|NewConnectionError|error sending request|Failed to fetch|"
     r"dns error|resolution|timed out|CERTIFICATE_VERIFY|invalid peer certificate|from versions: none",
     re.I,
 )
@@ -49,7 +51,7 @@ UNREACHABLE = re.compile(
 
 def telling_lines(output: str, count: int = 15) -> str:
     """Lines of a tool's output that name the culprit: from the first that tells of one, else the last."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not RETRYING.search(line)]
     start = next((i for i, line in enumerate(lines) if TELLING.search(line)), max(0, len(lines) - count))
     return "\n".join(lines[start : start + count])
 
@@ -155,6 +157,26 @@ class Environment:
             file.write(text)
         return name
 
+    def create_arguments(self, conda: str) -> list[str]:
+        """Arguments by which conda makes what its file says, which is written here."""
+        text: str = self.p["conda_file"]
+        if "@EXPLICIT" in text.splitlines():
+            return ["create", "--file", self.write("lock.txt", text)]
+        spec = json.loads(text)
+        channels = spec.get("channels") or []
+        if "nodefaults" in channels and self.conda_release(conda) >= (26, 7):
+            # since 26.7 conda takes it for the name of a channel, but here it can be told on the command line
+            spec["channels"] = [channel for channel in channels if channel != "nodefaults"]
+            options = [option for channel in spec["channels"] for option in ("--channel", channel)]
+            file = self.write("environment.yml", json.dumps(spec, sort_keys=True))
+            return ["create", "--override-channels", *options, "--file", file]
+        return ["env", "create", "--file", self.write("environment.yml", text)]
+
+    def conda_release(self, conda: str) -> tuple[int, ...]:
+        """Numbers of conda's release; none when it does not say one."""
+        _, out, _ = self.module.run_command([conda, "--version"])
+        return tuple(int(number) for number in re.findall(r"\d+", out))
+
     def install_with_pip(self) -> None:
         options, files = self.p["pip_options"], self.p["pip_files"]
         python = os.path.join(self.path, "bin", "python")
@@ -203,10 +225,7 @@ class Environment:
         made = False
         try:
             conda = os.path.join(self.prefix, "bin", "conda")
-            explicit = "@EXPLICIT" in self.p["conda_file"].splitlines()
-            create = ["create", "--file"] if explicit else ["env", "create", "--file"]
-            file = self.write("lock.txt" if explicit else "environment.yml", self.p["conda_file"])
-            self.run("conda could not create it", conda, *create, file, "--prefix", self.path)
+            self.run("conda could not create it", conda, *self.create_arguments(conda), "--prefix", self.path)
             if self.p["pip_options"] or self.p["pip_requirements"]:
                 self.install_with_pip()
             for path in foreign_files(self.aside):

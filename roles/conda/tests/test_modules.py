@@ -6,14 +6,20 @@ import importlib.util
 import json
 import os
 import pathlib
+import shlex
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 Capture = pytest.CaptureFixture[str]
 ROLE = pathlib.Path(__file__).parents[1]
@@ -78,6 +84,8 @@ def test_every_way_to_name_a_file(tmp_path: pathlib.Path, line: str) -> None:
         ("{", "not YAML"),
         ("[]", "no list `dependencies`"),
         ("dependencies: []", "no list `dependencies`"),
+        ("{channels: conda-forge, dependencies: [python]}", "must be a list of names"),
+        ("{channels: [nodefaults], dependencies: [python]}", "no channel beside nodefaults"),
         ("dependencies: [{npm: [x]}]", "neither a package nor"),
         ("dependencies: [pip, {pip: [-r b.txt]}]", "b.txt cannot be read: No such file"),
         ("dependencies: [pip, {pip: [-r ../b.txt]}]", "not beside it"),
@@ -114,9 +122,14 @@ def test_locks_that_would_not_be_what_they_say_are_refused(tmp_path: pathlib.Pat
 FAKE_CONDA = """#!/bin/sh
 # conda, as far as the module knows it
 echo "$@" >> "$(dirname "$0")/calls"
-[ "$1" != --version ] || { echo "conda 26.3.2"; exit; }
+[ "$1" != --version ] || { echo "conda $(cat "$(dirname "$0")/version" 2>/dev/null || echo 26.3.2)"; exit; }
+# since 26.5 --version imports next to nothing, so it also answers where nothing else does
+[ ! -e "$(dirname "$0")/no-frozendict" ] || { echo "ModuleNotFoundError: No module named 'frozendict'" >&2; exit 1; }
+[ ! -e "$(dirname "$0")/bad-condarc" ] || { echo "conda.common.configuration.MultipleKeysError: x" >&2; exit 1; }
+[ "$1" != info ] || { echo '{"conda_version": "26.3.2"}'; exit; }
 [ ! -e "$(dirname "$0")/broken" ] || { echo Collecting; echo "PackagesNotFoundError: nosuch=1" >&2; exit 1; }
 [ "$1 $2" != "env create" ] || mkdir -p "$6/conda-meta"
+[ "$1 $2" != "create --override-channels" ] || mkdir -p "$(eval echo \\${$#})/conda-meta"
 """
 
 
@@ -168,6 +181,21 @@ def test_a_changed_one_is_made_anew_and_keeps_what_is_nobodys(prefix: pathlib.Pa
     assert (prefix / "envs/e/data/link").is_symlink()
     assert os.listdir(prefix / "envs") == ["e"]
     assert sorted(os.listdir(prefix / "envs/e")) == [".ansible-environment", "conda-meta", "data"]
+
+
+@pytest.mark.parametrize(
+    ("release", "called"),
+    [
+        ("26.3.2", "env create --file environment.yml"),
+        ("26.7.1", "create --override-channels --channel bioconda --channel conda-forge --file environment.yml"),
+    ],
+)
+def test_nodefaults_is_no_channel(prefix: pathlib.Path, capsys: Capture, release: str, called: str) -> None:
+    """From 26.7 on conda asks for a channel of that name, where it is in the file."""
+    (prefix / "bin/version").write_text(release)
+    spec = {"channels": ["bioconda", "nodefaults", "conda-forge"], "dependencies": ["python"]}
+    assert make(prefix, capsys, conda_file=json.dumps(spec))["changed"]
+    assert f"{called} --prefix {prefix}/envs/e" in (prefix / "bin/calls").read_text()
 
 
 def test_a_link_in_its_place_is_not_followed(prefix: pathlib.Path, capsys: Capture) -> None:
@@ -244,6 +272,59 @@ def test_the_culprit_is_found_in_the_tools_own_words() -> None:
     assert environment.telling_lines("\n".join(map(str, range(40)))) == "\n".join(map(str, range(25, 40)))
 
 
+RETRIES = (
+    """
+Retrieving notices: ...working... Retrying (Retry(total=2)) after connection broken by 'NewConnectionError("failed")'
+Retrying (Retry(total=1)) after connection broken by 'NewConnectionError("failed")': /linux-64/repodata.json.zst
+ERROR conda.notices.fetch:get_channel_notice_response(72): Request error
+"""
+    + 20 * "Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(\"failed\")': /noarch\n\n"
+)
+
+
+def test_retries_do_not_crowd_out_what_cannot_be_reached() -> None:
+    output = RETRIES + "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.example.org/noarch>\n"
+    assert environment.telling_lines(output) == output.splitlines()[-1]
+
+
+# --- the settings
+
+
+def condarc(**variables: dict[str, Any]) -> dict[str, Any]:
+    """What the template makes of the role's variables."""
+    variables |= yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    text = (ROLE / "templates/condarc.yml.j2").read_text()
+    return dict(yaml.safe_load(Templar(DataLoader(), variables=variables).template(trust_as_template(text))))
+
+
+def test_one_setting_does_not_get_two_names() -> None:
+    base = yaml.safe_load((ROLE / "defaults/main.yml").read_text())["conda_condarc"]
+    assert condarc(conda_condarc=base, conda_condarc_extra={}) == base
+    expected = {key: value for key, value in base.items() if key != "auto_activate_base"} | {"auto_activate": True}
+    assert condarc(conda_condarc=base, conda_condarc_extra={"auto_activate": True}) == expected
+    assert condarc(conda_condarc={"a": 1, "b": 1}, conda_condarc_extra={"b": 2}) == {"a": 1, "b": 2}
+
+
+def test_the_settings_are_validated_without_a_trace(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode that root writes under umask 077 could be read by nobody else."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    package = tmp_path / "conda/base"
+    package.mkdir(parents=True)
+    (package / "context.py").write_text(
+        "import sys\nclass Context:\n    def __init__(self, search_path): self.read = open(search_path[0]).read()\n"
+        "    def validate_all(self): sys.exit(self.read)\n"
+    )
+    block = yaml.safe_load((ROLE / "tasks/configure.yml").read_text())[0]["block"]
+    command = block[0]["ansible.builtin.template"]["validate"].replace("{{ conda_prefix }}", str(tmp_path))
+    (tmp_path / "condarc").write_text("the settings")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    done = subprocess.run(shlex.split(command % (tmp_path / "condarc")), stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "the settings\n"
+    assert list(tmp_path.rglob("__pycache__")) == []
+
+
 # --- the installation
 
 INSTALLER = """#!/bin/sh
@@ -308,6 +389,99 @@ def test_a_working_one_is_adopted_and_opened_to_everyone(installer: pathlib.Path
     assert stat.S_IMODE(conda.stat().st_mode) == stat.S_IMODE(conda.parent.stat().st_mode) == 0o755
     assert not install(installer, capsys, version="26.1.0-0")["changed"]
     assert not (installer.parent / "log").exists()
+
+
+def adoptable(installer: pathlib.Path) -> pathlib.Path:
+    """Folder of the programs of a conda that somebody else installed."""
+    programs = installer.parent / "conda/bin"
+    programs.mkdir(parents=True)
+    (installer.parent / "conda/pkgs").mkdir()
+    (programs / "conda").write_text(FAKE_CONDA)
+    (programs / "conda").chmod(0o755)
+    return programs
+
+
+def test_one_that_knows_its_version_and_nothing_else_is_not_adopted(installer: pathlib.Path, capsys: Capture) -> None:
+    broken = adoptable(installer) / "no-frozendict"
+    broken.touch()
+    result = install(installer, capsys, version="26.1.0-0")
+    assert result["failed"]  # the installer here mends nothing
+    assert "left a conda that does not work" in result["msg"]
+    assert "No module named 'frozendict'" in result["msg"]
+    broken.unlink()
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "installed"
+    assert len((installer.parent / "log").read_text().splitlines()) == 2
+
+
+def test_one_that_only_refuses_its_settings_is_adopted(installer: pathlib.Path, capsys: Capture) -> None:
+    """Else an older release would be installed over it, for a file that the role writes anyway."""
+    (adoptable(installer) / "bad-condarc").touch()
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "adopted"
+
+
+@pytest.mark.parametrize("ending", ["?token=1", "/download", ""])
+def test_the_installer_runs_under_a_name_that_it_accepts(installer: pathlib.Path, capsys: Capture, ending: str) -> None:
+    """The real one: "please run using bash/dash/sh", by a name that ends in .sh."""
+    refusing = installer.read_text().replace("prefix=", "case $0 in *.sh) ;; *) exit 1 ;; esac\nprefix=", 1)
+    source = installer.parent / ("other" + ending.replace("/", "-"))
+    source.write_text(refusing)
+    checksum = "sha256:" + hashlib.sha256(refusing.encode()).hexdigest()
+    assert install(installer, capsys, url=source.as_uri(), checksum=checksum)["action"] == "installed"
+
+
+def hand_over(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a file to another account."""
+    if os.geteuid() == 0:
+        os.chown(path, 4242, 4242, follow_symlinks=False)
+    else:
+        owner = installation.writer
+        monkeypatch.setattr(installation, "writer", lambda p: "belongs to" if p == str(path) else owner(p))
+
+
+OTHERS = ["", "bin", "bin/conda", "lib/python3.12/site-packages", "lib/python3.12/os.py", "pkgs/a-1/a.py"]
+
+
+@pytest.mark.parametrize("whose", ["another's", "everybody's"])
+@pytest.mark.parametrize("where", [*OTHERS, "parent", "target"])
+def test_what_others_can_write_is_not_run(
+    installer: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, where: str, whose: str
+) -> None:
+    """Nor adopted: named, with what to type."""
+    programs = adoptable(installer)
+    prefix = programs.parent
+    (programs / "calls").touch()
+    for path in OTHERS[3:]:
+        (prefix / path).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / path).touch()
+    (installer.parent / "python").write_text("")
+    (programs / "python").symlink_to(installer.parent / "python")
+    weak = {"parent": prefix.parent, "target": installer.parent / "python"}.get(where, prefix / where)
+    weak = weak.resolve()
+    if whose == "another's":
+        hand_over(weak, monkeypatch)
+    else:
+        weak.chmod(weak.stat().st_mode | 0o002)
+    for check in (True, False):
+        result = install(installer, capsys, version="26.1.0-0", check=check)
+        assert result["failed"]
+        assert result["msg"].startswith(f"{weak} " + ("belongs to" if whose == "another's" else "can be written by"))
+        assert f"chown {'root' if where in ('parent', 'target') else '-hR root'}:root" in result["msg"]
+    assert (programs / "calls").read_text() == ""
+    assert not (prefix / ".ansible-conda").exists()
+    # those that are looked at before each run, without a walk through all of it
+    looked_at = where not in ("lib/python3.12/os.py", "pkgs/a-1/a.py")
+    assert bool(install(installer, capsys, state="checked").get("failed")) == looked_at
+
+
+def test_users_own_environments_do_not_hinder_and_stay_as_they_are(
+    installer: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = adoptable(installer).parent / "envs/theirs/secret"
+    secret.parent.mkdir(parents=True)
+    secret.touch(0o600)
+    hand_over(secret.parent, monkeypatch)
+    assert install(installer, capsys, version="26.1.0-0")["action"] == "adopted"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
 def test_a_failed_new_one_is_removed(installer: pathlib.Path, capsys: Capture) -> None:
@@ -397,7 +571,7 @@ def test_a_partial_download_is_continued(installer: pathlib.Path, capsys: Captur
     work = installer.parent / "conda/.installing"
     work.mkdir(parents=True)
     (work / "new").touch()
-    (work / "Miniforge3.sh").write_bytes(data[:50])
+    (work / f"installer-{hashlib.sha256(data).hexdigest()[:12]}.sh").write_bytes(data[:50])
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -250,6 +250,11 @@ def test_a_half_made_prefix_becomes_a_conda_but_is_not_removed(
     assert host.run("/opt/half/bin/conda --version").rc != 0
     assert role(conda_prefix="/opt/half").ok
     assert json.loads(shell("conda info --json"))["root_prefix"] == "/opt/half"
+    host.check_output("chmod o+w /opt/half/lib")
+    run = role(conda_prefix="/opt/half", conda_version="1000")
+    assert (run.ok, run.changed) == (False, 0)
+    assert "/opt/half/lib can be written by everybody, and root runs what is in /opt/half" in run.output
+    host.check_output("chmod o-w /opt/half/lib")
     run = role(conda_prefix="/opt/half", conda_state="absent")
     assert not run.ok
     assert "/opt/half was not made by this role" in run.output
