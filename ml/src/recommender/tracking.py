@@ -271,6 +271,13 @@ def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
     )
 
 
+def log_report(report: dict[str, Any], name: str) -> None:
+    """Keep the run's own report as its artifact `name`."""
+    import mlflow
+
+    mlflow.log_dict(report, name)
+
+
 def tag(run_id: str, tags: dict[str, str]) -> None:
     """Set tags of a run."""
     import mlflow
