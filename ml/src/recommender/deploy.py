@@ -84,6 +84,7 @@ def deploy(
     try:
         if not check:
             registry.settle(name)
+            tracking.end_lost(tracking.experiment(config.tracking.experiment, uri))
         verdict = judge(name, wanted)
         say(verdict.says)
         if check:

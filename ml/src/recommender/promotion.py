@@ -351,7 +351,14 @@ def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str]
 
 
 # Tags of a run that mean something in its own store alone, or of its own promotion.
-_OF_THE_STORE = ("mlflow.parentRunId", "mlflow.rootRunId", "mlflow.log-model.history", "overridden", PENDING)
+_OF_THE_STORE = (
+    "mlflow.parentRunId",
+    "mlflow.rootRunId",
+    "mlflow.log-model.history",
+    "overridden",
+    PENDING,
+    *tracking.PROCESS,
+)
 
 
 def _done(version: "ModelVersion") -> None:
