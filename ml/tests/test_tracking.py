@@ -315,7 +315,33 @@ def test_killed_run_registers_nothing(
     assert (process.returncode, *(run.info.status for run in runs(environment))) == expected[number]
     assert versions(f"{environment}.movie-recommender") == []
     assert cli.main([*slow[3:-4], *slow[-2:]]) == 0
+    ended = {signal.SIGTERM: "FAILED", signal.SIGKILL: "KILLED"}[number]
+    assert sorted(run.info.status for run in runs(environment)) == sorted(["FINISHED", ended])
     assert len(versions(f"{environment}.movie-recommender")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, "RUNNING"),
+        ({"process": "999999999 1"}, "KILLED"),
+        # the number is another process's by now
+        ({"process": f"{os.getpid()} 1"}, "KILLED"),
+        ({"process_boot": "another"}, "KILLED"),
+        ({"process_host": "another", "process": "999999999 1"}, "RUNNING"),
+        ({"process": ""}, "RUNNING"),
+    ],
+)
+def test_run_of_a_lost_process_is_ended_by_the_next(
+    make_config, store: str, environment: str, changes: dict[str, str], status: str
+) -> None:
+    config = make_config(tracking={"experiment": environment})
+    uri = tracking.connect(store)
+    client = mlflow.MlflowClient()
+    lost = client.create_run(tracking.experiment(environment, uri), tags={**tracking._process(), **changes})
+    with tracking.run(config, uri, {}) as later:
+        assert client.get_run(later.info.run_id).info.status == "RUNNING"
+        assert client.get_run(lost.info.run_id).info.status == status
 
 
 def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-register", action="store_true", help="log the model, but register no version")
     train.set_defaults(command=_train)
 
+    deploy = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
+    deploy.add_argument(
+        "--config", type=Path, default=Path("conf/default.yaml"), metavar="PATH", help="parameter file"
+    )
+    _add_tracking(deploy)
+    deploy.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
+    deploy.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    deploy.set_defaults(command=_deploy)
+
     evaluate = commands.add_parser("evaluate", help="cross-validate and print the table; registers nothing")
     _add_config(evaluate)
     _add_tracking(evaluate)
@@ -163,8 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_tracking(promote)
     promote.set_defaults(command=_promote)
 
-    rollback = commands.add_parser("rollback", help="swap champion and previous")
+    rollback = commands.add_parser("rollback", help="make previous, or the version named, champion again")
     _add_model(rollback, "--environment")
+    rollback.add_argument("--version", metavar="NUMBER", help="default: previous")
     rollback.set_defaults(command=_rollback)
 
     models = commands.add_parser("models", help="print versions, aliases, metrics, and where they came from")
@@ -267,10 +277,14 @@ def _config(arguments: argparse.Namespace) -> Any:
             raise InputError(
                 f"--set {pair}: the value is not YAML: {getattr(error, 'problem', error)}."
             ) from error
-    flags = {
+    return config.load(arguments.config, {**overrides, **_flags(arguments)})
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of the data, by its key in the parameter file."""
+    return {
         key: value for key, value in vars(arguments).items() if key.startswith("data.") and value is not None
     }
-    return config.load(arguments.config, {**overrides, **flags})
 
 
 def _say(line: str) -> None:
@@ -285,10 +299,27 @@ def _train(arguments: argparse.Namespace) -> None:
         _check_writable(arguments.report)
     from recommender import train
 
-    report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say)
+    altered = bool(arguments.set or _flags(arguments))
+    report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say, altered)
     print(train.summary(report))
     if arguments.report:
-        train.write_atomically(arguments.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        train.write_report(arguments.report, report)
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from recommender import config, deploy
+
+    wanted = os.environ.get("RECOMMENDER_SOURCE_DIGEST")
+    if not wanted:
+        raise InputError(
+            "RECOMMENDER_SOURCE_DIGEST is not set: it says what is deployed. On a server local.mk sets it; "
+            "elsewhere train: recommender train"
+        )
+    settings = config.load(arguments.config)
+    if arguments.report and not arguments.check:
+        _check_writable(arguments.report)
+    done = deploy.deploy(settings, wanted, arguments.tracking_uri, arguments.report, arguments.check, _say)
+    print(json.dumps(done))
 
 
 def _check_writable(path: Path) -> None:
@@ -566,7 +597,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from recommender import promotion, tracking
 
     tracking.connect(arguments.tracking_uri)
-    print(promotion.rollback(arguments.environment, arguments.model))
+    print(promotion.rollback(arguments.environment, arguments.model, arguments.version or None))
 
 
 def _models(arguments: argparse.Namespace) -> None:

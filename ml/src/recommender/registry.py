@@ -15,6 +15,8 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 # A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
 _MOVING = "aliases_moving"
+# A tag of the registered model: the source_digest that was deployed last and made champion.
+_DEPLOYED = "deployed"
 # What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
 MODEL_NAME = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
@@ -90,6 +92,19 @@ def settle(name: str) -> None:
         if version is not None and _found(client.get_model_version, name, version):
             client.set_registered_model_alias(name, alias, version)
     client.delete_registered_model_tag(name, _MOVING)
+
+
+def deployed(name: str) -> str | None:
+    """The source_digest that a deployment last made champion of `name`, or None."""
+    found = _model(name)
+    return found.tags.get(_DEPLOYED) if found else None
+
+
+def set_deployed(name: str, digest: str) -> None:
+    """Write down that `digest` is deployed and was made champion."""
+    import mlflow
+
+    mlflow.MlflowClient().set_registered_model_tag(name, _DEPLOYED, digest)
 
 
 def aliases(name: str) -> dict[str, str]:

@@ -167,6 +167,64 @@ def _innermost(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+# Tags of a run: whose process it is. One whose process is gone is ended by the next.
+PROCESS = ("process_host", "process_boot", "process")
+
+
+def _process() -> dict[str, str]:
+    # of a container as well, whose kernel was there before
+    boot = f"{_read(Path('/proc/sys/kernel/random/boot_id'))} {_began(1)}".strip()
+    return dict(zip(PROCESS, (platform.node(), boot, f"{os.getpid()} {_began(os.getpid())}"), strict=True))
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the kernel's start; empty where the system does not tell."""
+    # its name, in brackets, may hold blanks
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def end_lost(at: str) -> list[str]:
+    """Set the runs of experiment `at` to KILLED whose process, of this job on this host, is gone.
+
+    Returns their ids. Nobody is told of a process that was killed or whose host lost power.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client, mine, ended = mlflow.MlflowClient(), _process(), []
+    for run in client.search_runs([at], "attributes.status = 'RUNNING'"):
+        of = [run.data.tags.get(key, "") for key in PROCESS]
+        if of[0] != mine[PROCESS[0]] or not of[2] or _alive(of[1], of[2], mine[PROCESS[1]]):
+            continue
+        # whoever may not end it leaves it
+        with contextlib.suppress(MlflowException):
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(run.info.run_id)
+    return ended
+
+
+def _alive(boot: str, process: str, boot_now: str) -> bool:
+    if boot and boot_now and boot != boot_now:
+        return False
+    pid, _, began = process.partition(" ")
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        pass
+    except (OSError, ValueError, OverflowError):
+        return False
+    now = _began(int(pid))
+    return not began or not now or began == now
+
+
 @contextlib.contextmanager
 def run(
     config: "Config",
@@ -187,12 +245,14 @@ def run(
 
     try:
         at = experiment(config.tracking.experiment, uri)
+        if not nested and run_id is None:
+            end_lost(at)
         with mlflow.start_run(
             run_id=run_id,
             experiment_id=at,
             run_name=None if run_id else name or config.algorithm,
             nested=nested,
-            tags=tags,
+            tags={**tags, **_process()},
         ) as active:
             yield active
     except MlflowException as error:
@@ -269,6 +329,13 @@ def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
     mlflow.MlflowClient().log_batch(
         run_id, metrics=[Metric(f"seconds_{k}", v, now, 0) for k, v in seconds.items()]
     )
+
+
+def log_report(report: dict[str, Any], name: str) -> None:
+    """Keep the run's own report as its artifact `name`."""
+    import mlflow
+
+    mlflow.log_dict(report, name)
 
 
 def tag(run_id: str, tags: dict[str, str]) -> None:
