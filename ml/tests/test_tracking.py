@@ -450,3 +450,11 @@ def test_local_store_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecommenderError, match="needs a folder that you can write"):
         tracking.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+@pytest.mark.parametrize("place", ["mlflow-artifacts://127.0.0.1:6000/1/a", "mlflow-artifacts://other/1/a"])
+def test_artifacts_at_another_server_are_not_asked_for(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    with pytest.raises(tracking.Untrusted, match="The login would be sent there"):
+        tracking.trusted(place)
+    assert tracking.trusted("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"

@@ -103,15 +103,22 @@ class Untrusted(RecommenderError):
 
 
 def trusted(place: str) -> str:
-    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder of this machine.
+    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder or another server.
 
     Whoever may make an experiment there chooses that folder, and what is read, written and removed in it by
-    this process, which may be root's.
+    this process, which may be root's. And MLflow's client sends its login to a server that is named there.
     """
     import mlflow
 
     by_server = mlflow.get_tracking_uri().startswith(("http://", "https://"))
-    if by_server and urlsplit(place).scheme not in _STORES:
+    found = urlsplit(place)
+    if by_server and found.scheme == "mlflow-artifacts" and found.netloc:
+        raise Untrusted(
+            f"{place}: the tracking server names another one, {found.netloc}, as the place of the artifacts. "
+            "The login would be sent there, so nothing was asked of it. Find out who made that experiment. "
+            "Artifacts of the tracking server itself are at mlflow-artifacts:/, without a host."
+        )
+    if by_server and found.scheme not in _STORES:
         raise Untrusted(
             f"{place}: the tracking server names this as the place of the artifacts, and it is none that a "
             "server keeps. Nothing there was touched. Find out who made that experiment with a place of its "
