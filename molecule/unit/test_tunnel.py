@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
@@ -96,6 +97,30 @@ def test_forwards_end_at_an_address_that_no_other_account_can_stand_beside(monke
     assert tunnel.forwards({"mlflow": 5000}, {"mlflow": 40001}) == [
         "-L", "127.0.0.1:40001:127.0.0.1:5000", "-L", "[::1]:40001:127.0.0.1:5000",
     ]  # fmt: skip
+
+
+def test_each_service_has_a_name_of_its_own() -> None:
+    """Cookies know no ports: under one name, each service would get the session of every other."""
+    names = [tunnel.host_name(name) for name in ("jupyter of ana", "jupyter of ben_2", "mlflow", "port 9000", "My App")]
+    assert names == ["ana.localhost", "ben_2.localhost", "mlflow.localhost", "port-9000.localhost", "my-app.localhost"]
+
+
+def test_a_service_is_asked_at_the_address_by_its_name() -> None:
+    """Without a resolver that knows *.localhost, and so that a server that looks at names answers."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                asked.append(connection.recv(4096).decode())
+                connection.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        assert tunnel.answers("jupyter of ana", port)
+        thread.join()
+    assert f"Host: ana.localhost:{port}\r\n" in asked[0]
 
 
 def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:

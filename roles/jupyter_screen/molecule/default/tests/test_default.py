@@ -130,6 +130,23 @@ def test_only_ones_own_token_opens(host: Host) -> None:
         assert set(statuses.values()) == {200, 403}
 
 
+def test_each_server_answers_to_its_own_name(host: Host) -> None:
+    """Under one name, a server that somebody shares would get the session of one's own: cookies know no ports."""
+    ask = (
+        "import http.client as h, sys\n"
+        "for name in sys.argv[2:]:\n"
+        "    c = h.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10)\n"
+        "    c.request('GET', '/login', headers={'Host': f'{name}:40000'})\n"
+        "    print(name, c.getresponse().status)"
+    )
+    names = ["localhost", "analyst.localhost", "ana.localhost", "attacker.example"]
+    for name, port in PORTS.items():
+        said = host.check_output("/usr/bin/python3 -c %s %s " + " ".join(["%s"] * len(names)), ask, str(port), *names)
+        let_in = {line.split()[0] for line in said.splitlines() if line.endswith(" 200")}
+        assert let_in == {"localhost", f"{name}.localhost"}
+        assert said.count(" 403") == 2
+
+
 def test_runs_as_the_account_without_power(host: Host) -> None:
     for name in PORTS:
         assert host.user(name).groups == [name]
