@@ -2,13 +2,18 @@
 
 import importlib.util
 import pathlib
+import re
 import socket
 import subprocess
 import sys
+import threading
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -81,6 +86,55 @@ def test_ssh_understands_the_configuration(tmp_path: pathlib.Path, monkeypatch: 
     assert found["proxyjump"] == "door"
     assert "localforward" not in found
     assert "localforward" in effective("one-tunnel")
+
+
+def test_forwards_end_at_an_address_that_no_other_account_can_stand_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody of the server may listen on ::1; a forward to localhost would end there."""
+    for line in tunnel.ssh_config(SERVER, "analyst").splitlines():
+        if "LocalForward" in line:
+            assert line.split()[2].startswith("127.0.0.1:")
+    monkeypatch.setattr(tunnel, "loopbacks", lambda: ["127.0.0.1", "[::1]"])
+    assert tunnel.forwards({"mlflow": 5000}, {"mlflow": 40001}) == [
+        "-L", "127.0.0.1:40001:127.0.0.1:5000", "-L", "[::1]:40001:127.0.0.1:5000",
+    ]  # fmt: skip
+
+
+def test_each_service_has_a_name_of_its_own() -> None:
+    """Cookies know no ports: under one name, each service would get the session of every other."""
+    names = [tunnel.host_name(name) for name in ("jupyter of ana", "jupyter of ben_2", "mlflow", "port 9000", "My App")]
+    assert names == ["ana.localhost", "ben_2.localhost", "mlflow.localhost", "port-9000.localhost", "my-app.localhost"]
+
+
+def test_a_service_is_asked_at_the_address_by_its_name() -> None:
+    """Without a resolver that knows *.localhost, and so that a server that looks at names answers."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                asked.append(connection.recv(4096).decode())
+                connection.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        assert tunnel.answers("jupyter of ana", port)
+        thread.join()
+    assert f"Host: ana.localhost:{port}\r\n" in asked[0]
+
+
+def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
+    settings = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
+    variables = {
+        "permitted": trust_as_template(settings["ssh_hardening_permit_open"]), "tunnel_ports": {"mlflow": 5000},
+        "ansible_managed": "", "__access_keys": "",
+        "__access_present": [{"name": "tina", "role": "tunnel", "ports": [5000, 9000]}],
+    }  # fmt: skip
+    templar = Templar(DataLoader(), variables=variables)
+    assert templar.template(trust_as_template("{{ permitted }}")) == ["127.0.0.1:5000"]
+    permitted = re.findall(r"^ *PermitOpen (.*)$", templar.template(trust_as_template(template)), re.M)
+    assert permitted == ["127.0.0.1:5000 127.0.0.1:9000"]
 
 
 def test_an_option_without_a_place_in_a_configuration_is_said() -> None:

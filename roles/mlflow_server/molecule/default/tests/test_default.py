@@ -215,12 +215,27 @@ def test_answers_to_its_names_only(host: Host) -> None:
         "localhost:5000",
         "localhost:15000",
         "127.0.0.1:5000",
+        "mlflow.localhost:15000",
         "tracking.example",
         "tracking.example:443",
     ]
     foreign = ["attacker.example", "10.0.0.1:5000"]
     path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert statuses(host, path, *known, *foreign) == [401 if grand(host) else 200] * len(known) + [403] * len(foreign)
+
+
+def test_its_own_pages_may_write_and_those_of_other_services_may_not(host: Host) -> None:
+    ask = (
+        "import http.client as h, sys\n"
+        "for origin in sys.argv[1:]:\n"
+        "    c = h.HTTPConnection('127.0.0.1', 5000, timeout=60)\n"
+        "    headers = {'Origin': origin, 'Host': 'mlflow.localhost:15000', 'Content-Type': 'application/json'}\n"
+        "    c.request('POST', '/ajax-api/2.0/mlflow/experiments/search', '{\"max_results\": 1}', headers)\n"
+        "    print(c.getresponse().status)"
+    )
+    origins = ["http://mlflow.localhost:15000", "http://ana.localhost:8889"]
+    said = host.check_output("/usr/bin/python3 -c %s %s %s", ask, *origins)
+    assert said.split() == ["401" if grand(host) else "200", "403"]
 
 
 def test_jobs_and_telemetry_are_off(host: Host) -> None:
