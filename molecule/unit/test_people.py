@@ -18,10 +18,9 @@ ANALYST = {"name": "analyst", "role": "analyst", "keys": KEY}
     ("people", "said"),
     [
         (
-            [DEPLOY, ANALYST, None, {"name": "tina", "role": "tunnel", "keys": KEY, "ports": 5000}, {"name": "ana"}],
-            ["entry 3 is empty", "tina: ports is 5000; it must be a list: ports: [5000]", "ana: role is ''"],
+            [DEPLOY, ANALYST, {"name": "tina", "role": "tunnel", "keys": KEY, "ports": 5000}, {"name": "ana"}],
+            ["tina: ports is 5000; it must be a list: ports: [5000]", "ana: role is ''"],
         ),
-        ("deploy", ['it is "deploy"; it must be a list of people']),
         ([ANALYST], ["does not have deploy with role operator"]),
     ],
 )
