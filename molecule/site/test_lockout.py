@@ -149,7 +149,10 @@ def test_secure(checkout: Checkout, server: Server) -> None:
     assert recap(checkout.run(*ALL))["failed"] == 0
     assert server.gets_in()
     assert "Permission denied" in server.login("root", "true").stderr
+    # what a .bashrc prints is not what was asked for
+    server.inside("sed -i '1i echo Welcome; echo port=7; echo uid=7' /home/deploy/.bashrc")
     assert recap(checkout.run(*ALL))["changed"] == 0
+    server.inside("sed -i 1d /home/deploy/.bashrc")
 
 
 def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
