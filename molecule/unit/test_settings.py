@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleParserError
 from ansible.parsing.dataloader import DataLoader
 
@@ -98,6 +99,91 @@ def test_every_verb_says_which_line_is_wrong(inventory: pathlib.Path, tmp_path: 
         assert result.returncode != 0
         assert "zz-mine.yml, line 3: this is not YAML" in result.stderr, command
         assert "has no host" not in result.stderr
+
+
+# as they stand in inventory/common.yml, templates resolved
+SETTINGS: dict[str, Any] = {
+    "operator": "deploy", "analyst": "analyst", "people": [{"name": "deploy"}, {"name": "analyst"}],
+    "operator_keys": ["ssh-ed25519 AAAA me"], "operators_before": ["deploy"], "first_login_user": "root",
+    "ssh_port": 22, "ansible_port": 22, "ssh_ports_before": [22], "open_ports": [], "trusted_addresses": [],
+    "site_ca_bundle": "",
+    "download_environment": {}, "jupyter_port": 8888, "mlflow_port": 5000, "tunnel_ports": {"mlflow": 5000},
+    "jupyter_people": [], "mlflow_backend": "sqlite", "mlflow_logins": False,
+    "mlflow_users": [{"name": "recommender", "accounts": ["deploy"], "permissions": [{"experiment": "a"}]}],
+    "registry_servers": {}, "promotion_gate": {"margins": {"rmse": 0}}, "minimum_memory_mb": 1800,
+    "minimum_disk_gb": 6, "maximum_clock_offset": 300,
+}  # fmt: skip
+
+
+def test_every_list_is_checked_and_the_defaults_pass() -> None:
+    assert SETTINGS.keys() == checks.CHECKS.keys()
+    assert checks.settings_faults(SETTINGS) == []
+    common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    assert SETTINGS.keys() <= common.keys()
+    # what a person sets ends where the roles' own names begin
+    names = list(common)[: list(common).index("access_people")]
+    assert {name for name in names if isinstance(common[name], list | dict)} <= checks.CHECKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ssh_port": "twenty-two", "ansible_port": "twenty-two"}, "ssh_port is 'twenty-two': give a port"),
+        ({"ssh_port": True}, "ssh_port is True: give a port"),
+        ({"ssh_ports_before": 2222}, "ssh_ports_before is 2222: give a list, as [22]"),
+        ({"ssh_ports_before": [22, "x"]}, "entry 2 of ssh_ports_before is 'x'"),
+        ({"open_ports": None}, "open_ports is empty: give a list, as [{port: 443}]"),
+        ({"open_ports": {"port": 443}}, "open_ports is a mapping: give a list"),
+        ({"open_ports": [443]}, "entry 1 of open_ports: it must be of the form {port: 22"),
+        ({"open_ports": [{"port": "https"}]}, "entry 1 of open_ports (port https): port https is neither"),
+        ({"open_ports": [{"port": 80}, {"port": 443, "from": "a"}]}, "entry 2 of open_ports (port 443): "),
+        ({"open_ports": [{"port": 80}, {"port": 80}]}, "entry 2 of open_ports (port 80) changes nothing: entry 1"),
+        ({"open_ports": [{"port": 22}]}, "entry 1 of open_ports (port 22) changes nothing: the rule of ssh_port 22"),
+        ({"trusted_addresses": "192.0.2.1"}, "trusted_addresses must be a list"),
+        ({"trusted_addresses": ["office"]}, "office in trusted_addresses is"),
+        ({"people": "ana"}, "people is 'ana': give a list"),
+        ({"people": [{"name": "ana"}, "ben"]}, "entry 2 of people is 'ben': give an entry"),
+        ({"people": [{"role": "analyst"}]}, "entry 1 of people has no name"),
+        ({"operator_keys": [["a"]]}, "entry 1 of operator_keys is a list"),
+        ({"operator": "Bob Smith"}, "operator is 'Bob Smith': give the name of an account"),
+        ({"operators_before": "bob"}, "operators_before is 'bob': give a list, as [deploy]"),
+        ({"jupyter_people": ["ana"]}, "entry 1 of jupyter_people is 'ana': give an entry, as {name: ana, port: 8889}"),
+        ({"jupyter_people": [{"name": "ana"}]}, "entry 1 of jupyter_people (ana) has no port"),
+        ({"jupyter_people": [{"name": "ana", "port": 80}]}, "port in entry 1 of jupyter_people (ana) is 80"),
+        ({"jupyter_people": [{"name": "ana", "port": 8889, "memory": 1}]}, "(ana) has memory, which nothing reads"),
+        ({"jupyter_people": [{"name": "ana", "port": 8889, "groups": "a"}]}, "groups in entry 1 of jupyter_people"),
+        ({"jupyter_people": [{"name": "ana", "port": 5000}]}, "mlflow_port and entry 1 of jupyter_people (ana)"),
+        ({"jupyter_port": "5000"}, "jupyter_port and mlflow_port name the same port, 5000"),
+        ({"mlflow_users": {"name": "ana"}}, "mlflow_users is a mapping: give a list"),
+        ({"mlflow_users": [{"name": "ana", "accounts": "ana"}]}, "accounts in entry 1 of mlflow_users (ana) is 'ana'"),
+        ({"mlflow_logins": "false"}, "mlflow_logins is 'false': give true or false"),
+        ({"mlflow_backend": "sqllite"}, "mlflow_backend is 'sqllite': give sqlite"),
+        ({"download_environment": "x=y"}, "download_environment is 'x=y': give a mapping"),
+        ({"registry_servers": ["dev"]}, "registry_servers is a list: give a mapping"),
+        ({"tunnel_ports": {"x": "http"}}, "x in tunnel_ports is 'http': give a port"),
+        ({"minimum_disk_gb": "6 GB"}, "minimum_disk_gb is '6 GB': give a number"),
+        ({"site_ca_bundle": "/nowhere"}, "site_ca_bundle is '/nowhere': give the path of a file"),
+    ],
+)  # fmt: skip
+def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words: str) -> None:
+    (fault,) = checks.settings_faults(SETTINGS | settings)
+    assert words in fault
+
+
+def test_no_password_is_told() -> None:
+    faults = checks.settings_faults(SETTINGS | {"mlflow_users": [{"name": "ana", "password": ["secret"]}]})
+    assert faults == ["password in entry 1 of mlflow_users (ana) is not a text"]
+
+
+def test_what_cannot_be_worked_out_hides_no_other_fault() -> None:
+    class Settings(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            if name == "mlflow_users":
+                raise ValueError("of a template")
+            return super().__getitem__(name)
+
+    assert checks.settings_faults(Settings(SETTINGS)) == []
+    assert len(checks.settings_faults(Settings(SETTINGS | {"ssh_port": 0}))) == 1
 
 
 @pytest.mark.parametrize(
