@@ -13,10 +13,13 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -78,6 +81,31 @@ def write_durably(path: str, content: object) -> None:
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def routed(family: int, address: str) -> bool:
+    """Whether this host has a way to an address; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return True
+    return False
+
+
+def without_way(url: str) -> str:
+    """Host of a URL that has IPv4 addresses only where this host has IPv6 only; empty where that is not so."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    if not host or ((parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host)):
+        return ""
+    try:
+        found = {(entry[0], str(entry[4][0])) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)}
+    except OSError:
+        return ""  # the download tells more of it
+    # DNS64 gives addresses that NAT64 translates
+    if any(routed(family, address) for family, address in found):
+        return ""
+    return host if {family for family, _ in found} == {socket.AF_INET} else ""
 
 
 def last_lines(*outputs: str, count: int = 15) -> str:
@@ -246,7 +274,8 @@ class Installation:
                 " conda_installer_checksums to the sums that the release publishes as <installer>.sha256."
             )
         self.fail(
-            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; behind a proxy set"
+            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; else let the machine that runs"
+            " Ansible download it (conda_download_from: controller), behind a proxy set"
             " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
             f" conda_installer_url. A private CA belongs into {self.p['ca_bundle']} (conda_ca_bundle)."
         )
@@ -286,6 +315,13 @@ class Installation:
             self.fail(
                 f"{self.prefix} holds something else than conda ({', '.join(sorted(entries)[:5])});"
                 " move it away or set conda_prefix to another path"
+            )
+        if host := without_way(self.p["url"]):
+            self.fail(
+                f"{host} has IPv4 addresses only and this host has no way to them. Let the machine that runs Ansible"
+                " download conda and bring it: conda_download_from: controller. Or, behind a proxy set"
+                " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
+                " conda_installer_url."
             )
         parent = self.prefix
         while not os.path.exists(parent):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shlex
+import socket
 import stat
 import subprocess
 import sys
@@ -667,6 +668,49 @@ def test_somebody_elses_folder_is_not_touched(installer: pathlib.Path, capsys: C
     (installer.parent / "conda").mkdir()
     (installer.parent / "conda/thesis.tex").touch()
     assert "holds something else than conda (thesis.tex)" in install(installer, capsys)["msg"]
+
+
+IPV4, IPV6 = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "routed", "proxy", "refused"),
+    [
+        ([IPV4], [socket.AF_INET6], "", True),
+        ([IPV4], [socket.AF_INET6], "http://proxy.example.org:3128", False),
+        ([IPV4], [socket.AF_INET], "", False),
+        ([IPV4, IPV6], [socket.AF_INET6], "", False),  # or DNS64 made it so
+        ([], [socket.AF_INET6], "", False),
+    ],
+)
+def test_a_server_without_ipv4_is_told_before_anything_changes(
+    installer: pathlib.Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    addresses: list[tuple[int, str]],
+    routed: list[int],
+    proxy: str,
+    refused: bool,
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if proxy:
+        monkeypatch.setenv("https_proxy", proxy)
+    found = [(family, 0, 0, "", (address, 0)) for family, address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(installation, "routed", lambda family, _: family in routed)
+    result = install(installer, capsys, check=True, url="https://github.com/Miniforge3.sh")
+    assert bool(result.get("failed")) == refused
+    if refused:
+        assert "github.com has IPv4 addresses only" in result["msg"]
+        assert "conda_download_from: controller" in result["msg"]
+    assert not (installer.parent / "conda").exists()
+
+
+def test_a_way_is_known_without_sending_anything() -> None:
+    assert installation.routed(socket.AF_INET, "127.0.0.1")
+    assert not installation.routed(socket.AF_INET, "not an address")
 
 
 def test_no_space(installer: pathlib.Path, capsys: Capture) -> None:
