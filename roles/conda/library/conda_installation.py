@@ -13,9 +13,13 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import stat
+import subprocess
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -58,6 +62,50 @@ def release(version: str) -> tuple[int, ...]:
 def sha256_of(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_through(path: str) -> None:
+    """Write to disk what memory holds of the file system at a path: a power cut would lose the last half minute."""
+    if subprocess.run(["sync", "-f", path], capture_output=True).returncode != 0:  # not coreutils
+        os.sync()
+
+
+def write_durably(path: str, content: object) -> None:
+    """Write a JSON file that is there whole, or not at all, after a power cut."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.chmod(path + ".new", 0o644)
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def routed(family: int, address: str) -> bool:
+    """Whether this host has a way to an address; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return True
+    return False
+
+
+def without_way(url: str) -> str:
+    """Host of a URL that has IPv4 addresses only where this host has IPv6 only; empty where that is not so."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    if not host or ((parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host)):
+        return ""
+    try:
+        found = {(entry[0], str(entry[4][0])) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)}
+    except OSError:
+        return ""  # the download tells more of it
+    # DNS64 gives addresses that NAT64 translates
+    if any(routed(family, address) for family, address in found):
+        return ""
+    return host if {family for family, _ in found} == {socket.AF_INET} else ""
 
 
 def last_lines(*outputs: str, count: int = 15) -> str:
@@ -182,10 +230,9 @@ class Installation:
         return ""
 
     def write_marker(self) -> None:
-        with open(self.marker + ".new", "w", encoding="utf-8") as file:
-            json.dump({key: self.p[key] for key in ("version", "checksum")} | {"made_here": self.made_here}, file)
-        os.chmod(self.marker + ".new", 0o644)
-        os.replace(self.marker + ".new", self.marker)
+        write_through(self.prefix)
+        content = {key: self.p[key] for key in ("version", "checksum")}
+        write_durably(self.marker, content | {"made_here": self.made_here})
 
     def download(self) -> str:
         """Path of the verified installer; what an interrupted run or connection left of it is continued."""
@@ -227,7 +274,8 @@ class Installation:
                 " conda_installer_checksums to the sums that the release publishes as <installer>.sha256."
             )
         self.fail(
-            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; behind a proxy set"
+            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; else let the machine that runs"
+            " Ansible download it (conda_download_from: controller), behind a proxy set"
             " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
             f" conda_installer_url. A private CA belongs into {self.p['ca_bundle']} (conda_ca_bundle)."
         )
@@ -268,6 +316,13 @@ class Installation:
                 f"{self.prefix} holds something else than conda ({', '.join(sorted(entries)[:5])});"
                 " move it away or set conda_prefix to another path"
             )
+        if host := without_way(self.p["url"]):
+            self.fail(
+                f"{host} has IPv4 addresses only and this host has no way to them. Let the machine that runs Ansible"
+                " download conda and bring it: conda_download_from: controller. Or, behind a proxy set"
+                " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
+                " conda_installer_url."
+            )
         parent = self.prefix
         while not os.path.exists(parent):
             parent = os.path.dirname(parent)
@@ -282,13 +337,14 @@ class Installation:
         """Install, or upgrade in place."""
         if not os.path.isdir(self.prefix) or not os.listdir(self.prefix):
             os.makedirs(self.work)
-            with open(self.new, "w", encoding="utf-8"):
-                pass
+            write_durably(self.new, True)
         # with a marker it is finished, and only the removal of the folder was interrupted
         new = os.path.exists(self.new) and not self.before
         if new:
             self.wipe(but=WORK)
         os.makedirs(self.work, exist_ok=True)
+        self.forget_half_packages()
+        write_through(self.prefix)
         installer = ""
         try:
             installer = self.download()
@@ -323,6 +379,20 @@ class Installation:
         os.chmod(self.prefix, 0o755)
         self.write_marker()
         shutil.rmtree(self.work)
+
+    def forget_half_packages(self) -> None:
+        """Remember what the package cache holds; after an interruption, remove what has come since."""
+        kept, cache = os.path.join(self.work, "kept"), os.path.join(self.prefix, "pkgs")
+        names = set(os.listdir(cache)) if os.path.isdir(cache) else set()
+        if self.interrupted:
+            before: list[str] = []
+            with contextlib.suppress(OSError, ValueError), open(kept, encoding="utf-8") as file:
+                before = json.load(file)
+            for name in names - set(before):
+                path = os.path.join(cache, name)
+                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            names &= set(before)
+        write_durably(kept, sorted(names))
 
     def wipe(self, but: str = "") -> None:
         """Remove what is in the prefix."""

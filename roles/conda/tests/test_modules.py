@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shlex
+import socket
 import stat
 import subprocess
 import sys
@@ -236,6 +237,97 @@ def test_absent(prefix: pathlib.Path, capsys: Capture) -> None:
     assert make(prefix, capsys, state="absent")["changed"]
     assert not make(prefix, capsys, state="absent")["changed"]
     assert not (prefix / "envs/e").exists()
+
+
+# takes a package of its cache as whole, and says so of one that is not where it says anything
+CACHING_CONDA = """#!/bin/sh
+cd "$(dirname "$0")/.."
+[ "$1 $2" = "env create" ] || exit 0
+mkdir -p "$6/conda-meta"
+[ -e pkgs/new-1 ] || { mkdir -p pkgs/new-1; echo whole > pkgs/new-1/file; }
+[ ! -e power-cut ] || { rm power-cut; kill -9 $PPID; exit; }
+[ -e silent ] || [ -s pkgs/new-1/file ] || echo "The package for new appears to be corrupted."
+cp pkgs/new-1/file "$6/file"
+"""
+MAKE_IT = """
+import importlib.util, json, sys
+from ansible.module_utils.testing import patch_module_args
+spec = importlib.util.spec_from_file_location("m", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+with patch_module_args(json.loads(sys.argv[2])):
+    module.main()
+"""
+
+
+@pytest.fixture
+def caching(prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Prefix of a conda with a package in its cache, and with packages in that of uv."""
+    (prefix / "bin/conda").write_text(CACHING_CONDA)
+    (prefix / "pkgs/old-1").mkdir(parents=True)
+    (prefix / "pkgs/old-1/file").write_text("whole")
+    (prefix.parent / "uv/archive-v0/a").mkdir(parents=True)
+    (prefix.parent / "uv/mine").touch()
+    (prefix.parent / "uv/CACHEDIR.TAG").touch()
+    monkeypatch.setenv("UV_CACHE_DIR", str(prefix.parent / "uv"))
+    return prefix
+
+
+def test_what_a_power_cut_left_empty_is_not_used(caching: pathlib.Path, capsys: Capture) -> None:
+    """What was there before the run was written through, so it stays."""
+    (caching / "silent").touch()
+    (caching / "power-cut").touch()
+    arguments = {"name": "e", "prefix": str(caching), "conda_file": json.dumps({"dependencies": ["python"]})}
+    command = [sys.executable, "-c", MAKE_IT, str(ROLE / "library/conda_environment.py"), json.dumps(arguments)]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -9
+    os.truncate(caching / "pkgs/new-1/file", 0)
+    assert make(caching, capsys, check=True)["changed"]
+    assert make(caching, capsys)["changed"]
+    assert (caching / "envs/e/file").read_text() == "whole\n"
+    assert (caching / "pkgs/old-1/file").read_text() == "whole"
+    assert sorted(os.listdir(caching.parent / "uv")) == ["CACHEDIR.TAG", "mine"]
+    assert not make(caching, capsys)["changed"]
+
+
+def test_an_interruption_is_cleared_up_for_an_unchanged_environment_too(caching: pathlib.Path, capsys: Capture) -> None:
+    make(caching, capsys)
+    (caching / ".making").mkdir()
+    assert make(caching, capsys)["changed"]
+    assert os.listdir(caching / "pkgs") == []
+    assert not make(caching, capsys)["changed"]
+
+
+def test_a_cache_that_was_damaged_long_ago_is_emptied(caching: pathlib.Path, capsys: Capture) -> None:
+    (caching / "pkgs/new-1").mkdir()
+    (caching / "pkgs/new-1/file").touch()
+    assert make(caching, capsys)["changed"]
+    assert (caching / "envs/e/file").read_text() == "whole\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_is_on_disk_before_it_is_said_to_be_there(
+    caching: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Also what a failed build leaves in the caches, before the folder goes that would tell of it."""
+    steps = []
+    monkeypatch.setattr(
+        environment,
+        "write_through",
+        lambda path: steps.append((path, (caching / ".making").exists(), os.path.exists(f"{path}/envs/e/file"))),
+    )
+    durably = environment.write_durably
+    monkeypatch.setattr(environment, "write_durably", lambda path, _: (steps.append(path), durably(path, _)))
+    if fails:
+        (caching / "bin/conda").write_text("#!/bin/sh\nexit 1\n")
+    make(caching, capsys)
+    assert steps == [
+        f"{caching}/.making/kept",
+        (str(caching), True, False),
+        (str(caching), True, not fails),
+        (f"{caching.parent}/uv", True, False),
+        *([] if fails else [f"{caching}/envs/e/.ansible-environment"]),
+    ]
+    assert not (caching / ".making").exists()
 
 
 @pytest.mark.parametrize("name", ["base", "../x", "a b", ".hidden", ""])
@@ -520,6 +612,35 @@ def test_a_failed_upgrade_is_not_taken_for_a_working_conda(installer: pathlib.Pa
     assert install(installer, capsys, version="26.1.0-0")["action"] == "installed"
 
 
+def test_an_upgrade_that_a_power_cut_ended_uses_nothing_of_it(installer: pathlib.Path, capsys: Capture) -> None:
+    install(installer, capsys)
+    cache = installer.parent / "conda/pkgs"
+    for name in ("old-1", "new-1"):
+        (cache / name).mkdir(parents=True)
+    (cache.parent / ".installing").mkdir()
+    (cache.parent / ".installing/kept").write_text('["old-1"]')
+    assert install(installer, capsys, version="26.4.0-0")["changed"]
+    assert os.listdir(cache) == ["old-1"]
+
+
+def test_an_installation_is_on_disk_before_its_marker(
+    installer: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = installer.parent / "conda"
+    steps = []
+    monkeypatch.setattr(installation, "write_through", lambda path: steps.append((path, (prefix / "bin").exists())))
+    durably = installation.write_durably
+    monkeypatch.setattr(installation, "write_durably", lambda path, _: (steps.append(path), durably(path, _)))
+    assert install(installer, capsys)["action"] == "installed"
+    assert steps == [
+        f"{prefix}/.installing/new",
+        f"{prefix}/.installing/kept",
+        (str(prefix), False),
+        (str(prefix), True),
+        f"{prefix}/.ansible-conda",
+    ]
+
+
 def test_a_wrong_checksum_leaves_nothing_and_names_both(installer: pathlib.Path, capsys: Capture) -> None:
     wrong = "0" * 64
     message = install(installer, capsys, checksum=f"sha256:{wrong}")["msg"]
@@ -547,6 +668,49 @@ def test_somebody_elses_folder_is_not_touched(installer: pathlib.Path, capsys: C
     (installer.parent / "conda").mkdir()
     (installer.parent / "conda/thesis.tex").touch()
     assert "holds something else than conda (thesis.tex)" in install(installer, capsys)["msg"]
+
+
+IPV4, IPV6 = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "routed", "proxy", "refused"),
+    [
+        ([IPV4], [socket.AF_INET6], "", True),
+        ([IPV4], [socket.AF_INET6], "http://proxy.example.org:3128", False),
+        ([IPV4], [socket.AF_INET], "", False),
+        ([IPV4, IPV6], [socket.AF_INET6], "", False),  # or DNS64 made it so
+        ([], [socket.AF_INET6], "", False),
+    ],
+)
+def test_a_server_without_ipv4_is_told_before_anything_changes(
+    installer: pathlib.Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    addresses: list[tuple[int, str]],
+    routed: list[int],
+    proxy: str,
+    refused: bool,
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if proxy:
+        monkeypatch.setenv("https_proxy", proxy)
+    found = [(family, 0, 0, "", (address, 0)) for family, address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(installation, "routed", lambda family, _: family in routed)
+    result = install(installer, capsys, check=True, url="https://github.com/Miniforge3.sh")
+    assert bool(result.get("failed")) == refused
+    if refused:
+        assert "github.com has IPv4 addresses only" in result["msg"]
+        assert "conda_download_from: controller" in result["msg"]
+    assert not (installer.parent / "conda").exists()
+
+
+def test_a_way_is_known_without_sending_anything() -> None:
+    assert installation.routed(socket.AF_INET, "127.0.0.1")
+    assert not installation.routed(socket.AF_INET, "not an address")
 
 
 def test_no_space(installer: pathlib.Path, capsys: Capture) -> None:
