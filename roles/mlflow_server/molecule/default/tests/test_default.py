@@ -312,6 +312,23 @@ def test_another_program_on_the_port_is_named_and_sent_no_password(host: Host, l
     assert client(host, READ, str(logged["run"]))["note"] == "five stars"
 
 
+def test_root_gives_nothing_away_behind_a_link_of_the_account(host: Host) -> None:
+    if grand(host):
+        pytest.skip("no folder below the account's own here")
+    before = host.check_output("stat -c '%U %a %Z' /etc")
+    lay = "cd /var/lib/mlflow && mv artifacts kept && ln -s /etc artifacts"
+    host.check_output("runuser -u mlflow -- sh -c %s", lay)
+    try:
+        done = role(host)
+    finally:
+        host.check_output("cd /var/lib/mlflow && rm artifacts && mv kept artifacts")
+    assert done.returncode
+    said = " ".join(done.stdout.split())
+    assert "/var/lib/mlflow/artifacts is a link to /etc, which others than root can have laid." in said
+    assert "sudo rm /var/lib/mlflow/artifacts" in said
+    assert host.check_output("stat -c '%U %a %Z' /etc") == before
+
+
 def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object]) -> None:
     if not grand(host):
         pytest.skip("no logins here")
