@@ -236,6 +236,18 @@ def test_the_command_line_does_not_hold_the_database_address(host: Host) -> None
     assert "sqlite:" not in line and "postgresql" not in line
 
 
+def test_what_the_download_needs_is_in_no_command_line(host: Host) -> None:
+    file = host.file("/etc/mlflow/download.env")
+    assert (file.user, file.mode) == ("root", 0o600)
+    if not grand(host):
+        pytest.skip("nothing secret here")
+    secret = "http://user:it's $HOME@index.example"
+    assert host.file("/srv/given").content_string == secret
+    seen = host.file("/srv/seen").content_string
+    assert "uv.txt" in seen
+    assert "index.example" not in seen and "DOWNLOAD_TEST" not in seen
+
+
 def test_the_unit_is_confined(host: Host) -> None:
     assert unit(host, "MemoryMax") == str(2 * 1024**3)
     for name in ("mlflow.service", "mlflow-gc.service"):
