@@ -444,16 +444,19 @@ def probe(address: str) -> None:
     """Asks the server for its version, and reads experiments, runs, metrics and the registry as a client does.
 
     Raises:
-        Refused: it is another version than this environment's.
+        Refused: it does not answer, or is another version than this environment's.
     """
     import mlflow
     import requests
     from mlflow import MlflowClient
 
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    answer = requests.get(
-        f"{address}/version", auth=(name, os.environ["MLFLOW_TRACKING_PASSWORD"]) if name else None, timeout=60
-    )
+    try:
+        answer = requests.get(
+            f"{address}/version", auth=(name, os.environ["MLFLOW_TRACKING_PASSWORD"]) if name else None, timeout=60
+        )
+    except requests.RequestException as error:
+        raise Refused(f"The server had no answer in 60 s when asked for its version: {error}") from None
     if answer.text != mlflow.__version__:
         raise Refused(
             f"The server answers {answer.status_code} {answer.text[:100]!r} when asked for its version, not"
@@ -735,7 +738,10 @@ def users(wanted: dict[str, Any], address: str) -> None:
 
     def ask(method: str, path: str, expected: tuple[int, ...] = (200, 204), **content: Any) -> Any:
         """What the server answers an admin's request."""
-        answer = requests.request(method, f"{address}/api/{path}", auth=admin, timeout=60, **content)
+        try:
+            answer = requests.request(method, f"{address}/api/{path}", auth=admin, timeout=60, **content)
+        except requests.RequestException as error:
+            raise Refused(f"{method} {path} had no answer in 60 s: {error}. Run this again.") from None
         if answer.status_code not in expected:
             raise Refused(f"{method} {path} answered {answer.status_code}: {answer.text[:300]}")
         return answer
