@@ -196,10 +196,24 @@ def test_data_and_settings_are_private(host: Host) -> None:
 
 def test_artifacts_go_through_the_server(host: Host, logged: dict[str, object]) -> None:
     assert str(logged["artifacts"]).startswith("mlflow-artifacts:/")
+    assert not str(logged["artifacts"]).startswith("mlflow-artifacts://")
     stored = [line for line in artifacts(host).splitlines() if line.endswith("/note.txt")]
     assert len(stored) == 1
     assert str(logged["run"]) in stored[0]
     assert stored[0].startswith("mlflow/" if grand(host) else "/var/lib/mlflow/artifacts/")
+
+
+def test_nobody_can_send_the_others_logins_to_a_server_of_their_own(host: Host) -> None:
+    script = """
+import json
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+try:
+    MlflowClient().create_experiment("elsewhere", "mlflow-artifacts://127.0.0.1:6000/1")
+except MlflowException as error:
+    print(json.dumps(error.error_code))
+"""
+    assert client(host, script) == "INVALID_PARAMETER_VALUE"
 
 
 def test_a_client_reads_back_what_it_logged(host: Host, logged: dict[str, object]) -> None:
