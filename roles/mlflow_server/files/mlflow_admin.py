@@ -262,7 +262,10 @@ def check_users(users: list[Any]) -> None:
             except KeyError:
                 home = pathlib.Path("/nonexistent")
             if not home.is_dir():
-                raise Refused(f"{what}: {account} is no account with a home here; make it, or take it out of accounts.")
+                raise Refused(
+                    f"{what}: {account} is not an account with a home here. Make it (those of people are made by"
+                    " site.yml --tags access), or take it out of accounts."
+                )
         for grant in user.get("permissions", []):
             kinds = set(grant) & set(RESOURCES) if isinstance(grant, dict) else set()
             if (

@@ -72,6 +72,7 @@ calls = {
     "read": lambda: experiment("shared"),
     "write": lambda: client.create_run(experiment("shared")).info.run_id,
     "others": lambda: experiment("ratings"),
+    "spoil": lambda: client.create_run(experiment("ratings")).info.run_id,
     "model": lambda: client.get_registered_model("recommender").name,
 }
 found = {}
@@ -364,6 +365,10 @@ def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object
     assert (reader["write"], reader["others"]) == (refused, refused)
     assert len(client(host, TRY, "write", user="trainer")["write"]) == 32
     assert "ratings" in client(host, TRY, "list", user="chief")["list"]
+    # who may read all, and change one thing
+    member = client(host, TRY, "list", "write", "others", "spoil", "model", user="member")
+    assert "ratings" in member["list"] and len(member["write"]) == 32 and member["others"].isdigit()
+    assert (member["spoil"], member["model"]) == (refused, "recommender")
     assert login(host, "reader")[1] == "MLFLOW_TRACKING_PASSWORD=given-by-the-operator"
     for wrong in ([], ["MLFLOW_TRACKING_USERNAME=reader", "MLFLOW_TRACKING_PASSWORD=given-by-nobody-at-all"]):
         assert client(host, TRY, "list", login_by=wrong)["list"] == 401
