@@ -155,6 +155,15 @@ def test_runs_as_the_account_without_power(host: Host) -> None:
         assert host.run("runuser -u %s -- sudo -n true", name).rc != 0
 
 
+def test_root_follows_no_link_that_an_account_laid(host: Host) -> None:
+    folder = host.file("/usr/local/games")
+    assert (folder.user, folder.mode) == ("root", 0o755)
+    assert folder.listdir() == []
+    keys = host.file("/home/analyst/.ssh/authorized_keys")
+    assert (keys.user, keys.mode, host.file("/home/analyst/.ssh").mode) == ("analyst", 0o600, 0o700)
+    assert keys.content_string.startswith("ssh-ed25519 ")
+
+
 @pytest.mark.parametrize("stranger", ["ana", "nobody"])
 def test_nobody_else_gets_at_files_token_log_or_kernels(host: Host, stranger: str) -> None:
     assert in_kernel(host, "analyst", "second", "print(open('/etc/jupyter-screen/tokens/analyst').read())").strip() == (
