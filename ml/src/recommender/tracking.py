@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from recommender import listener
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ def connect(uri: str | None = None) -> str:
     """Choose and check the store: `uri`, else MLFLOW_TRACKING_URI, else an SQLite database under ./mlruns.
 
     Returns the URI that MLflow now uses. Raises RecommenderError when a server does not answer within
-    seconds, InputError for an address that is none.
+    seconds, and when it is somebody else's program, InputError for an address that is none.
     """
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
     server = uri.startswith(("http://", "https://"))
     if server:
+        listener.check(uri, has_login(uri))
         _check_health(uri)
     elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
         raise InputError(
@@ -63,6 +65,16 @@ def connect(uri: str | None = None) -> str:
     if not server:
         _check_database(uri)
     return uri
+
+
+def has_login(uri: str) -> bool:
+    """Whether requests to `uri` carry a login: its own, the environment's or ~/.mlflow/credentials'."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    return (
+        urlsplit(uri).username is not None
+        or any(os.environ.get(name) for name in names)
+        or os.path.exists(os.path.expanduser("~/.mlflow/credentials"))
+    )
 
 
 def _check_database(uri: str) -> None:
