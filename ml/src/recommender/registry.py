@@ -5,6 +5,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from recommender import confined
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -188,7 +189,11 @@ def champion(name: str) -> str | None:
 
 
 def load(uri: str) -> Any:
-    """Load a model by its MLflow URI; raises InputError when there is none."""
+    """Load a model by its MLflow URI; raises InputError when there is none.
+
+    Its code runs here: raises RecommenderError where an account with sudo asks on a server.
+    """
+    confined.check()
     import mlflow
     from mlflow.exceptions import MlflowException
 
