@@ -336,7 +336,25 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Name a file that you can write.") from error
+        raise InputError(f"{path}: {error.strerror}. {_may_write(path)}") from error
+
+
+def _may_write(path: Path) -> str:
+    """How somebody gets to write there: by the folder's group, where that may."""
+    import grp
+    import stat
+
+    name = "Name a file that you can write."
+    with contextlib.suppress(OSError, KeyError):
+        about = path.parent.stat()
+        group = grp.getgrgid(about.st_gid).gr_name
+        if about.st_mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()}:
+            return (
+                f"Who trains here is in group {group}. On a server an operator puts your account into it: "
+                "recommender_members in zz-mine.yml (people with a Jupyter are in it anyway), then site.yml "
+                f"--tags recommender; then log in anew. Else: {name}"
+            )
+    return name
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ from recommender import listener
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
+
     from recommender.config import Config
     from recommender.data import Ratings
     from recommender.evaluate import Evaluation
@@ -62,9 +64,30 @@ def connect(uri: str | None = None) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if not server:
+    if server:
+        _check_login(uri)
+    else:
         _check_database(uri)
     return uri
+
+
+def _check_login(uri: str) -> None:
+    """Raise RecommenderError where the server asks for a login and does not take this account's."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        if error.error_code == "UNAUTHENTICATED" or "error code 401" in error.message:
+            has = "does not take the one that this account has" if has_login(uri) else "this account has none"
+            raise RecommenderError(
+                f"{shown(uri)}: MLflow asks for a login, and {has}. It is read from ~/.mlflow/credentials, "
+                "or from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. On a server an operator gives"
+                " your account one: recommender_members or mlflow_users in zz-mine.yml, then site.yml --tags "
+                "tracking,recommender."
+            ) from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
 
 
 def has_login(uri: str) -> bool:
@@ -268,7 +291,18 @@ def run(
         ) as active:
             yield active
     except MlflowException as error:
-        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {why(error)}") from error
+
+
+def why(error: "MlflowException") -> str:
+    """What MLflow says, and how to be given a right that it misses."""
+    denied = error.error_code == "PERMISSION_DENIED"
+    return error.message + (
+        " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), "
+        "then site.yml --tags tracking."
+        if denied
+        else ""
+    )
 
 
 def experiment(name: str, uri: str) -> str:
