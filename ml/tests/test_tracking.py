@@ -458,3 +458,57 @@ def test_artifacts_at_another_server_are_not_asked_for(monkeypatch: pytest.Monke
     with pytest.raises(tracking.Untrusted, match="The login would be sent there"):
         tracking.trusted(place)
     assert tracking.trusted("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"
+
+
+class Guarded(Answer):
+    """An MLflow that is well and asks for a login."""
+
+    def do_GET(self) -> None:
+        health = self.path == "/health"
+        self.send_response(200 if health else 401)
+        self.end_headers()
+        self.wfile.write(b"OK" if health else b"You are not authenticated.")
+
+    do_POST = do_GET
+
+
+@pytest.mark.parametrize(
+    ("login", "says"), [("", "this account has none"), ("ana", "does not take the one that this account has")]
+)
+def test_server_that_asks_for_a_login(
+    login: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", login)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", login)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        uri = f"http://127.0.0.1:{server.server_port}"
+        assert cli.main(["recommend", "--user", "1", "--tracking-uri", uri]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+    said = capsys.readouterr().err
+    assert f"MLflow asks for a login, and {says}. It is read from ~/.mlflow/credentials" in said
+    assert "mlflow_users" in said and "no such model" not in said
+
+
+def test_who_may_not_train_is_told_the_group(conf: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import grp
+
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    folder.chmod(0o2775)
+
+    def denied(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    monkeypatch.setattr(os, "getegid", lambda: -1)
+    monkeypatch.setattr(os, "getgroups", lambda: [])
+    assert cli.main(["train", "--config", str(conf), "--report", str(folder / "report.json")]) == 2
+    group = grp.getgrgid(folder.stat().st_gid).gr_name
+    assert f"Who trains here is in group {group}. On a server an operator puts your account" in (
+        capsys.readouterr().err
+    )

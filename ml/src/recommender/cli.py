@@ -32,6 +32,8 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
+# As --output: standard output, as CSV.
+STDOUT = Path("-")
 # Users that are asked for at a time.
 _USERS = 4096
 
@@ -41,10 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A terminated run has to end as FAILED in MLflow, which an exception does and a signal does not.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    arguments = _parser().parse_args(argv)
+    line = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(line)
+    arguments.line = line
     try:
-        arguments.command(arguments)
+        code = arguments.command(arguments)
         sys.stdout.flush()
+        return int(code or 0)
     except RecommenderError as error:
         print(f"recommender: {error}", file=sys.stderr)
         return error.exit_code
@@ -146,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
-    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
+    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there (-: standard output)")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
 
@@ -331,7 +336,25 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Name a file that you can write.") from error
+        raise InputError(f"{path}: {error.strerror}. {_may_write(path)}") from error
+
+
+def _may_write(path: Path) -> str:
+    """How somebody gets to write there: by the folder's group, where that may."""
+    import grp
+    import stat
+
+    name = "Name a file that you can write."
+    with contextlib.suppress(OSError, KeyError):
+        about = path.parent.stat()
+        group = grp.getgrgid(about.st_gid).gr_name
+        if about.st_mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()}:
+            return (
+                f"Who trains here is in group {group}. On a server an operator puts your account into it: "
+                "recommender_members in zz-mine.yml (people with a Jupyter are in it anyway), then site.yml "
+                f"--tags recommender; then log in anew. Else: {name}"
+            )
+    return name
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -450,7 +473,7 @@ def _check(arguments: argparse.Namespace) -> None:
                     ) from error
 
 
-def _recommend(arguments: argparse.Namespace) -> None:
+def _recommend(arguments: argparse.Namespace) -> int:
     for flag, number in (("-k", arguments.k), ("--reasons", arguments.reasons)):
         if number is not None and number < 1:
             raise InputError(f"{flag} {number}: ask for at least one.")
@@ -462,8 +485,14 @@ def _recommend(arguments: argparse.Namespace) -> None:
         )
     if history and (len(users) > 1 or arguments.all or arguments.similar):
         raise InputError("--history: these ratings are one user's. Ask for that user alone.")
-    from recommender import registry, tracking
+    if arguments.output and arguments.output != STDOUT:
+        _check_writable(arguments.output)
+    from recommender import confined, registry, tracking
 
+    to_file = arguments.output if arguments.output != STDOUT else None
+    line = [*arguments.line, "--output", "-"] if to_file else arguments.line
+    if (code := confined.hand_over(line, to_file)) is not None:
+        return code
     name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
     tracking.connect(arguments.tracking_uri)
     import pandas as pd
@@ -482,17 +511,16 @@ def _recommend(arguments: argparse.Namespace) -> None:
                 _say(f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}")
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
-    if arguments.output:
-        _check_writable(arguments.output)
     # Of all users at once the answer alone would be gigabytes.
     answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
-    if arguments.output:
-        _write_csv(answers, arguments.output)
-    elif arguments.all and not arguments.json:
+    if to_file:
+        _write_csv(answers, to_file)
+    elif arguments.output or (arguments.all and not arguments.json):
         for number, answered in enumerate(answers):
             answered.to_csv(sys.stdout, index=False, header=number == 0)
     else:
         _print_lists(pd.concat(answers), arguments.json)
+    return 0
 
 
 def _history(pairs: Sequence[str]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from recommender import confined, tracking
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
         version = str(mlflow.register_model(model_uri, name, tags=tags, await_registration_for=60).version)
         point(name, version, before)
     except MlflowException as error:
-        raise RecommenderError(f"{name}: MLflow does not register the model: {error.message}") from error
+        raise RecommenderError(
+            f"{name}: MLflow does not register the model: {tracking.why(error)}"
+        ) from error
     return version
 
 
@@ -188,7 +191,11 @@ def champion(name: str) -> str | None:
 
 
 def load(uri: str) -> Any:
-    """Load a model by its MLflow URI; raises InputError when there is none."""
+    """Load a model by its MLflow URI; raises InputError when there is none.
+
+    Its code runs here: raises RecommenderError where an account with sudo asks on a server.
+    """
+    confined.check()
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -197,6 +204,8 @@ def load(uri: str) -> Any:
     # ValueError: an address that MLflow cannot take apart
     except (MlflowException, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise RecommenderError(f"{uri}: MLflow does not let this login read it: {reason}") from error
         raise InputError(
             f"{uri}: no such model: {reason.rstrip('.')}. Train one with: recommender train"
         ) from error

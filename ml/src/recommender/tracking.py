@@ -16,9 +16,12 @@ from urllib.parse import urlsplit
 
 import requests
 
+from recommender import listener
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
+
     from recommender.config import Config
     from recommender.data import Ratings
     from recommender.evaluate import Evaluation
@@ -42,13 +45,14 @@ def connect(uri: str | None = None) -> str:
     """Choose and check the store: `uri`, else MLFLOW_TRACKING_URI, else an SQLite database under ./mlruns.
 
     Returns the URI that MLflow now uses. Raises RecommenderError when a server does not answer within
-    seconds, InputError for an address that is none.
+    seconds, and when it is somebody else's program, InputError for an address that is none.
     """
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
     server = uri.startswith(("http://", "https://"))
     if server:
+        listener.check(uri, has_login(uri))
         _check_health(uri)
     elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
         raise InputError(
@@ -60,9 +64,40 @@ def connect(uri: str | None = None) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if not server:
+    if server:
+        _check_login(uri)
+    else:
         _check_database(uri)
     return uri
+
+
+def _check_login(uri: str) -> None:
+    """Raise RecommenderError where the server asks for a login and does not take this account's."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        if error.error_code == "UNAUTHENTICATED" or "error code 401" in error.message:
+            has = "does not take the one that this account has" if has_login(uri) else "this account has none"
+            raise RecommenderError(
+                f"{shown(uri)}: MLflow asks for a login, and {has}. It is read from ~/.mlflow/credentials, "
+                "or from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. On a server an operator gives"
+                " your account one: recommender_members or mlflow_users in zz-mine.yml, then site.yml --tags "
+                "tracking,recommender."
+            ) from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+
+
+def has_login(uri: str) -> bool:
+    """Whether requests to `uri` carry a login: its own, the environment's or ~/.mlflow/credentials'."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    return (
+        urlsplit(uri).username is not None
+        or any(os.environ.get(name) for name in names)
+        or os.path.exists(os.path.expanduser("~/.mlflow/credentials"))
+    )
 
 
 def _check_database(uri: str) -> None:
@@ -263,7 +298,18 @@ def run(
         ) as active:
             yield active
     except MlflowException as error:
-        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {why(error)}") from error
+
+
+def why(error: "MlflowException") -> str:
+    """What MLflow says, and how to be given a right that it misses."""
+    denied = error.error_code == "PERMISSION_DENIED"
+    return error.message + (
+        " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), "
+        "then site.yml --tags tracking."
+        if denied
+        else ""
+    )
 
 
 def experiment(name: str, uri: str) -> str:
