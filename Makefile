@@ -68,8 +68,8 @@ models: $(READY) ## versions, aliases and metrics in every environment: make mod
 promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
 	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
 
-rollback: $(READY) ## swap champion and previous: make rollback ENV=prod [MODEL=…]
-	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --model '$(MODEL)'
+rollback: $(READY) ## swap champion and previous, or name a version: make rollback ENV=prod [VERSION=2] [MODEL=…]
+	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
 	@ansible-playbook playbooks/who.yml -i $(INVENTORY)

@@ -39,7 +39,7 @@ def locked(environment: str, by: str) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = path.read_text() or "somebody"
+        holder = path.read_text(encoding="utf-8", errors="replace") or "somebody"
         stop(f"{environment} is being changed by {holder}. Nothing was done; try again when that has ended.", BUSY)
     os.ftruncate(lock, 0)
     os.write(lock, f"{by}, process {os.getpid()}".encode())
@@ -65,7 +65,7 @@ def receive(path: pathlib.Path, size: int, digest: str) -> None:
 def credentials(path: str) -> dict[str, str]:
     """NAME=value lines of a file; none where there is no such file."""
     with contextlib.suppress(FileNotFoundError):
-        lines = pathlib.Path(path).read_text().splitlines()
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {}
 

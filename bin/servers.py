@@ -19,7 +19,7 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
     """CONNECTION and `variables` of the hosts that match, by name, as Ansible itself would use them.
 
     What cannot be templated is a text that says why, in the place of the variables.
-    Raises LookupError, with what Ansible says, when no host matches.
+    Raises LookupError, with what Ansible says, when no host matches, and SystemExit when the inventory cannot be read.
     """
     wanted = {"msg": CONNECTION | variables}
     result = subprocess.run(
@@ -32,7 +32,10 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
         hosts = json.loads(result.stdout[result.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"]
         return {name: host["msg"] for name, host in hosts.items()}
     except (ValueError, LookupError) as error:
-        raise LookupError(result.stderr.strip()) from error
+        said = result.stderr.strip()
+        if "[ERROR]" in said:
+            raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
+        raise LookupError(said) from error
 
 
 def ssh(server: dict[str, Any], *options: str) -> list[str]:

@@ -9,14 +9,23 @@ die() { printf 'engine.sh: %s\n' "$*" >&2; exit 1; }
 answers() { docker info >/dev/null 2>&1; }
 
 as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo "$@"
-    else die "this needs root: install sudo, or run as root: $*"
-    fi
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# asked once, before anything whose own output is thrown away
+need_root() { # WHAT FOR...
+    [ "$(id -u)" != 0 ] || return 0
+    command -v sudo >/dev/null && sudo true >/dev/null && return
+    join="usermod -aG docker $(id -un)"
+    if answers; then join=; fi
+    die "$* needs root, and sudo does not give it to $(id -un). Have somebody who has it type:
+    ${missing:+apt install$missing${join:+ && }}$join
+then log in anew and run this again."
 }
 
 install_packages() {
     command -v apt-get >/dev/null || die "no apt-get here: install $* with your system's package manager, then run this again"
+    need_root "installing $*"
     say "installing $* with apt"
     as_root env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update -q >/dev/null && apt-get install -qy --no-install-recommends "$@" >/dev/null' sh "$@"
 }
@@ -33,6 +42,9 @@ start_engine() {
     fi
 }
 
+if [ -n "${DOCKER_HOST:-}" ] && command -v docker >/dev/null && ! answers; then
+    die "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST: start it, or unset DOCKER_HOST, then run this again"
+fi
 missing=
 command -v ssh >/dev/null && command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
 if ! answers && ! { [ "$(id -u)" != 0 ] && command -v dockerd >/dev/null; }; then
@@ -45,6 +57,7 @@ fi
 command -v docker >/dev/null || install_packages docker-cli
 
 if ! answers; then
+    need_root "starting a Docker engine, or joining the group that may use it"
     as_root docker info >/dev/null 2>&1 || start_engine
     tries=0
     until as_root docker info >/dev/null 2>&1; do

@@ -16,7 +16,7 @@ PARTS = {
     "lint-ruff": "ruff check . bin/models bin/tunnel && ruff format --check . bin/models bin/tunnel",
     # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py"
-    " bin/tunnel bench molecule {inventory,playbooks}/plugins"
+    " bin/tunnel bench molecule {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
     " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
     "lint-shellcheck": "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
     "unit": "pytest -q --import-mode=importlib molecule/unit roles/*/tests",

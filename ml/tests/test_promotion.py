@@ -455,7 +455,7 @@ def test_killed_at_every_step(world: dict[str, Any], target: str, tried: None) -
                 pass
         champion = registry.version(name, None)
         # at no moment anything but a whole version is served
-        promotion._whole(champion)
+        promotion.check_whole(champion)
         assert mlflow.get_run(champion.run_id).info.status == "FINISHED"
         said = promotion.promote(second, target, ANYTHING)
         after = left(target)

@@ -315,7 +315,33 @@ def test_killed_run_registers_nothing(
     assert (process.returncode, *(run.info.status for run in runs(environment))) == expected[number]
     assert versions(f"{environment}.movie-recommender") == []
     assert cli.main([*slow[3:-4], *slow[-2:]]) == 0
+    ended = {signal.SIGTERM: "FAILED", signal.SIGKILL: "KILLED"}[number]
+    assert sorted(run.info.status for run in runs(environment)) == sorted(["FINISHED", ended])
     assert len(versions(f"{environment}.movie-recommender")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, "RUNNING"),
+        ({"process": "999999999 1"}, "KILLED"),
+        # the number is another process's by now
+        ({"process": f"{os.getpid()} 1"}, "KILLED"),
+        ({"process_boot": "another"}, "KILLED"),
+        ({"process_host": "another", "process": "999999999 1"}, "RUNNING"),
+        ({"process": ""}, "RUNNING"),
+    ],
+)
+def test_run_of_a_lost_process_is_ended_by_the_next(
+    make_config, store: str, environment: str, changes: dict[str, str], status: str
+) -> None:
+    config = make_config(tracking={"experiment": environment})
+    uri = tracking.connect(store)
+    client = mlflow.MlflowClient()
+    lost = client.create_run(tracking.experiment(environment, uri), tags={**tracking._process(), **changes})
+    with tracking.run(config, uri, {}) as later:
+        assert client.get_run(later.info.run_id).info.status == "RUNNING"
+        assert client.get_run(lost.info.run_id).info.status == status
 
 
 def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
@@ -424,3 +450,65 @@ def test_local_store_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecommenderError, match="needs a folder that you can write"):
         tracking.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+@pytest.mark.parametrize("place", ["mlflow-artifacts://127.0.0.1:6000/1/a", "mlflow-artifacts://other/1/a"])
+def test_artifacts_at_another_server_are_not_asked_for(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    with pytest.raises(tracking.Untrusted, match="The login would be sent there"):
+        tracking.trusted(place)
+    assert tracking.trusted("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"
+
+
+class Guarded(Answer):
+    """An MLflow that is well and asks for a login."""
+
+    def do_GET(self) -> None:
+        health = self.path == "/health"
+        self.send_response(200 if health else 401)
+        self.end_headers()
+        self.wfile.write(b"OK" if health else b"You are not authenticated.")
+
+    do_POST = do_GET
+
+
+@pytest.mark.parametrize(
+    ("login", "says"), [("", "this account has none"), ("ana", "does not take the one that this account has")]
+)
+def test_server_that_asks_for_a_login(
+    login: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", login)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", login)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        uri = f"http://127.0.0.1:{server.server_port}"
+        assert cli.main(["recommend", "--user", "1", "--tracking-uri", uri]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+    said = capsys.readouterr().err
+    assert f"MLflow asks for a login, and {says}. It is read from ~/.mlflow/credentials" in said
+    assert "mlflow_users" in said and "no such model" not in said
+
+
+def test_who_may_not_train_is_told_the_group(conf: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import grp
+
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    folder.chmod(0o2775)
+
+    def denied(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    monkeypatch.setattr(os, "getegid", lambda: -1)
+    monkeypatch.setattr(os, "getgroups", lambda: [])
+    assert cli.main(["train", "--config", str(conf), "--report", str(folder / "report.json")]) == 2
+    group = grp.getgrgid(folder.stat().st_gid).gr_name
+    assert f"Who trains here is in group {group}. On a server an operator puts your account" in (
+        capsys.readouterr().err
+    )

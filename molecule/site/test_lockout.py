@@ -18,6 +18,7 @@ import yaml
 from conftest import Checkout, only_open, recap
 
 SITE = (".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem")
+BOOTSTRAP = (".venv/bin/ansible-playbook", "playbooks/bootstrap.yml", "-i", "inventory/onprem")
 ALL = (*SITE, "--tags", "secure")
 # without the role that no login depends on, over and over
 SECURE = (*ALL, "--skip-tags", "linux_baseline")
@@ -148,7 +149,10 @@ def test_secure(checkout: Checkout, server: Server) -> None:
     assert recap(checkout.run(*ALL))["failed"] == 0
     assert server.gets_in()
     assert "Permission denied" in server.login("root", "true").stderr
+    # what a .bashrc prints is not what was asked for
+    server.inside("sed -i '1i echo Welcome; echo port=7; echo uid=7' /home/deploy/.bashrc")
     assert recap(checkout.run(*ALL))["changed"] == 0
+    server.inside("sed -i 1d /home/deploy/.bashrc")
 
 
 def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
@@ -257,6 +261,9 @@ def test_port_moves_there_and_back(checkout: Checkout, server: Server, served_by
     assert server.gets_in(2222)
     assert session.poll() is None
     assert recap(checkout.run(*SECURE))["changed"] == 0
+    # the usual habit of Ansible, which says nothing of where sshd is to be
+    server.set(ansible_port=2222)
+    assert "set ssh_port: 2222." in " ".join(checkout.run(*BOOTSTRAP, code=2).split())
     server.set(ssh_ports_before=[2222])
     checkout.run(*SECURE)
     assert only_open(server.name, 22)

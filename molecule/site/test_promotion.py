@@ -122,8 +122,9 @@ class Site:
         (checkout.folder / ".known_hosts").unlink(missing_ok=True)
         groups = {
             "dev": {},
-            "staging": {"hosts": {"staging-desk": {"ansible_host": self.staging.address}}},
-            "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address, "mlflow_logins": True}}},
+            # said, for that staging asks for a login by itself
+            "staging": {"hosts": {"staging-desk": {"ansible_host": self.staging.address, "mlflow_logins": False}}},
+            "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address}}},
         }
         (checkout.folder / "inventory/onprem/hosts.yml").write_text(yaml.safe_dump(groups))
         self.set()
@@ -201,6 +202,13 @@ def site(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         for server in (site.staging, site.prod):
             subprocess.run(["docker", "rm", "-f", server.name], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_prod_asks_for_a_login_and_each_person_has_one(site: Site) -> None:
+    url = "http://127.0.0.1:5000/api/2.0/mlflow/registered-models/search"
+    asked = f"python3 -c 'import urllib.request as r; r.urlopen(\"{url}\")' 2>&1 || true"
+    assert "HTTP Error 401" in site.prod.sh(asked)
+    assert "mlflow_tracking_username = deploy" in site.prod.sh("cat /home/deploy/.mlflow/credentials")
 
 
 def test_dev_to_staging_on_one_server(site: Site) -> None:

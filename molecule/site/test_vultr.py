@@ -1,4 +1,7 @@
-"""`ansible-playbook site.yml -i inventory/vultr` as a user types it, its one address a container with Debian 12."""
+"""`ansible-playbook site.yml -i inventory/vultr` as a user types it, its one address a container with Debian 12.
+
+The server and the machine that this runs on speak German.
+"""
 
 import json
 import os
@@ -45,6 +48,7 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
         mine = checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml"
         mine.write_text(fixture.read_text())
     checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(state / "hosts.yml"))
+    speak_german(checkout, name, state)
     inspect = json.loads(subprocess.check_output(["docker", "inspect", name]))[0]
     address: str = inspect["NetworkSettings"]["IPAddress"]
     hosts = checkout.folder / "inventory/vultr/hosts.yml"
@@ -53,6 +57,22 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
     hosts.write_text(text.replace("203.0.113.10", address))
     yield address
     subprocess.run(["docker", "rm", "-f", name], check=True, stdout=subprocess.DEVNULL)
+
+
+def speak_german(checkout: Checkout, container: str, folder: pathlib.Path) -> None:
+    """German for every login on the server, and for what the checkout runs here, whatever locales this machine has."""
+    make = """
+    apt-get install -qy --no-install-recommends locales
+    localedef -i de_DE -f UTF-8 de_DE.UTF-8
+    printf 'LANG=de_DE.UTF-8\nLANGUAGE=de\n' > /etc/default/locale
+    """
+    subprocess.run(["docker", "exec", container, "sh", "-ec", make], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["docker", "cp", "-q", f"{container}:/usr/share/i18n", folder], check=True)
+    (folder / "locale").mkdir()
+    compile_here = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", folder / "locale/de_DE.UTF-8"]
+    subprocess.run(compile_here, env={**os.environ, "I18NPATH": str(folder / "i18n")}, check=True)
+    german = {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "LANGUAGE": "de", "LOCPATH": str(folder / "locale")}
+    checkout.environment |= german
 
 
 def conda_fixture(checkout: Checkout) -> pathlib.Path | None:
@@ -71,6 +91,13 @@ def test_site(checkout: Checkout) -> None:
 
 def test_again_as_the_operator_changes_nothing(checkout: Checkout) -> None:
     assert recap(checkout.run(*COMMAND))["changed"] == 0
+
+
+def test_both_ends_speak_german(checkout: Checkout, server: str) -> None:
+    ssh = ("ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.known_hosts", f"deploy@{server}")
+    assert "darf sudo auf" in checkout.run(*ssh, "sudo -n -l -U nobody")
+    python = "import locale; locale.setlocale(locale.LC_ALL, ''); print(locale.str(0.5))"
+    assert checkout.run(".venv/bin/python", "-c", python).strip() == "0,5"
 
 
 def test_the_operator_gets_in_and_root_does_not(checkout: Checkout, server: str) -> None:

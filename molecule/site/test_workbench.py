@@ -228,6 +228,11 @@ def test_two_people_work_on_one_notebook(
         run_cell(other, 1)
         for page in (one, other):
             expect(cell(page, 1).locator(".jp-OutputArea-output")).to_have_text("21")
+        # in one browser, no server gets the session of another: cookies know no ports
+        assert one.context.cookies(links["jupyter"])
+        for name in ("jupyter of ana", "mlflow"):
+            answer = one.goto(hers[name].partition("/lab")[0])
+            assert answer and "username-" not in answer.request.all_headers().get("cookie", ""), name
 
 
 def test_the_tunnel_of_each_person(checkout: Checkout) -> None:

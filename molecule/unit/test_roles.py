@@ -52,3 +52,19 @@ def test_collections_are_the_versions_of_the_pinned_ansible_package() -> None:
     for collection in read(ROOT / "requirements.yml")["collections"]:
         manifest = installed / collection["name"].replace(".", "/") / "MANIFEST.json"
         assert read(manifest)["collection_info"]["version"] == collection["version"]
+
+
+def test_every_play_on_a_server_speaks_plain_language() -> None:
+    """Programs' output is read; a server or an operator may have another language. raw takes no environment."""
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        for play in read(path):
+            raw = [task for task in play.get("tasks", []) if "ansible.builtin.raw" in task]
+            assert (play.get("environment") == "{{ plain_language }}") == (not raw), f"{path.name}: {play['name']}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda path: "/".join(path.parts[-3:])
+)
+def test_raw_is_used_only_to_find_the_way_in(path: pathlib.Path) -> None:
+    """What a login prints (a .bashrc) is mixed into raw's output."""
+    assert ("ansible.builtin.raw" in path.read_text()) == (path.parts[-3:] == ("access", "tasks", "find_login.yml"))

@@ -2,13 +2,18 @@
 
 import importlib.util
 import pathlib
+import re
 import socket
 import subprocess
 import sys
+import threading
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,7 +30,7 @@ def load() -> Any:
 
 
 tunnel = load()
-SERVER = {
+SERVER: dict[str, Any] = {
     "name": "one", "host": "203.0.113.10", "port": 2222, "key": "", "operator": "deploy", "worker": "analyst",
     "options": "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=.known_hosts -J door",
     "people": [
@@ -81,6 +86,168 @@ def test_ssh_understands_the_configuration(tmp_path: pathlib.Path, monkeypatch: 
     assert found["proxyjump"] == "door"
     assert "localforward" not in found
     assert "localforward" in effective("one-tunnel")
+
+
+def test_forwards_end_at_an_address_that_no_other_account_can_stand_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody of the server may listen on ::1; a forward to localhost would end there."""
+    for line in tunnel.ssh_config(SERVER, "analyst").splitlines():
+        if "LocalForward" in line:
+            assert line.split()[2].startswith("127.0.0.1:")
+    monkeypatch.setattr(tunnel, "loopbacks", lambda: ["127.0.0.1", "[::1]"])
+    assert tunnel.forwards({"mlflow": 5000}, {"mlflow": 40001}) == [
+        "-L", "127.0.0.1:40001:127.0.0.1:5000", "-L", "[::1]:40001:127.0.0.1:5000",
+    ]  # fmt: skip
+
+
+def test_each_service_has_a_name_of_its_own() -> None:
+    """Cookies know no ports: under one name, each service would get the session of every other."""
+    names = [tunnel.host_name(name) for name in ("jupyter of ana", "jupyter of ben_2", "mlflow", "port 9000", "My App")]
+    assert names == ["ana.localhost", "ben_2.localhost", "mlflow.localhost", "port-9000.localhost", "my-app.localhost"]
+
+
+def test_a_service_is_asked_at_the_address_by_its_name() -> None:
+    """Without a resolver that knows *.localhost, and so that a server that looks at names answers."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                asked.append(connection.recv(4096).decode())
+                connection.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        assert tunnel.answers("jupyter of ana", port)
+        thread.join()
+    assert f"Host: ana.localhost:{port}\r\n" in asked[0]
+
+
+def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
+    settings = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
+    variables = {
+        "permitted": trust_as_template(settings["ssh_hardening_permit_open"]), "tunnel_ports": {"mlflow": 5000},
+        "ansible_managed": "", "__access_keys": "",
+        "__access_present": [{"name": "tina", "role": "tunnel", "ports": [5000, 9000]}],
+    }  # fmt: skip
+    templar = Templar(DataLoader(), variables=variables)
+    assert templar.template(trust_as_template("{{ permitted }}")) == ["127.0.0.1:5000"]
+    permitted = re.findall(r"^ *PermitOpen (.*)$", templar.template(trust_as_template(template)), re.M)
+    assert permitted == ["127.0.0.1:5000 127.0.0.1:9000"]
+
+
+SOCKETS = """
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:22B9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 125070 1 0 100 0 0 10 0
+   1: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1002        0 122616 1 0 100 0 0 10 0
+   2: 0100007F:1388 00000000:0000 0A 00000000:00000000 00:00000000 00000000   995        0 122617 1 0 100 0 0 10 0
+   3: 0100007F:22BA 0100007F:1388 01 00000000:00000000 00:00000000 00000000  1001        0 122618 1 0 100 0 0 10 0
+"""
+SHOWN = f"""Welcome, unit of nobody
+uid ana 1001
+uid analyst 1000
+uid mlflow 995
+unit jupyter-screen@ana active
+unit mlflow failed
+{SOCKETS}
+/etc/jupyter-screen/tokens/ana:secret-of-ana
+/etc/jupyter-screen/tokens/analyst:secret-of-analyst
+"""
+
+
+def test_a_port_in_other_hands_is_seen() -> None:
+    """The port of analyst's Jupyter, which is down, is held by somebody else."""
+    seen = tunnel.Seen(SHOWN)
+    assert seen.tokens == {"jupyter of ana": "secret-of-ana", "jupyter of analyst": "secret-of-analyst"}
+    assert seen.proven("jupyter of ana", 8889) and not seen.strangers("jupyter of ana", 8889)
+    assert seen.strangers("jupyter of analyst", 8888) == {1002}
+    assert not seen.proven("jupyter of analyst", 8888)
+    # a connection is not a listener, and nobody is not its account
+    assert not seen.proven("jupyter of ana", 8890) and not seen.strangers("jupyter of ana", 8890)
+    assert seen.proven("mlflow", 5000)
+    assert seen.down("mlflow") and not seen.down("jupyter of ana") and not seen.down("jupyter of analyst")
+    # without a look, as of a tunnel, nothing is proven
+    assert not tunnel.Seen().proven("jupyter of ana", 8889)
+
+
+@pytest.mark.parametrize(
+    ("address", "counts"),
+    [("0" * 32, True), (tunnel.MAPPED, True), ("00000000", True), ("00000000000000000000000001000000", False)],
+)
+def test_every_address_that_127_0_0_1_reaches_counts(address: str, counts: bool) -> None:
+    row = "   0: {}:22B9 0:0000 0A 00000000:00000000 00:00000000 00000000  {}        0 1 1 0 100 0 0 10 0\n"
+    alone = tunnel.Seen("uid ana 1001\n" + row.format(address, 1002))
+    assert alone.strangers("jupyter of ana", 8889) == ({1002} if counts else set())
+    # beside the closest address it gets nothing
+    beside = tunnel.Seen("uid ana 1001\n" + row.format(address, 1002) + row.format("0100007F", 1001))
+    assert beside.proven("jupyter of ana", 8889)
+
+
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: set[str], *arguments: str, **more: Any
+) -> str:
+    """What `tunnel` prints for a server that shows SHOWN, where `found` answer."""
+    server = {**SERVER, "logins": False, "login_users": [], **more}
+    monkeypatch.setattr(sys, "argv", ["tunnel", "-i", "inventory/vultr", *arguments])
+    monkeypatch.setattr(tunnel, "settings", lambda *_: [server])
+    monkeypatch.setattr(tunnel, "look", lambda ssh, login, who, ports: tunnel.Seen(SHOWN))
+    monkeypatch.setattr(tunnel, "forward", lambda command, ports, waited, report, check: print(command, report(found)))
+    monkeypatch.setattr(tunnel.signal, "signal", lambda *_: None)
+    tunnel.main()
+    return capsys.readouterr().out
+
+
+def test_a_token_is_not_printed_where_another_account_would_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run_main(monkeypatch, capsys, {"jupyter of ana", "mlflow"})
+    assert "/lab?token=secret-of-ana" in said
+    assert "secret-of-analyst" not in said
+    assert "jupyter of analyst is left out: port 8888 of one is not held by analyst but by another account" in said
+    assert "getent passwd 1002" in said
+    assert ":127.0.0.1:8889" in said and ":127.0.0.1:8888" not in said
+
+
+def test_a_service_that_is_down_is_named_with_its_unit_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run_main(monkeypatch, capsys, {"jupyter of ana"})
+    assert "does not answer: mlflow is failed. Why: ssh" in said
+    assert "deploy@203.0.113.10 systemctl status mlflow\n" in said
+    assert "ansible-playbook site.yml -i inventory/vultr --limit one --tags tracking" in said
+    said = run_main(monkeypatch, capsys, {"mlflow"})
+    assert "Why: ssh" in said and " systemctl status jupyter-screen@ana\n" in said
+    assert "ansible-playbook site.yml -i inventory/vultr --limit one --tags workbench" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("deploy", "deploy@203.0.113.10 sudo cat /etc/mlflow/admin.env"),
+        ("analyst", "analyst@203.0.113.10 cat .mlflow/credentials"),
+        ("ana", "ana has none: an operator lists ana in mlflow_users"),
+        ("tina", "an operator has to give you"),
+    ],
+)
+def test_the_login_that_mlflow_asks_for_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, where: str
+) -> None:
+    people = [*SERVER["people"], {"name": "ana", "role": "analyst"}]
+    users = [{"name": "recommender", "accounts": ["analyst"]}, {"name": "chief"}]
+    said = run_main(monkeypatch, capsys, {"mlflow"}, "--user", name, logins=True, login_users=users, people=people)
+    assert "      asks for a login" in said
+    assert where in said
+    assert "asks for a login" not in run_main(monkeypatch, capsys, {"mlflow"}, "--user", name, people=people)
+
+
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path: pathlib.Path) -> None:
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text("all: {children: {dev: {hosts: {alpha: }}, prod: {hosts: {beta: }}}}\n")
+    with pytest.raises(SystemExit, match="has no host alfa; it has alpha, beta, in the groups dev, prod"):
+        tunnel.settings(str(hosts), "alfa[0]")
+    with pytest.raises(SystemExit, match=r"there is no inventory inventory/vultur; there are .*inventory/vultr"):
+        tunnel.settings("inventory/vultur", "dev[0]")
 
 
 def test_an_option_without_a_place_in_a_configuration_is_said() -> None:

@@ -32,6 +32,8 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
+# As --output: standard output, as CSV.
+STDOUT = Path("-")
 # Users that are asked for at a time.
 _USERS = 4096
 
@@ -41,10 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A terminated run has to end as FAILED in MLflow, which an exception does and a signal does not.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    arguments = _parser().parse_args(argv)
+    line = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(line)
+    arguments.line = line
     try:
-        arguments.command(arguments)
+        code = arguments.command(arguments)
         sys.stdout.flush()
+        return int(code or 0)
     except RecommenderError as error:
         print(f"recommender: {error}", file=sys.stderr)
         return error.exit_code
@@ -86,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
     train.add_argument("--no-register", action="store_true", help="log the model, but register no version")
     train.set_defaults(command=_train)
+
+    deploy = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
+    deploy.add_argument(
+        "--config", type=Path, default=Path("conf/default.yaml"), metavar="PATH", help="parameter file"
+    )
+    _add_tracking(deploy)
+    deploy.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
+    deploy.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    deploy.set_defaults(command=_deploy)
 
     evaluate = commands.add_parser("evaluate", help="cross-validate and print the table; registers nothing")
     _add_config(evaluate)
@@ -137,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
-    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there instead of printing")
+    recommend.add_argument("--output", type=Path, metavar="PATH", help="write CSV there (-: standard output)")
     _add_tracking(recommend)
     recommend.set_defaults(command=_recommend)
 
@@ -163,8 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_tracking(promote)
     promote.set_defaults(command=_promote)
 
-    rollback = commands.add_parser("rollback", help="swap champion and previous")
+    rollback = commands.add_parser("rollback", help="make previous, or the version named, champion again")
     _add_model(rollback, "--environment")
+    rollback.add_argument("--version", metavar="NUMBER", help="default: previous")
     rollback.set_defaults(command=_rollback)
 
     models = commands.add_parser("models", help="print versions, aliases, metrics, and where they came from")
@@ -267,10 +282,14 @@ def _config(arguments: argparse.Namespace) -> Any:
             raise InputError(
                 f"--set {pair}: the value is not YAML: {getattr(error, 'problem', error)}."
             ) from error
-    flags = {
+    return config.load(arguments.config, {**overrides, **_flags(arguments)})
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of the data, by its key in the parameter file."""
+    return {
         key: value for key, value in vars(arguments).items() if key.startswith("data.") and value is not None
     }
-    return config.load(arguments.config, {**overrides, **flags})
 
 
 def _say(line: str) -> None:
@@ -285,10 +304,27 @@ def _train(arguments: argparse.Namespace) -> None:
         _check_writable(arguments.report)
     from recommender import train
 
-    report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say)
+    altered = bool(arguments.set or _flags(arguments))
+    report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say, altered)
     print(train.summary(report))
     if arguments.report:
-        train.write_atomically(arguments.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        train.write_report(arguments.report, report)
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from recommender import config, deploy
+
+    wanted = os.environ.get("RECOMMENDER_SOURCE_DIGEST")
+    if not wanted:
+        raise InputError(
+            "RECOMMENDER_SOURCE_DIGEST is not set: it says what is deployed. On a server local.mk sets it; "
+            "elsewhere train: recommender train"
+        )
+    settings = config.load(arguments.config)
+    if arguments.report and not arguments.check:
+        _check_writable(arguments.report)
+    done = deploy.deploy(settings, wanted, arguments.tracking_uri, arguments.report, arguments.check, _say)
+    print(json.dumps(done))
 
 
 def _check_writable(path: Path) -> None:
@@ -300,7 +336,25 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Name a file that you can write.") from error
+        raise InputError(f"{path}: {error.strerror}. {_may_write(path)}") from error
+
+
+def _may_write(path: Path) -> str:
+    """How somebody gets to write there: by the folder's group, where that may."""
+    import grp
+    import stat
+
+    name = "Name a file that you can write."
+    with contextlib.suppress(OSError, KeyError):
+        about = path.parent.stat()
+        group = grp.getgrgid(about.st_gid).gr_name
+        if about.st_mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()}:
+            return (
+                f"Who trains here is in group {group}. On a server an operator puts your account into it: "
+                "recommender_members in zz-mine.yml (people with a Jupyter are in it anyway), then site.yml "
+                f"--tags recommender; then log in anew. Else: {name}"
+            )
+    return name
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -419,7 +473,7 @@ def _check(arguments: argparse.Namespace) -> None:
                     ) from error
 
 
-def _recommend(arguments: argparse.Namespace) -> None:
+def _recommend(arguments: argparse.Namespace) -> int:
     for flag, number in (("-k", arguments.k), ("--reasons", arguments.reasons)):
         if number is not None and number < 1:
             raise InputError(f"{flag} {number}: ask for at least one.")
@@ -431,8 +485,14 @@ def _recommend(arguments: argparse.Namespace) -> None:
         )
     if history and (len(users) > 1 or arguments.all or arguments.similar):
         raise InputError("--history: these ratings are one user's. Ask for that user alone.")
-    from recommender import registry, tracking
+    if arguments.output and arguments.output != STDOUT:
+        _check_writable(arguments.output)
+    from recommender import confined, registry, tracking
 
+    to_file = arguments.output if arguments.output != STDOUT else None
+    line = [*arguments.line, "--output", "-"] if to_file else arguments.line
+    if (code := confined.hand_over(line, to_file)) is not None:
+        return code
     name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
     tracking.connect(arguments.tracking_uri)
     import pandas as pd
@@ -451,17 +511,16 @@ def _recommend(arguments: argparse.Namespace) -> None:
                 _say(f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}")
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
-    if arguments.output:
-        _check_writable(arguments.output)
     # Of all users at once the answer alone would be gigabytes.
     answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
-    if arguments.output:
-        _write_csv(answers, arguments.output)
-    elif arguments.all and not arguments.json:
+    if to_file:
+        _write_csv(answers, to_file)
+    elif arguments.output or (arguments.all and not arguments.json):
         for number, answered in enumerate(answers):
             answered.to_csv(sys.stdout, index=False, header=number == 0)
     else:
         _print_lists(pd.concat(answers), arguments.json)
+    return 0
 
 
 def _history(pairs: Sequence[str]) -> dict[str, float]:
@@ -566,7 +625,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from recommender import promotion, tracking
 
     tracking.connect(arguments.tracking_uri)
-    print(promotion.rollback(arguments.environment, arguments.model))
+    print(promotion.rollback(arguments.environment, arguments.model, arguments.version or None))
 
 
 def _models(arguments: argparse.Namespace) -> None:

@@ -185,8 +185,8 @@ def judge(
     yield latency
 
 
-def rollback(environment: str, model: str) -> str:
-    """Swap champion and previous, so that a second time goes forward again; returns a sentence.
+def rollback(environment: str, model: str, number: str | None = None) -> str:
+    """Make a version champion, by default `previous`, and the champion `previous`; returns a sentence.
 
     Raises InputError when there is nothing to go back to, Refusal when its files are not what they were.
     """
@@ -194,13 +194,18 @@ def rollback(environment: str, model: str) -> str:
     with _mlflow(f"{environment}: MLflow", _UNDONE):
         tidy(name)
         now = registry.aliases(name)
-        champion, previous = now.get(registry.CHAMPION), now.get(registry.PREVIOUS)
-        if champion is None or previous is None or champion == previous:
+        champion, wanted = now.get(registry.CHAMPION), number or now.get(registry.PREVIOUS)
+        if number is None and (champion is None or wanted is None or champion == wanted):
             there = f"champion {champion}" if champion else "no champion"
             raise InputError(f"{name} has {there} and no version before it to go back to.")
-        _whole(registry.version(name, previous))
-        registry.point(name, previous, champion)
-    return f"{name} {previous} is champion, {champion} is previous. Once more goes forward again."
+        version = registry.version(name, wanted)
+        wanted = str(version.version)
+        if wanted == champion:
+            return f"{name} {wanted} is champion already. Nothing was changed."
+        check_whole(version)
+        registry.point(name, wanted, champion)
+    after = f", {champion} is previous. Once more goes forward again" if champion else ""
+    return f"{name} {wanted} is champion{after}."
 
 
 def tidy(name: str, say: Callable[[str], None] = lambda line: None) -> None:
@@ -346,7 +351,14 @@ def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str]
 
 
 # Tags of a run that mean something in its own store alone, or of its own promotion.
-_OF_THE_STORE = ("mlflow.parentRunId", "mlflow.rootRunId", "mlflow.log-model.history", "overridden", PENDING)
+_OF_THE_STORE = (
+    "mlflow.parentRunId",
+    "mlflow.rootRunId",
+    "mlflow.log-model.history",
+    "overridden",
+    PENDING,
+    *tracking.PROCESS,
+)
 
 
 def _done(version: "ModelVersion") -> None:
@@ -358,7 +370,7 @@ def _done(version: "ModelVersion") -> None:
     client.delete_model_version_tag(version.name, str(version.version), PENDING)
 
 
-def _whole(version: "ModelVersion") -> None:
+def check_whole(version: "ModelVersion") -> None:
     """Raise Refusal when the artifacts of a version are not those that training recorded."""
     recorded = registry.tags(version).get("artifact_digest")
     if not recorded:

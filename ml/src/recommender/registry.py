@@ -5,6 +5,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from recommender import confined, tracking
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 # A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
 _MOVING = "aliases_moving"
+# A tag of the registered model: the source_digest that was deployed last and made champion.
+_DEPLOYED = "deployed"
 # What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
 MODEL_NAME = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
@@ -60,7 +63,9 @@ def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
         version = str(mlflow.register_model(model_uri, name, tags=tags, await_registration_for=60).version)
         point(name, version, before)
     except MlflowException as error:
-        raise RecommenderError(f"{name}: MLflow does not register the model: {error.message}") from error
+        raise RecommenderError(
+            f"{name}: MLflow does not register the model: {tracking.why(error)}"
+        ) from error
     return version
 
 
@@ -90,6 +95,19 @@ def settle(name: str) -> None:
         if version is not None and _found(client.get_model_version, name, version):
             client.set_registered_model_alias(name, alias, version)
     client.delete_registered_model_tag(name, _MOVING)
+
+
+def deployed(name: str) -> str | None:
+    """The source_digest that a deployment last made champion of `name`, or None."""
+    found = _model(name)
+    return found.tags.get(_DEPLOYED) if found else None
+
+
+def set_deployed(name: str, digest: str) -> None:
+    """Write down that `digest` is deployed and was made champion."""
+    import mlflow
+
+    mlflow.MlflowClient().set_registered_model_tag(name, _DEPLOYED, digest)
 
 
 def aliases(name: str) -> dict[str, str]:
@@ -173,7 +191,11 @@ def champion(name: str) -> str | None:
 
 
 def load(uri: str) -> Any:
-    """Load a model by its MLflow URI; raises InputError when there is none."""
+    """Load a model by its MLflow URI; raises InputError when there is none.
+
+    Its code runs here: raises RecommenderError where an account with sudo asks on a server.
+    """
+    confined.check()
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -182,6 +204,8 @@ def load(uri: str) -> Any:
     # ValueError: an address that MLflow cannot take apart
     except (MlflowException, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise RecommenderError(f"{uri}: MLflow does not let this login read it: {reason}") from error
         raise InputError(
             f"{uri}: no such model: {reason.rstrip('.')}. Train one with: recommender train"
         ) from error

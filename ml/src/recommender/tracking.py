@@ -16,9 +16,12 @@ from urllib.parse import urlsplit
 
 import requests
 
+from recommender import listener
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
+
     from recommender.config import Config
     from recommender.data import Ratings
     from recommender.evaluate import Evaluation
@@ -42,13 +45,14 @@ def connect(uri: str | None = None) -> str:
     """Choose and check the store: `uri`, else MLFLOW_TRACKING_URI, else an SQLite database under ./mlruns.
 
     Returns the URI that MLflow now uses. Raises RecommenderError when a server does not answer within
-    seconds, InputError for an address that is none.
+    seconds, and when it is somebody else's program, InputError for an address that is none.
     """
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
     server = uri.startswith(("http://", "https://"))
     if server:
+        listener.check(uri, has_login(uri))
         _check_health(uri)
     elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
         raise InputError(
@@ -60,9 +64,40 @@ def connect(uri: str | None = None) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if not server:
+    if server:
+        _check_login(uri)
+    else:
         _check_database(uri)
     return uri
+
+
+def _check_login(uri: str) -> None:
+    """Raise RecommenderError where the server asks for a login and does not take this account's."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        if error.error_code == "UNAUTHENTICATED" or "error code 401" in error.message:
+            has = "does not take the one that this account has" if has_login(uri) else "this account has none"
+            raise RecommenderError(
+                f"{shown(uri)}: MLflow asks for a login, and {has}. It is read from ~/.mlflow/credentials, "
+                "or from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. On a server an operator gives"
+                " your account one: recommender_members or mlflow_users in zz-mine.yml, then site.yml --tags "
+                "tracking,recommender."
+            ) from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+
+
+def has_login(uri: str) -> bool:
+    """Whether requests to `uri` carry a login: its own, the environment's or ~/.mlflow/credentials'."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    return (
+        urlsplit(uri).username is not None
+        or any(os.environ.get(name) for name in names)
+        or os.path.exists(os.path.expanduser("~/.mlflow/credentials"))
+    )
 
 
 def _check_database(uri: str) -> None:
@@ -103,15 +138,22 @@ class Untrusted(RecommenderError):
 
 
 def trusted(place: str) -> str:
-    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder of this machine.
+    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder or another server.
 
     Whoever may make an experiment there chooses that folder, and what is read, written and removed in it by
-    this process, which may be root's.
+    this process, which may be root's. And MLflow's client sends its login to a server that is named there.
     """
     import mlflow
 
     by_server = mlflow.get_tracking_uri().startswith(("http://", "https://"))
-    if by_server and urlsplit(place).scheme not in _STORES:
+    found = urlsplit(place)
+    if by_server and found.scheme == "mlflow-artifacts" and found.netloc:
+        raise Untrusted(
+            f"{place}: the tracking server names another one, {found.netloc}, as the place of the artifacts. "
+            "The login would be sent there, so nothing was asked of it. Find out who made that experiment. "
+            "Artifacts of the tracking server itself are at mlflow-artifacts:/, without a host."
+        )
+    if by_server and found.scheme not in _STORES:
         raise Untrusted(
             f"{place}: the tracking server names this as the place of the artifacts, and it is none that a "
             "server keeps. Nothing there was touched. Find out who made that experiment with a place of its "
@@ -167,6 +209,64 @@ def _innermost(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+# Tags of a run: whose process it is. One whose process is gone is ended by the next.
+PROCESS = ("process_host", "process_boot", "process")
+
+
+def _process() -> dict[str, str]:
+    # of a container as well, whose kernel was there before
+    boot = f"{_read(Path('/proc/sys/kernel/random/boot_id'))} {_began(1)}".strip()
+    return dict(zip(PROCESS, (platform.node(), boot, f"{os.getpid()} {_began(os.getpid())}"), strict=True))
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the kernel's start; empty where the system does not tell."""
+    # its name, in brackets, may hold blanks
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def end_lost(at: str) -> list[str]:
+    """Set the runs of experiment `at` to KILLED whose process, of this job on this host, is gone.
+
+    Returns their ids. Nobody is told of a process that was killed or whose host lost power.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client, mine, ended = mlflow.MlflowClient(), _process(), []
+    for run in client.search_runs([at], "attributes.status = 'RUNNING'"):
+        of = [run.data.tags.get(key, "") for key in PROCESS]
+        if of[0] != mine[PROCESS[0]] or not of[2] or _alive(of[1], of[2], mine[PROCESS[1]]):
+            continue
+        # whoever may not end it leaves it
+        with contextlib.suppress(MlflowException):
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(run.info.run_id)
+    return ended
+
+
+def _alive(boot: str, process: str, boot_now: str) -> bool:
+    if boot and boot_now and boot != boot_now:
+        return False
+    pid, _, began = process.partition(" ")
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        pass
+    except (OSError, ValueError, OverflowError):
+        return False
+    now = _began(int(pid))
+    return not began or not now or began == now
+
+
 @contextlib.contextmanager
 def run(
     config: "Config",
@@ -187,16 +287,29 @@ def run(
 
     try:
         at = experiment(config.tracking.experiment, uri)
+        if not nested and run_id is None:
+            end_lost(at)
         with mlflow.start_run(
             run_id=run_id,
             experiment_id=at,
             run_name=None if run_id else name or config.algorithm,
             nested=nested,
-            tags=tags,
+            tags={**tags, **_process()},
         ) as active:
             yield active
     except MlflowException as error:
-        raise RecommenderError(f"{shown(uri)}: MLflow: {error.message}") from error
+        raise RecommenderError(f"{shown(uri)}: MLflow: {why(error)}") from error
+
+
+def why(error: "MlflowException") -> str:
+    """What MLflow says, and how to be given a right that it misses."""
+    denied = error.error_code == "PERMISSION_DENIED"
+    return error.message + (
+        " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), "
+        "then site.yml --tags tracking."
+        if denied
+        else ""
+    )
 
 
 def experiment(name: str, uri: str) -> str:
@@ -269,6 +382,13 @@ def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
     mlflow.MlflowClient().log_batch(
         run_id, metrics=[Metric(f"seconds_{k}", v, now, 0) for k, v in seconds.items()]
     )
+
+
+def log_report(report: dict[str, Any], name: str) -> None:
+    """Keep the run's own report as its artifact `name`."""
+    import mlflow
+
+    mlflow.log_dict(report, name)
 
 
 def tag(run_id: str, tags: dict[str, str]) -> None:

@@ -1,16 +1,23 @@
 """One training: read, cross-validate, fit on everything, log, register, report."""
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recommender import algorithm, data, evaluate, evidence, folding, registry, reports, tracking, trainset
 from recommender.config import Config
 from recommender.model import Recommender
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+# What a run keeps of its own report, without the version that is registered afterwards.
+REPORT = "report.json"
 
 
 class Clock:
@@ -38,9 +45,11 @@ def train(
     tracking_uri: str | None = None,
     register: bool = True,
     progress: Callable[[str], None] = lambda line: None,
+    altered: bool = False,
 ) -> dict[str, Any]:
     """Run the whole training and return its report.
 
+    `altered` says that the command line changed what the parameter file says: a + ends the source_digest.
     The run is logged and FINISHED first, then the version registered, then the aliases moved: a run that
     fails or is killed leaves nothing registered. Raises InputError for data and parameters, RecommenderError
     for MLflow.
@@ -57,6 +66,8 @@ def train(
     with clock.part("connect"):
         uri = tracking.connect(tracking_uri)
     source_digest = os.environ.get("RECOMMENDER_SOURCE_DIGEST") or None
+    if source_digest and altered:
+        source_digest += "+"
     tags = {
         "dataset_digest": dataset_digest,
         "environment": registry.environment(),
@@ -96,39 +107,66 @@ def train(
             recorded["model_digest"] = model_digest
             tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
-    version = None
+            first = ratings.users[0]
+            report: dict[str, Any] = {
+                "dataset": {
+                    "name": ratings.name,
+                    "ratings": len(ratings),
+                    "users": len(ratings.users),
+                    "items": len(ratings.items),
+                    "digest": dataset_digest,
+                },
+                "algorithm": config.algorithm,
+                "params": config.params,
+                "metrics": {
+                    **{key: round(value, 6) for key, value in evaluation.mean().items()},
+                    "k": config.evaluation.k,
+                },
+                "model": {
+                    "name": None,
+                    "version": None,
+                    "alias": None,
+                    "uri": model_uri,
+                    "run_id": run_id,
+                    "digest": model_digest,
+                },
+                "tracking_uri": tracking.shown(uri),
+                "seconds": clock.total(),
+                "recommendations": {
+                    "user": first,
+                    "items": [vars(pick) for pick in recommender.top_n(first)],
+                },
+                "source_digest": source_digest,
+            }
+            tracking.log_report(report, REPORT)
     if register:
         with clock.part("register"):
             version = registry.register(model_uri, name, {**tags, **recorded})
-            model_uri = f"models:/{name}/{version}"
-    first = ratings.users[0]
-    return {
-        "dataset": {
-            "name": ratings.name,
-            "ratings": len(ratings),
-            "users": len(ratings.users),
-            "items": len(ratings.items),
-            "digest": dataset_digest,
-        },
-        "algorithm": config.algorithm,
-        "params": config.params,
-        "metrics": {
-            **{key: round(value, 6) for key, value in evaluation.mean().items()},
-            "k": config.evaluation.k,
-        },
-        "model": {
-            "name": name if register else None,
-            "version": version,
-            "alias": registry.CHAMPION if register else None,
-            "uri": model_uri,
-            "run_id": run_id,
-            "digest": model_digest,
-        },
-        "tracking_uri": tracking.shown(uri),
-        "seconds": clock.total(),
-        "recommendations": {"user": first, "items": [vars(pick) for pick in recommender.top_n(first)]},
-        "source_digest": source_digest,
-    }
+        report["model"] |= _registered(name, version)
+    report["seconds"] = clock.total()
+    return report
+
+
+def _registered(name: str, version: str) -> dict[str, str]:
+    uri = f"models:/{name}/{version}"
+    return {"name": name, "version": version, "alias": registry.CHAMPION, "uri": uri}
+
+
+def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
+    """The report of the training that a champion is of, or None where its run has kept none."""
+    import mlflow
+
+    run_id = str(version.run_id)
+    if REPORT not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    report: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}")
+    report["model"] |= _registered(version.name, str(version.version))
+    return report
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:

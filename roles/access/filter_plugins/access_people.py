@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -69,13 +70,13 @@ def lines(source: str, folder: str) -> Iterator[tuple[str, str]]:
         texts = {"": source}
     else:
         path = pathlib.Path(folder, os.path.expanduser(source))
-        files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
+        try:
+            files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
+            texts = {str(file): file.read_text() for file in files}
+        except (OSError, ValueError) as error:
+            raise Refused(f"{path} cannot be read as a file of public keys: {error}") from error
         if not files:
             raise Refused(f"the folder {path} has no file *.pub")
-        try:
-            texts = {str(file): file.read_text() for file in files}
-        except (OSError, UnicodeDecodeError) as error:
-            raise Refused(f"{path} cannot be read as a file of public keys: {error}") from error
     for name, text in texts.items():
         if "PRIVATE KEY" in text:
             raise Refused(
@@ -86,6 +87,59 @@ def lines(source: str, folder: str) -> Iterator[tuple[str, str]]:
                 yield f"{name} line {number}" if name else f"key {line.strip()[:40]}…", line.strip()
 
 
+def shown(value: Any) -> str:
+    """A value as the list's owner would recognise it, at most 60 characters of it."""
+    text = "empty" if value is None or value == "" else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def read_ports(ports: Any) -> tuple[list[int], list[str]]:
+    """Ports as numbers, and what is wrong with them."""
+    if not isinstance(ports, list):
+        one = ports if str(ports).isdecimal() else 8888
+        return [], [f"ports is {shown(ports)}; it must be a list: ports: [{one}]"]
+    found, errors = [], []
+    for port in ports:
+        if isinstance(port, (bool, float)) or not re.fullmatch(r"[0-9]{1,5}", str(port)) or not 0 < int(port) < 65536:
+            errors.append(f"port {port} is not a number from 1 to 65535")
+        else:
+            found.append(int(port))
+    return found, errors
+
+
+def read_sources(keys: Any) -> tuple[list[str], list[str]]:
+    """Lines, files and folders of keys, and what is wrong with them."""
+    form = "it must be a public key, a path, or a list of them: keys: [keys/me.pub]"
+    if not isinstance(keys, (str, list)) or keys == "":
+        return [], [f"keys is {shown(keys)}; {form}"]
+    sources = [keys] if isinstance(keys, str) else keys
+    wrong = [
+        f"keys has {shown(source)} in place {place}; {form}"
+        for place, source in enumerate(sources, 1)
+        if not isinstance(source, str) or not source
+    ]
+    return ([] if wrong else list(sources)), wrong
+
+
+def read_keys(sources: list[str], folder: str, rsa_bits: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Keys from wherever they are, each once, and what is wrong with them."""
+    found: list[dict[str, Any]] = []
+    errors = []
+    for source in sources:
+        try:
+            for place, line in lines(str(source), folder):
+                try:
+                    parsed = key(line, rsa_bits)
+                except Refused as error:
+                    errors.append(f"{place}: {error}")
+                else:
+                    if parsed["fingerprint"] not in {other["fingerprint"] for other in found}:
+                        found.append(parsed)
+        except Refused as error:
+            errors.append(str(error))
+    return found, errors
+
+
 def access_people(people: Any, folder: str, rsa_bits: int) -> dict[str, list[Any]]:
     """The people in full, and every fault of the list in words.
 
@@ -93,56 +147,51 @@ def access_people(people: Any, folder: str, rsa_bits: int) -> dict[str, list[Any
     state, ports (int) and keys (line, type, bits, fingerprint), and errors (str); people is not to be used while there
     are errors.
     """
-    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-        return {"people": [], "errors": ["it must be a list of people, each with name, role and keys"]}
+    if not isinstance(people, list):
+        said = f"it is {shown(people)}; it must be a list of people, each with name, role and keys"
+        return {"people": [], "errors": [said]}
     found: list[dict[str, Any]] = []
     errors = []
     for position, person in enumerate(people, 1):
-        name = str(person.get("name", ""))
-        who = name or f"entry {position}"
-        if unknown := set(person) - {"name", "role", "keys", "ports", "state"}:
+        if not isinstance(person, dict):
             errors.append(
-                f"{who}: there is no {', '.join(sorted(unknown))}; known are name, role, keys, ports and state"
+                f"entry {position} is {shown(person)}; an entry is: {{name: NAME, role: {'|'.join(ROLES)}, keys: …}}"
             )
-        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
-            errors.append(
-                f"{who}: the name must be of a-z, 0-9, _ and -, begin with a letter and have 32 characters at most"
-            )
-        if name in {other["name"] for other in found}:
-            errors.append(f"{who}: is there twice")
-        state = person.get("state", "present")
-        if state not in ("present", "absent"):
-            errors.append(f"{who}: state is {state}; it can be present or absent")
-        entry: dict[str, Any] = {"name": name, "role": person.get("role", ""), "state": state, "ports": [], "keys": []}
-        found.append(entry)
-        if state == "absent":
             continue
-        if entry["role"] not in ROLES:
-            errors.append(f"{who}: role is '{entry['role']}'; it can be {', '.join(ROLES)}")
-        for port in person.get("ports", []):
-            if not str(port).isdigit() or not 0 < int(port) < 65536:
-                errors.append(f"{who}: port {port} is not a number from 1 to 65535")
-            else:
-                entry["ports"].append(int(port))
-        if (entry["role"] == "tunnel") != bool(person.get("ports")):
-            errors.append(f"{who}: ports are what a person of role tunnel may reach: list them there, and only there")
-        sources = person.get("keys", [])
-        for source in [sources] if isinstance(sources, str) else sources:
-            try:
-                for place, line in lines(str(source), folder):
-                    try:
-                        parsed = key(line, rsa_bits)
-                    except Refused as error:
-                        errors.append(f"{who}: {place}: {error}")
-                    else:
-                        if parsed["fingerprint"] not in {other["fingerprint"] for other in entry["keys"]}:
-                            entry["keys"].append(parsed)
-            except Refused as error:
-                errors.append(f"{who}: {error}")
-        if not entry["keys"] and not any(error.startswith(f"{who}:") for error in errors):
-            errors.append(
-                f"{who}: has no key and could never log in; {REMEDY}, and put the line of its .pub file into keys"
+        given = person.get("name", "")
+        name = given if isinstance(given, str) else ""
+        who = name or f"entry {position}"
+        mistakes = []
+        if unknown := set(person) - {"name", "role", "keys", "ports", "state"}:
+            mistakes.append(
+                f"there is no {', '.join(sorted(map(str, unknown)))}; known are name, role, keys, ports and state"
             )
+        if not isinstance(given, str):
+            mistakes.append(f"the name is {shown(given)}, which YAML does not read as text: put a name into quotes")
+        elif not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
+            mistakes.append("the name must be of a-z, 0-9, _ and -, begin with a letter and have 32 characters at most")
+        elif name in {other["name"] for other in found}:
+            mistakes.append("is there twice")
+        state, role = person.get("state", "present"), person.get("role", "")
+        if state not in ("present", "absent"):
+            mistakes.append(f"state is {state}; it can be present or absent")
+        entry: dict[str, Any] = {"name": name, "role": role, "state": state, "ports": [], "keys": []}
+        found.append(entry)
+        if state != "absent":
+            if role not in ROLES:
+                mistakes.append(f"role is '{role}'; it can be {', '.join(ROLES)}")
+            entry["ports"], wrong = read_ports(person.get("ports", []))
+            if not wrong and (role == "tunnel") != bool(entry["ports"]):
+                wrong = ["ports are what a person of role tunnel may reach: list them there, and only there"]
+            mistakes += wrong
+            sources, wrong = read_sources(person.get("keys", []))
+            entry["keys"], damaged = read_keys(sources, folder, rsa_bits)
+            mistakes += wrong + damaged
+            if not entry["keys"] and not mistakes:
+                mistakes.append(
+                    f"has no key and could never log in; {REMEDY}, and put the line of its .pub file into keys"
+                )
+        errors += [f"{who}: {mistake}" for mistake in mistakes]
     return {"people": found, "errors": errors}
 
 

@@ -19,13 +19,16 @@ options:
   people: {type: list, elements: dict, required: true}
   stage:
     description:
+      - look changes nothing and returns who would go, and which of them nobody has named for removal.
       - accounts makes and opens accounts, and takes nothing from anybody.
       - keys writes one file of keys a person, and removes the files of all others.
       - revoke locks the accounts that are no longer listed and ends their sessions; their files stay.
-    choices: [accounts, keys, revoke]
+    choices: [look, accounts, keys, revoke]
     required: true
   folder: {type: path, required: true}
   operator: {type: str, required: true}
+  named: {description: 'look: accounts that may lose their access.', type: list, elements: str, default: []}
+  keep: {description: 'keys: accounts that keep theirs beside people.', type: list, elements: str, default: []}
 """
 # The group that an account is in tells that this role manages it, and as what.
 GROUP = "access-{}"
@@ -54,6 +57,9 @@ class Host:
         if not self.module.check_mode:
             self.module.run_command(list(command), check_rc=True)
 
+    def members(self, role: str) -> list[str]:
+        return sorted(self.users.keys() & self.groups.get(GROUP.format(role), set()))
+
     def role(self, name: str) -> str | None:
         return next((role for role in ROLES if name in self.groups.get(GROUP.format(role), ())), None)
 
@@ -66,6 +72,44 @@ def refuse_reserved(host: Host, people: list[dict[str, Any]]) -> None:
             host.module.fail_json(msg=f"{name} is an account that the system uses itself : choose another name")
         if not user and name in host.groups:
             host.module.fail_json(msg=f"{name} is the name of a group that the system uses itself: choose another name")
+
+
+def read_keys(folder: pathlib.Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def identities(text: str) -> set[tuple[str, ...]]:
+    """Keys of a file, each without its comment."""
+    return {tuple(line.split()[:2]) for line in text.splitlines()}
+
+
+def leaving(
+    host: Host, people: list[dict[str, Any]], there: dict[str, str], operator: str, named: list[str]
+) -> list[dict[str, Any]]:
+    """Managed accounts that the list does not have: name, role, title, and whether the removal is meant.
+
+    It is meant where the account is named. An account that only the operator's own keys open is the same person's.
+    """
+    listed = {person["name"] for person in people}
+    mine = {identity for person in people if person["name"] == operator
+            for key in person["keys"] for identity in identities(key["line"])}  # fmt: skip
+    return [
+        {
+            "name": name,
+            "role": role,
+            "title": f"{name} ({role})",
+            "meant": name in named or identities(there.get(name, "")) <= mine,
+        }
+        for role in ROLES
+        for name in host.members(role)
+        if name not in listed and host.role(name) == role
+    ]
+
+
+def refused(gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Removals that look like a mistake: of an operator, or of several people at once."""
+    doubtful = [person for person in gone if not person["meant"]]
+    return doubtful if len(doubtful) > 1 or any(person["role"] == "operator" for person in doubtful) else []
 
 
 def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
@@ -86,12 +130,16 @@ def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
             changes += ["--password", "*"]
         if expiry:
             changes += ["--expiredate", ""]
-        if host.users[name].pw_shell != SHELLS[role]:
+        if host.users[name].pw_shell != SHELLS[role] and not shrinks(host.role(name), role):
             changes += ["--shell", SHELLS[role]]
         if host.role(name) is None:
             changes += ["--append", "--groups", GROUP.format(role)]
         if changes:
             host.run("usermod", *changes, name)
+
+
+def shrinks(before: str | None, after: str) -> bool:
+    return before is not None and ROLES.index(after) > ROLES.index(before)
 
 
 def sound(path: pathlib.Path) -> bool:
@@ -111,10 +159,17 @@ def refuse_takeover(host: Host, wanted: dict[str, str], there: dict[str, str], o
             )
 
 
-def write_keys(host: Host, people: list[dict[str, Any]], folder: pathlib.Path, operator: str) -> dict[str, str]:
+def write_keys(
+    host: Host, people: list[dict[str, Any]], folder: pathlib.Path, operator: str, keep: list[str]
+) -> dict[str, str]:
     wanted = {person["name"]: "".join(f"{key['line']}\n" for key in person["keys"]) for person in people}
-    there = {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+    there = read_keys(folder)
     refuse_takeover(host, wanted, there, operator)
+    for name in there.keys() & set(keep):
+        listed = wanted.get(name, "")
+        wanted[name] = listed + "".join(
+            f"{line}\n" for line in there[name].splitlines() if line not in listed.splitlines()
+        )
     if there == wanted and folder.is_dir() and all(sound(path) for path in (folder, *folder.iterdir())):
         return {"before": "", "after": ""}
     host.done.append(f"keys in {folder}")
@@ -161,15 +216,17 @@ def owner(entry: pathlib.Path) -> int | None:
 def revoke(host: Host, people: list[dict[str, Any]]) -> None:
     wanted = {person["name"]: person["role"] for person in people}
     for role in ROLES:
-        for name in sorted(host.groups.get(GROUP.format(role), ())):
+        for name in host.members(role):
             if wanted.get(name) == role:
                 continue
             # who may do more goes on with what runs
-            ends = name not in wanted or ROLES.index(wanted[name]) > ROLES.index(role)
+            ends = name not in wanted or shrinks(role, wanted[name])
             if ends:
                 host.done.append(f"end of the sessions of {name}")
             if name not in wanted:
                 host.run("usermod", "--lock", "--expiredate", "1", name)
+            elif host.users[name].pw_shell != SHELLS[wanted[name]]:
+                host.run("usermod", "--shell", SHELLS[wanted[name]], name)
             if ends and not host.module.check_mode:
                 # what lingers would be started anew
                 pathlib.Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)
@@ -184,21 +241,27 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "people": {"type": "list", "elements": "dict", "required": True},
-            "stage": {"choices": ["accounts", "keys", "revoke"], "required": True},
+            "stage": {"choices": ["look", "accounts", "keys", "revoke"], "required": True},
             "folder": {"type": "path", "required": True},
             "operator": {"type": "str", "required": True},
+            "named": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     host = Host(module)
     people = [person for person in module.params["people"] if person["state"] == "present"]
     diff: dict[str, str] = {}
+    folder, operator = pathlib.Path(module.params["folder"]), module.params["operator"]
     refuse_reserved(host, people)
     try:
-        if module.params["stage"] == "accounts":
+        if module.params["stage"] == "look":
+            gone = leaving(host, people, read_keys(folder), operator, module.params["named"])
+            module.exit_json(changed=False, leaving=gone, refused=refused(gone), operators=host.members("operator"))
+        elif module.params["stage"] == "accounts":
             open_accounts(host, people)
         elif module.params["stage"] == "keys":
-            diff = write_keys(host, people, pathlib.Path(module.params["folder"]), module.params["operator"])
+            diff = write_keys(host, people, folder, operator, module.params["keep"])
         else:
             revoke(host, people)
     except (OSError, subprocess.SubprocessError) as error:

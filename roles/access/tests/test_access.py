@@ -1,4 +1,4 @@
-"""One operator's run must not give the account of another to its own keys."""
+"""One operator's run must neither take over another's account nor remove it unless that is meant."""
 
 import importlib.util
 import pathlib
@@ -51,3 +51,48 @@ def test_another_operators_account_is_not_taken_over(access: ModuleType) -> None
 )
 def test_other_changes_pass(access: ModuleType, there: Any, wanted: Any, operator: str) -> None:
     assert refusal(access, there, wanted, operator) == ""
+
+
+PEOPLE = {"operator": {"deploy", "bob"}, "analyst": {"ana"}, "tunnel": {"tina"}}
+
+
+def gone(access: ModuleType, listed: dict[str, str], operator: str, named: list[str], there: dict[str, str]) -> Any:
+    """Who leaves, and who of them is refused."""
+    groups = {f"access-{role}": names for role, names in PEOPLE.items()}
+    host = access.Host.__new__(access.Host)
+    host.users, host.groups = dict.fromkeys(set().union(*PEOPLE.values())), groups
+    people = [{"name": name, "keys": [{"line": line} for line in text.splitlines()]} for name, text in listed.items()]
+    left = access.leaving(host, people, there, operator, named)
+    return [person["name"] for person in left], [person["title"] for person in access.refused(left)]
+
+
+THERE = {"deploy": ALICE, "bob": BOB, "ana": "ssh-ed25519 D ana\n", "tina": "ssh-ed25519 E tina\n"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "operator", "named", "refused"),
+    [
+        # a checkout without people.yml
+        ({"bob": BOB, "analyst": BOB}, "bob", [], ["deploy (operator)", "ana (analyst)", "tina (tunnel)"]),
+        ({"bob": BOB, "analyst": BOB}, "bob", ["deploy", "ana"], []),
+        ({"bob": BOB, "analyst": BOB}, "bob", ["deploy"], ["ana (analyst)", "tina (tunnel)"]),
+        # one operator is one too many, one other is not
+        ({"bob": BOB, "ana": NEW, "tina": NEW}, "bob", [], ["deploy (operator)"]),
+        ({"bob": BOB, "deploy": ALICE, "ana": NEW}, "bob", [], []),
+        ({"bob": BOB, "deploy": ALICE}, "bob", [], ["ana (analyst)", "tina (tunnel)"]),
+        # the same person under another name, whatever the comment of the key
+        ({"carl": "ssh-ed25519 A me\n", "bob": BOB, "ana": NEW, "tina": NEW}, "carl", [], []),
+    ],
+)
+def test_nobody_is_removed_by_mistake(
+    access: ModuleType, listed: Any, operator: str, named: list[str], refused: list[str]
+) -> None:
+    left, said = gone(access, listed, operator, named, THERE)
+    assert set(left) == THERE.keys() - listed.keys()
+    assert said == refused
+
+
+def test_an_interrupted_removal_is_completed(access: ModuleType) -> None:
+    left, said = gone(access, {"bob": BOB}, "bob", [], {"bob": BOB})
+    assert len(left) == 3
+    assert said == []

@@ -172,8 +172,54 @@ def test_ports_become_numbers(keys: pathlib.Path) -> None:
     assert people[0]["ports"] == [8888, 5000]
 
 
-@pytest.mark.parametrize("people", [None, "ana", {"name": "ana"}, ["ana"]])
+@pytest.mark.parametrize("people", [None, "ana", {"name": "ana"}, ["ana"], 3])
 def test_what_is_no_list_of_people_is_refused(people: Any) -> None:
     result = module.access_people(people, "/nowhere", 3072)
     assert result["people"] == []
     assert len(result["errors"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("slip", "said"),
+    [
+        ({"ports": 5000}, "tina: ports is 5000; it must be a list: ports: [5000]"),
+        ({"ports": "5000"}, 'tina: ports is "5000"; it must be a list: ports: [5000]'),
+        ({"ports": None}, "tina: ports is empty; it must be a list: ports: [8888]"),
+        ({"ports": {"mlflow": 5000}}, 'tina: ports is {"mlflow": 5000}; it must be a list: ports: [8888]'),
+        ({"ports": [None]}, "tina: port None is not a number from 1 to 65535"),
+        ({"ports": ["²"]}, "tina: port ² is not a number from 1 to 65535"),
+        ({"ports": [True]}, "tina: port True is not a number from 1 to 65535"),
+        ({"ports": [[5000]]}, "tina: port [5000] is not a number from 1 to 65535"),
+        (
+            {"keys": None},
+            "tina: keys is empty; it must be a public key, a path, or a list of them: keys: [keys/me.pub]",
+        ),
+        ({"keys": ""}, "tina: keys is empty; it must be"),
+        ({"keys": {"laptop": "x"}}, 'tina: keys is {"laptop": "x"}; it must be'),
+        ({"keys": 7}, "tina: keys is 7; it must be"),
+        ({"keys": ["ed25519256.pub", None]}, "tina: keys has empty in place 2; it must be"),
+        ({"keys": [["ed25519256.pub"]]}, 'tina: keys has ["ed25519256.pub"] in place 1; it must be'),
+        ({"keys": "A" * 900}, "cannot be read as a file of public keys: [Errno 36] File name too long"),
+        ({"keys": "a\0b"}, "cannot be read as a file of public keys"),
+        ({"name": 12}, "entry 1: the name is 12, which YAML does not read as text: put a name into quotes"),
+        ({"name": None}, "entry 1: the name is empty, which YAML"),
+        ({"name": True}, "entry 1: the name is true, which YAML"),
+        ({"name": ["tina"]}, 'entry 1: the name is ["tina"], which YAML'),
+        ({"role": None}, "tina: role is 'None'; it can be"),
+        ({"role": ["tunnel"]}, "tina: role is '['tunnel']'; it can be"),
+        ({"state": True}, "tina: state is True; it can be"),
+        ({3: 4, "key": 1}, "tina: there is no 3, key; known are"),
+    ],
+)
+def test_a_slip_is_told_with_the_name_of_its_entry(keys: pathlib.Path, slip: dict[Any, Any], said: str) -> None:
+    tina = {"name": "tina", "role": "tunnel", "keys": "ed25519256.pub", "ports": [8888]}
+    _, errors = read({**tina, **slip}, folder=keys)
+    assert len(errors) >= 1
+    assert said in errors[0], errors
+
+
+@pytest.mark.parametrize("entry", [None, "ana", 3, ["ana"]])
+def test_an_entry_that_is_no_person_is_told_by_its_place(keys: pathlib.Path, entry: Any) -> None:
+    _, errors = read(ana("ed25519256.pub"), entry, folder=keys)
+    assert len(errors) == 1
+    assert errors[0].startswith("entry 2 is ")

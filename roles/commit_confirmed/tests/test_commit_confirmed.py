@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import json
 import os
 import pathlib
 import shutil
@@ -330,3 +331,43 @@ def test_a_folder_that_cannot_be_renamed_is_put_back(place: Place, module: Modul
     change(place)
     module.revert("web")
     assert place.tree() == before
+
+
+def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.Path) -> None:
+    """The change took sudo from the login of the run: what would go back at once cannot even begin."""
+    tasks = SCRIPT.parents[1] / "tasks"
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "commit_confirmed_name": "access",
+            "commit_confirmed_after": 77,
+            "__commit_confirmed_command": "/nowhere",
+            "__commit_confirmed_armed": {"stdout": "token"},
+        },
+        "tasks": [
+            {
+                "block": [{"name": "Write the keys", "fail": {"msg": "Missing sudo password"}}],
+                "rescue": [
+                    {
+                        "set_fact": {
+                            "ansible_become": True,
+                            "ansible_become_exe": "/bin/false",
+                            "ansible_become_user": "x",
+                        }
+                    },
+                    {"include_tasks": str(tasks / "revert.yml")},
+                ],
+            }
+        ],
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    result = subprocess.run(
+        [pathlib.Path(sys.executable).with_name("ansible-playbook"), "play.yml"],
+        cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    output = " ".join(result.stdout.split())
+    assert "access of localhost goes back to what it was before by itself, within 77 s: wait until then" in output
+    assert "What failed: Write the keys: Missing sudo password" in output

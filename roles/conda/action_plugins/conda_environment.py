@@ -89,6 +89,14 @@ def read_environment(text: str, folder: str) -> dict[str, Any]:
     if not isinstance(dependencies, list) or not dependencies:
         raise ValueError("it has no list `dependencies`; write at least: dependencies: [python, pip]")
 
+    channels = spec.get("channels") or []
+    if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
+        raise ValueError(f"`channels` is {channels!r}, and must be a list of names, e.g. channels: [conda-forge]")
+    if channels and set(channels) == {"nodefaults"}:
+        raise ValueError(
+            "`channels` names no channel beside nodefaults: add one, e.g. channels: [conda-forge, nodefaults]"
+        )
+
     packages: list[str] = []
     pip_lines: list[str] = []
     for entry in dependencies:

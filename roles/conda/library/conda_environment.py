@@ -11,6 +11,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+from collections.abc import Iterable
 from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -21,6 +23,7 @@ short_description: An environment of a conda installation, made from files of th
 description:
   - conda installs the packages; uv installs the pip part where a lock in it pins uv by hash, else pip does.
   - A digest of all inputs is stored in the environment last, so an unchanged one costs no conda call.
+  - What a power cut may have left half-written in the caches of conda and uv is removed first.
   - A changed one is made anew, while the old one stands aside. Where that fails, the old one, or none, is what stays.
 options:
   name: {description: Name of the environment., type: str, required: true}
@@ -40,8 +43,12 @@ MARKER = ".ansible-environment"
 OLD = ".before"
 # where the words that matter begin in the output of conda, pip and uv
 TELLING = re.compile(r"error|not ?found|unsatisfiable|no solution|could not|failed|nothing provides|hashes", re.I)
+# what conda says of packages in its cache that are not whole
+DAMAGED = re.compile(r"appears to be corrupted|CorruptedPackage|JSONDecodeError|Expecting value: line 1")
+# each host and file is tried again several times: lines that crowd out what failed in the end
+RETRYING = re.compile(r"Retrying \(Retry\(|conda\.notices\.")
 UNREACHABLE = re.compile(
-    r"CondaHTTPError|HTTP 000|ConnectionError|NewConnectionError|error sending request|Failed to fetch|"
+    r"CondaHTTPError|HTTP 000|ProxyError|ConnectionError|NewConnectionError|error sending request|Failed to fetch|"
     r"dns error|resolution|timed out|CERTIFICATE_VERIFY|invalid peer certificate|from versions: none",
     re.I,
 )
@@ -49,14 +56,35 @@ UNREACHABLE = re.compile(
 
 def telling_lines(output: str, count: int = 15) -> str:
     """Lines of a tool's output that name the culprit: from the first that tells of one, else the last."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not RETRYING.search(line)]
     start = next((i for i, line in enumerate(lines) if TELLING.search(line)), max(0, len(lines) - count))
     return "\n".join(lines[start : start + count])
 
 
+def write_through(path: str) -> None:
+    """Write to disk what memory holds of the file system at a path: a power cut would lose the last half minute."""
+    if subprocess.run(["sync", "-f", path], capture_output=True).returncode != 0:  # not coreutils
+        os.sync()
+
+
+def write_durably(path: str, content: object) -> None:
+    """Write a JSON file that is there whole, or not at all, after a power cut."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.chmod(path + ".new", 0o644)
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
 def remove(path: str) -> None:
-    if os.path.lexists(path):
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def uv_lines(files: dict[str, str]) -> str:
@@ -100,16 +128,18 @@ class Environment:
         self.aside = os.path.join(self.prefix, "envs", f".before-{self.p['name']}")
         # beside the environments, since programs may not be allowed to run in /tmp
         self.work = os.path.join(self.prefix, ".making")
+        # packages that conda's cache held before; what came since may be in memory only
+        self.kept = os.path.join(self.work, "kept")
         inputs = [RECIPE] + [self.p[key] for key in ("conda_file", "pip_options", "pip_requirements", "pip_files")]
         self.wanted = {"inputs": hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}
 
     def made_from(self) -> dict[str, str]:
         """What the marker says; empty when it is not there or not of this module's making."""
-        try:
-            with open(self.marker, encoding="utf-8") as file:
+        # a pipe that somebody laid there would never be read to its end
+        if os.path.isfile(self.marker):
+            with contextlib.suppress(OSError, ValueError), open(self.marker, encoding="utf-8") as file:
                 return dict(json.load(file))
-        except (OSError, ValueError):
-            return {}
+        return {}
 
     def fail(self, what: str, output: str = "") -> NoReturn:
         message = f"environment {self.p['name']}: {what}"
@@ -124,7 +154,37 @@ class Environment:
         self.module.fail_json(msg=message, output=output[-20000:])
         raise AssertionError  # fail_json does not return
 
-    def run(self, what: str, *command: str) -> None:
+    def uv_cache(self) -> str:
+        # by default on the same filesystem, so that uv links instead of copying
+        return os.environ.get("UV_CACHE_DIR") or os.path.join(self.prefix, ".uv-cache")
+
+    def empty_caches(self, kept: Iterable[str] = ()) -> None:
+        """Remove the packages that conda and uv keep, but for those of conda's that are named."""
+        cache = os.path.join(self.prefix, "pkgs")
+        for name in set(os.listdir(cache)) - set(kept) if os.path.isdir(cache) else ():
+            remove(os.path.join(cache, name))
+        # answers of servers
+        remove(os.path.join(cache, "cache"))
+        cache = self.uv_cache()
+        if os.path.exists(os.path.join(cache, "CACHEDIR.TAG")):
+            for name in os.listdir(cache):
+                if re.fullmatch(r"[a-z-]+-v\d+", name):
+                    remove(os.path.join(cache, name))
+
+    def recover(self) -> bool:
+        """Throw away what was being written when a run was cut off; whether there is such a thing."""
+        if not os.path.lexists(self.work):
+            return False
+        if not self.module.check_mode:
+            kept: list[str] = []
+            with contextlib.suppress(OSError, ValueError), open(self.kept, encoding="utf-8") as file:
+                kept = list(json.load(file))
+            self.empty_caches(kept)
+            remove(self.work)
+        return True
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """Status and output of a command that makes the environment."""
         defaults = {
             "CONDA_ALWAYS_YES": "true",
             "CONDA_QUIET": "true",
@@ -132,8 +192,7 @@ class Environment:
             "PIP_NO_INPUT": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
             "TMPDIR": self.work,
-            # on the same filesystem, so that uv links instead of copying
-            "UV_CACHE_DIR": os.path.join(self.prefix, ".uv-cache"),
+            "UV_CACHE_DIR": self.uv_cache(),
             # users of the environment cannot write its __pycache__
             "UV_COMPILE_BYTECODE": "1",
             "UV_NO_PROGRESS": "1",
@@ -144,8 +203,7 @@ class Environment:
             defaults |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "PIP_CERT": bundle}
         environment = {key: value for key, value in defaults.items() if key not in os.environ}
         rc, out, err = self.module.run_command(list(command), cwd=self.work, environ_update=environment, umask=0o022)
-        if rc != 0:
-            self.fail(what, f"{out}\n{err}")
+        return rc, f"{out}\n{err}"
 
     def write(self, name: str, text: str) -> str:
         """Write a file of the work folder; returns its name."""
@@ -155,10 +213,52 @@ class Environment:
             file.write(text)
         return name
 
+    def create(self, conda: str) -> None:
+        """Let conda make it; once more without its cache, where a power cut has left empty files there."""
+        command = [conda, *self.create_arguments(conda), "--prefix", self.path]
+        rc, output = self.run(*command)
+        if DAMAGED.search(output) or (rc == 0 and self.cannot_run()):
+            remove(self.path)
+            self.empty_caches()
+            rc, output = self.run(*command)
+        if rc != 0:
+            self.fail("conda could not create it", output)
+
+    def cannot_run(self) -> bool:
+        """Whether it has a Python, and this does not start."""
+        if not glob.glob(f"{self.path}/conda-meta/python-[0-9]*.json"):
+            return False
+        with contextlib.suppress(OSError):
+            python = os.path.join(self.path, "bin", "python")
+            return bool(self.module.run_command([python, "-c", "import encodings, site"], umask=0o022)[0] != 0)
+        return True
+
+    def create_arguments(self, conda: str) -> list[str]:
+        """Arguments by which conda makes what its file says, which is written here."""
+        text: str = self.p["conda_file"]
+        if "@EXPLICIT" in text.splitlines():
+            return ["create", "--file", self.write("lock.txt", text)]
+        spec = json.loads(text)
+        channels = spec.get("channels") or []
+        if "nodefaults" in channels and self.conda_release(conda) >= (26, 7):
+            # since 26.7 conda takes it for the name of a channel, but here it can be told on the command line
+            spec["channels"] = [channel for channel in channels if channel != "nodefaults"]
+            options = [option for channel in spec["channels"] for option in ("--channel", channel)]
+            file = self.write("environment.yml", json.dumps(spec, sort_keys=True))
+            return ["create", "--override-channels", *options, "--file", file]
+        return ["env", "create", "--file", self.write("environment.yml", text)]
+
+    def conda_release(self, conda: str) -> tuple[int, ...]:
+        """Numbers of conda's release; none when it does not say one."""
+        _, out, _ = self.module.run_command([conda, "--version"])
+        return tuple(int(number) for number in re.findall(r"\d+", out))
+
     def install_with_pip(self) -> None:
         options, files = self.p["pip_options"], self.p["pip_files"]
         python = os.path.join(self.path, "bin", "python")
-        rc, _, _ = self.module.run_command([python, "-m", "pip", "--version"])
+        rc, out, err = self.module.run_command([python, "-m", "pip", "--version"])
+        if rc != 0 and glob.glob(f"{self.path}/conda-meta/pip-*.json"):
+            self.fail("its pip does not run", f"{out}\n{err}")
         if rc != 0:
             self.fail("it has packages for pip but no pip; add `python` and `pip` to what conda installs")
         for name, text in files.items():
@@ -170,9 +270,13 @@ class Environment:
         install, tool = [python, "-m", "pip", "install"], "pip"
         if lines := uv_lines(files):
             lock = self.write("uv.lock.txt", lines)
-            self.run("pip could not install uv", *install, "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+            rc, output = self.run(*install, "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+            if rc != 0:
+                self.fail("pip could not install uv", output)
             install, tool = [os.path.join(self.path, "bin", "uv"), "pip", "install", "--python", python], "uv"
-        self.run(f"{tool} could not install", *install, *options, *targets)
+        rc, output = self.run(*install, *options, *targets)
+        if rc != 0:
+            self.fail(f"{tool} could not install", output)
 
     def check(self) -> None:
         """Fail, before anything changes, where it cannot be made."""
@@ -191,8 +295,9 @@ class Environment:
     def make(self) -> None:
         """Make it, anew where there is one; what is not finished never stays."""
         self.check()
-        remove(self.work)
         os.makedirs(self.work)
+        cache = os.path.join(self.prefix, "pkgs")
+        write_durably(self.kept, sorted(os.listdir(cache)) if os.path.isdir(cache) else [])
         os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
         if os.path.exists(self.aside):
             remove(self.path)
@@ -200,13 +305,11 @@ class Environment:
             os.rename(self.path, self.aside)
         else:
             os.mkdir(self.aside)
+        write_through(self.prefix)
         made = False
         try:
             conda = os.path.join(self.prefix, "bin", "conda")
-            explicit = "@EXPLICIT" in self.p["conda_file"].splitlines()
-            create = ["create", "--file"] if explicit else ["env", "create", "--file"]
-            file = self.write("lock.txt" if explicit else "environment.yml", self.p["conda_file"])
-            self.run("conda could not create it", conda, *create, file, "--prefix", self.path)
+            self.create(conda)
             if self.p["pip_options"] or self.p["pip_requirements"]:
                 self.install_with_pip()
             for path in foreign_files(self.aside):
@@ -217,16 +320,20 @@ class Environment:
             made = True
         finally:
             # fail_json leaves by SystemExit, so this also runs for a build that failed
-            remove(self.work)
             if not made:
                 remove(self.path)
                 os.rename(self.aside, self.path) if os.listdir(self.aside) else os.rmdir(self.aside)
+            # what a failed build left in the caches is used by the next one too
+            for path in (self.prefix, self.uv_cache()):
+                if os.path.isdir(path):
+                    write_through(path)
+            if not made:
+                remove(self.work)
         os.rename(self.aside, os.path.join(self.path, OLD))
         remove(os.path.join(self.path, OLD))
         # last, so that a run that is interrupted before is repeated
-        with open(self.marker + ".new", "w", encoding="utf-8") as marker:
-            json.dump(self.wanted, marker)
-        os.replace(self.marker + ".new", self.marker)
+        write_durably(self.marker, self.wanted)
+        remove(self.work)
 
 
 def main() -> None:
@@ -253,6 +360,7 @@ def main() -> None:
         )
     environment = Environment(module)
     before = environment.made_from()
+    recovered = environment.recover()
     if module.params["state"] == "absent":
         changed, after = any(map(os.path.lexists, (environment.path, environment.aside))), {}
     else:
@@ -264,7 +372,7 @@ def main() -> None:
         else:
             environment.make()
     module.exit_json(
-        changed=changed,
+        changed=changed or recovered,
         path=environment.path,
         diff={
             "before_header": environment.path,

@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import grp
 import hashlib
+import itertools
 import json
 import os
+import pwd
 import re
 import shutil
+import socket
 import stat
+import subprocess
 import tempfile
 import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -23,13 +32,18 @@ short_description: An installation of conda at a prefix
 description:
   - A working installation of the wanted or a newer release at prefix is adopted; an older one is upgraded.
   - A new one that fails is removed whole. One that was interrupted is done again, its download continued.
+  - One that others than root can write is refused, since root runs what is in it.
   - It is uninstalled only where this module made it.
 options:
   prefix: {description: Folder of the installation., type: path, required: true}
-  state: {description: Whether it shall be there., type: str, choices: [present, absent], default: present}
-  version: {description: Release of the installer. Required unless state is absent., type: str}
-  url: {description: Where the installer comes from. Required unless state is absent., type: str}
-  checksum: {description: "What it must be, as sha256:<hexadecimal>. Required unless state is absent.", type: str}
+  state:
+    description: Whether it shall be there. checked only refuses a prefix that others than root can write.
+    type: str
+    choices: [present, absent, checked]
+    default: present
+  version: {description: Release of the installer. Required where state is present., type: str}
+  url: {description: Where the installer comes from. Required where state is present., type: str}
+  checksum: {description: "What it must be, as sha256:<hexadecimal>. Required where state is present.", type: str}
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
 """
@@ -37,6 +51,7 @@ options:
 MARKER = ".ansible-conda"
 # Inside the prefix: programs may run there, unlike in a hardened /tmp, and an interruption leaves a trace.
 WORK = ".installing"
+CONFIGURATION_ERROR = re.compile(r"^conda\.common\.configuration\.\w+", re.M)
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -47,6 +62,123 @@ def release(version: str) -> tuple[int, ...]:
 def sha256_of(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_through(path: str) -> None:
+    """Write to disk what memory holds of the file system at a path: a power cut would lose the last half minute."""
+    if subprocess.run(["sync", "-f", path], capture_output=True).returncode != 0:  # not coreutils
+        os.sync()
+
+
+def write_durably(path: str, content: object) -> None:
+    """Write a JSON file that is there whole, or not at all, after a power cut."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.chmod(path + ".new", 0o644)
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def routed(family: int, address: str) -> bool:
+    """Whether this host has a way to an address; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return True
+    return False
+
+
+def without_way(url: str) -> str:
+    """Host of a URL that has IPv4 addresses only where this host has IPv6 only; empty where that is not so."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    if not host or ((parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host)):
+        return ""
+    try:
+        found = {(entry[0], str(entry[4][0])) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)}
+    except OSError:
+        return ""  # the download tells more of it
+    # DNS64 gives addresses that NAT64 translates
+    if any(routed(family, address) for family, address in found):
+        return ""
+    return host if {family for family, _ in found} == {socket.AF_INET} else ""
+
+
+def last_lines(*outputs: str, count: int = 15) -> str:
+    return "\n".join("\n".join(outputs).strip().splitlines()[-count:])
+
+
+# what root runs or reads at each run, where others than root must not write
+ROOTS_OWN = (
+    *("", "bin", "bin/conda", "bin/python", "condabin", "condabin/conda", "etc", "etc/profile.d"),
+    *("etc/profile.d/conda.sh", "lib", "lib/python3*", "lib/python3*/site-packages"),
+    *("lib/python3*/site-packages/conda", "conda-meta", "pkgs", "envs", ".condarc", MARKER, WORK, ".making"),
+)
+
+
+def writer(path: str) -> str:
+    """Say by whom other than root a file or folder can be written; empty when by nobody."""
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        return ""  # cannot be written; what it names is looked at instead
+    if found.st_uid not in (0, os.geteuid()):
+        try:
+            return f"belongs to {pwd.getpwuid(found.st_uid).pw_name}"
+        except KeyError:
+            return f"belongs to an account of number {found.st_uid}"
+    if found.st_mode & stat.S_IWOTH:
+        return "can be written by everybody"
+    if found.st_mode & stat.S_IWGRP:
+        if found.st_gid not in (0, os.getegid()):
+            try:
+                return f"can be written by the group {grp.getgrgid(found.st_gid).gr_name}"
+            except KeyError:
+                return f"can be written by a group of number {found.st_gid}"
+        with contextlib.suppress(OSError):
+            if "system.posix_acl_access" in getattr(os, "listxattr", lambda _: ())(path):
+                return "can be written by those whom its ACL names"
+    return ""
+
+
+def way_to(path: str, links: int = 40) -> Iterator[str]:
+    """Everything that is passed on the way to a path, the targets of links included, and itself."""
+    place = "/"
+    for part in path.strip("/").split("/"):
+        place = os.path.join(place, part)
+        yield place
+        if os.path.islink(place) and links:
+            target = os.path.normpath(os.path.join(os.path.dirname(place), os.readlink(place)))
+            yield from way_to(target, links - 1)
+            place = os.path.realpath(place)
+
+
+def weak_places_to(path: str) -> Iterator[tuple[str, str]]:
+    """Places on the way to a path that others than root can write, and by whom."""
+    way = [place for place in way_to(path) if os.path.lexists(place)]
+    for place, following in zip(way, [*way[1:], ""], strict=True):
+        reason = writer(place)
+        # where a folder is sticky, as /tmp is, others cannot replace what is in it already
+        sticky = os.lstat(place).st_mode & stat.S_ISVTX and os.path.dirname(following) == place
+        if reason and not (sticky and reason.startswith("can be")):
+            yield place, reason
+
+
+def weak_inside(prefix: str) -> Iterator[tuple[str, str]]:
+    """Files and folders of an installation that others than root can write; the environments are their owners'."""
+    for folder, subfolders, files in os.walk(prefix):
+        if folder == os.path.join(prefix, "envs"):
+            subfolders.clear()
+            continue
+        for path in (os.path.join(folder, name) for name in subfolders + files):
+            if os.path.islink(path):
+                if not os.path.realpath(path).startswith(prefix + "/"):
+                    yield from weak_places_to(path)
+            elif reason := writer(path):
+                yield path, reason
 
 
 class Installation:
@@ -62,6 +194,7 @@ class Installation:
         self.new = os.path.join(self.work, "new")
         self.before = self.read_marker()
         self.interrupted = os.path.exists(self.work)
+        self.broken = ""
         self.made_here = bool(self.before.get("made_here")) or os.path.exists(self.new)
 
     def fail(self, message: str) -> NoReturn:
@@ -70,31 +203,42 @@ class Installation:
 
     def read_marker(self) -> dict[str, Any]:
         """What was installed or adopted here; empty when this module never finished either."""
-        try:
-            with open(self.marker, encoding="utf-8") as file:
+        # a pipe that somebody laid there would never be read to its end
+        if os.path.isfile(self.marker):
+            with contextlib.suppress(OSError, ValueError), open(self.marker, encoding="utf-8") as file:
                 return dict(json.load(file))
-        except (OSError, ValueError):
-            return {}
+        return {}
 
     def working_version(self) -> str:
-        """Version of a conda that runs; empty when there is none."""
+        """Version of a conda that runs; empty when there is none, and then `self.broken` says why."""
         conda = os.path.join(self.prefix, "bin", "conda")
         if not os.path.exists(conda):
+            self.broken = f"{conda} is missing"
             return ""
-        rc, out, _ = self.module.run_command([conda, "--version"])
-        found = re.fullmatch(r"conda (\S+)", out.strip())
-        return found[1] if rc == 0 and found else ""
+        # looking is not changing: no bytecode
+        quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+        # `conda --version` imports almost nothing since 26.5, so it also answers where conda cannot run
+        rc, out, err = self.module.run_command([conda, "info", "--json"], environ_update=quiet)
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if rc == 0:
+                return str(json.loads(out)["conda_version"])
+        if CONFIGURATION_ERROR.search(err):  # conda runs, and only refuses somebody's .condarc
+            _, out, _ = self.module.run_command([conda, "--version"], environ_update=quiet)
+            if found := re.fullmatch(r"conda (\S+)", out.strip()):
+                return found[1]
+        self.broken = f"`{conda} info --json` ended with status {rc}\n" + last_lines(out, err)
+        return ""
 
     def write_marker(self) -> None:
-        with open(self.marker + ".new", "w", encoding="utf-8") as file:
-            json.dump({key: self.p[key] for key in ("version", "checksum")} | {"made_here": self.made_here}, file)
-        os.chmod(self.marker + ".new", 0o644)
-        os.replace(self.marker + ".new", self.marker)
+        write_through(self.prefix)
+        content = {key: self.p[key] for key in ("version", "checksum")}
+        write_durably(self.marker, content | {"made_here": self.made_here})
 
     def download(self) -> str:
         """Path of the verified installer; what an interrupted run or connection left of it is continued."""
         url, want = self.p["url"], self.p["checksum"].removeprefix("sha256:")
-        path = os.path.join(self.work, url.rsplit("/", 1)[-1])
+        # the installer refuses to run under a name without .sh, and a URL may end in anything
+        path = os.path.join(self.work, f"installer-{want[:12]}.sh")
         bundle = self.p["ca_bundle"] if self.p["ca_bundle"] and os.path.exists(self.p["ca_bundle"]) else None
         got = ""
         error: Exception | None = None
@@ -130,10 +274,35 @@ class Installation:
                 " conda_installer_checksums to the sums that the release publishes as <installer>.sha256."
             )
         self.fail(
-            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; behind a proxy set"
+            f"{url} could not be downloaded: {error}. {sums}The host needs to reach it; else let the machine that runs"
+            " Ansible download it (conda_download_from: controller), behind a proxy set"
             " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
             f" conda_installer_url. A private CA belongs into {self.p['ca_bundle']} (conda_ca_bundle)."
         )
+
+    def weak_places(self) -> Iterator[tuple[str, str]]:
+        """Those of the places that matter at each run which others than root can write, and by whom."""
+        for pattern in ROOTS_OWN:
+            for path in glob.glob(os.path.join(self.prefix, pattern).rstrip("/")) or [self.prefix]:
+                yield from weak_places_to(path)
+
+    def check_owner(self, everything: bool = False) -> None:
+        """Fail where others than root can write what root runs; users' own environments are not looked into."""
+        real = os.path.realpath(self.prefix)
+        path, reason = next(itertools.chain(self.weak_places(), weak_inside(real) if everything else ()), ("", ""))
+        if reason:
+            inside = path == real or path.startswith(real + "/")
+            mend = (
+                f"chown -hR root:root {real} && chmod -R go-w {real}"
+                if inside
+                else (f"chown root:root {path} && chmod go-w {path}")
+            )
+            self.fail(
+                f"{path} {reason}, and root runs what is in {self.prefix}. If nobody else needs to write there, look at"
+                f" what it holds, then type on the host, as root: {mend}"
+                + (" (environments in it become root's as well)." if inside else ".")
+                + " Else set conda_prefix to another path, e.g. /opt/miniforge."
+            )
 
     def check(self) -> None:
         """Fail, before anything changes, where an installation cannot succeed."""
@@ -146,6 +315,13 @@ class Installation:
             self.fail(
                 f"{self.prefix} holds something else than conda ({', '.join(sorted(entries)[:5])});"
                 " move it away or set conda_prefix to another path"
+            )
+        if host := without_way(self.p["url"]):
+            self.fail(
+                f"{host} has IPv4 addresses only and this host has no way to them. Let the machine that runs Ansible"
+                " download conda and bring it: conda_download_from: controller. Or, behind a proxy set"
+                " https_proxy in conda_environment_variables, for a mirror or a file on the host set"
+                " conda_installer_url."
             )
         parent = self.prefix
         while not os.path.exists(parent):
@@ -161,13 +337,14 @@ class Installation:
         """Install, or upgrade in place."""
         if not os.path.isdir(self.prefix) or not os.listdir(self.prefix):
             os.makedirs(self.work)
-            with open(self.new, "w", encoding="utf-8"):
-                pass
+            write_durably(self.new, True)
         # with a marker it is finished, and only the removal of the folder was interrupted
         new = os.path.exists(self.new) and not self.before
         if new:
             self.wipe(but=WORK)
         os.makedirs(self.work, exist_ok=True)
+        self.forget_half_packages()
+        write_through(self.prefix)
         installer = ""
         try:
             installer = self.download()
@@ -177,9 +354,16 @@ class Installation:
                 rc, out, err = self.module.run_command(
                     command, cwd=self.work, environ_update={"TMPDIR": temporary}, umask=0o022
                 )
-            if rc != 0 or not self.working_version():
-                last = "\n".join((out + "\n" + err).strip().splitlines()[-15:])
-                self.fail(f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n{last}")
+            if rc != 0:
+                self.fail(
+                    f"the installer {self.p['url']} failed with status {rc}; the next run starts afresh\n"
+                    + last_lines(out, err)
+                )
+            if not self.working_version():
+                self.fail(
+                    f"the installer {self.p['url']} left a conda that does not work; the next run starts afresh:"
+                    f" {self.broken}"
+                )
         except SystemExit:  # fail_json
             if new:
                 self.remove()
@@ -195,6 +379,20 @@ class Installation:
         os.chmod(self.prefix, 0o755)
         self.write_marker()
         shutil.rmtree(self.work)
+
+    def forget_half_packages(self) -> None:
+        """Remember what the package cache holds; after an interruption, remove what has come since."""
+        kept, cache = os.path.join(self.work, "kept"), os.path.join(self.prefix, "pkgs")
+        names = set(os.listdir(cache)) if os.path.isdir(cache) else set()
+        if self.interrupted:
+            before: list[str] = []
+            with contextlib.suppress(OSError, ValueError), open(kept, encoding="utf-8") as file:
+                before = json.load(file)
+            for name in names - set(before):
+                path = os.path.join(cache, name)
+                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            names &= set(before)
+        write_durably(kept, sorted(names))
 
     def wipe(self, but: str = "") -> None:
         """Remove what is in the prefix."""
@@ -212,7 +410,9 @@ class Installation:
     def open_to_everyone(self) -> None:
         """Undo a strict umask of whoever installed the conda that was here before."""
         everyone = stat.S_IRGRP | stat.S_IROTH
-        for folder, _, files in os.walk(self.prefix):
+        for folder, subfolders, files in os.walk(self.prefix):
+            # where others can write, a name may be a link by the time that it is used
+            subfolders[:] = [name for name in subfolders if not writer(os.path.join(folder, name))]
             for path in (folder, *(os.path.join(folder, name) for name in files)):
                 mode = os.lstat(path).st_mode
                 wanted = mode | everyone | (0o011 if mode & stat.S_IXUSR else 0)
@@ -221,9 +421,11 @@ class Installation:
 
     def provide(self) -> tuple[str, str]:
         """Install, upgrade or adopt; returns which of them, and the version that is there then."""
+        self.check_owner()
         if all(self.before.get(key) == self.p[key] for key in ("version", "checksum")):
             return "none", self.p["version"]
         self.check()
+        self.check_owner(everything=not self.made_here)
         there = "" if self.interrupted else self.working_version()
         adopt = bool(there) and not self.before and release(there) >= release(self.p["version"])
         if adopt and not self.module.check_mode:
@@ -253,7 +455,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "prefix": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "checked"], "default": "present"},
             "version": {"type": "str"},
             "url": {"type": "str"},
             "checksum": {"type": "str"},
@@ -266,6 +468,9 @@ def main() -> None:
     os.umask(0o022)
     installation = Installation(module)
     before = installation.before.get("version", "")
+    if module.params["state"] == "checked":
+        installation.check_owner()
+        module.exit_json(changed=False)
     action, after = installation.uninstall() if module.params["state"] == "absent" else installation.provide()
     module.exit_json(
         changed=action != "none",

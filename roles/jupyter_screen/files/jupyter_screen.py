@@ -53,6 +53,7 @@ def ours() -> bool:
     """Returns whether who listens on the server's port is the owner of the token."""
     port = f"{int(os.environ['JUPYTER_SCREEN_PORT']):04X}"
     rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    # IPv6 gets what is sent to 127.0.0.1 only where no IPv4 listens: then the set is empty, and it is not ours.
     # columns of proc(5): local address, other address, state (0A listens) … uid
     owners = {int(row[7]) for row in rows if row[1] in (f"0100007F:{port}", f"00000000:{port}") and row[3] == "0A"}
     return owners == {os.stat(os.environ["JUPYTER_TOKEN_FILE"]).st_uid}

@@ -262,7 +262,10 @@ def check_users(users: list[Any]) -> None:
             except KeyError:
                 home = pathlib.Path("/nonexistent")
             if not home.is_dir():
-                raise Refused(f"{what}: {account} is no account with a home here; make it, or take it out of accounts.")
+                raise Refused(
+                    f"{what}: {account} is not an account with a home here. Make it (those of people are made by"
+                    " site.yml --tags access), or take it out of accounts."
+                )
         for grant in user.get("permissions", []):
             kinds = set(grant) & set(RESOURCES) if isinstance(grant, dict) else set()
             if (
@@ -283,7 +286,7 @@ def check(new: dict[str, Any]) -> None:
     Args:
         new: settings (environment of the new server), options (its command line), users, upgrade (whether another
             environment is in use), switch (refuse, move or leave: what to do about data where the server would no
-            longer look).
+            longer look), command (what moves it).
 
     Raises:
         Refused: with what to mend.
@@ -317,33 +320,54 @@ def check(new: dict[str, Any]) -> None:
     if new["upgrade"]:
         check_backup(engine)
     check_artifacts(new["settings"])
-    moved = before.get(URI, "") not in ("", new["settings"][URI])
-    source = before.get(DESTINATION, ARTIFACTS)
-    rehoused = bool(before.get(URI)) and source != new["settings"][DESTINATION]
+    check_switch(new, before)
+
+
+def check_switch(new: dict[str, Any], before: dict[str, str]) -> None:
+    """Whether data stays behind where the server would no longer look; prints `move` where it is to be moved.
+
+    Args:
+        new: as `check` takes it, and command (what the operator types to move the data). Settings may be the database's
+            alone, which says nothing of the artifacts.
+        before: the settings in force.
+
+    Raises:
+        Refused: data would stay behind, or cannot be moved that way.
+    """
+    uri, source = new["settings"][URI], before.get(DESTINATION, ARTIFACTS)
+    destination = new["settings"].get(DESTINATION, source)
+    moved = before.get(URI, "") not in ("", uri)
+    rehoused = bool(before.get(URI)) and source != destination
+    kinds = ("postgresql", "sqlite")
+    no_database = moved and not {sa.make_url(url).get_backend_name() for url in (uri, before[URI])} <= set(kinds)
+    no_artifacts = rehoused and not (source.startswith("/") and destination.startswith("s3://"))
     if new["switch"] == "move" and (moved or rehoused):
         if new["upgrade"]:
             raise Refused(
                 "MLflow would be upgraded and its data moved at once: run site.yml with the old backend, then move."
             )
-        if moved and engine.name != "postgresql":
-            raise Refused("Data can be moved to PostgreSQL only. mlflow_server_switch=leave begins with what is there.")
-        if rehoused and not (source.startswith("/") and new["settings"][DESTINATION].startswith("s3://")):
+        if no_database:
+            raise Refused(
+                "Data can be moved between SQLite and PostgreSQL only. mlflow_server_switch=leave begins with what is"
+                " there."
+            )
+        if no_artifacts:
             raise Refused(f"Artifacts can be moved from a folder to S3 only, not from {source}.")
         print("move")
     if new["switch"] != "refuse":
         return
-    verb = (
-        "Move it by ansible-playbook playbooks/migrate_tracking.yml, or leave it where it is, with -e"
-        " mlflow_server_switch=leave,"
-        " or take back the change of"
-    )
+    choices = "leave it where it is, with -e mlflow_server_switch=leave, or take back the change of"
+    if not (no_database or no_artifacts):
+        choices = f"Move it by {new['command']}\nor {choices}"
+    else:
+        choices = f"It cannot be moved there: {choices}"
     if moved and holds_data(connect(before[URI])):
         raise Refused(
-            f"The database in force holds data that the one of mlflow_server_backend would not have. {verb}"
+            f"The database in force holds data that the one of mlflow_server_backend would not have. {choices}"
             " mlflow_server_backend."
         )
     if rehoused and (source.startswith("s3:") or any(path.is_file() for path in pathlib.Path(source).rglob("*"))):
-        raise Refused(f"{source} holds artifacts that would no longer be found. {verb} the artifacts' place.")
+        raise Refused(f"{source} holds artifacts that would no longer be found. {choices} the artifacts' place.")
 
 
 def backup(label: str) -> None:
@@ -444,16 +468,19 @@ def probe(address: str) -> None:
     """Asks the server for its version, and reads experiments, runs, metrics and the registry as a client does.
 
     Raises:
-        Refused: it is another version than this environment's.
+        Refused: it does not answer, or is another version than this environment's.
     """
     import mlflow
     import requests
     from mlflow import MlflowClient
 
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    answer = requests.get(
-        f"{address}/version", auth=(name, os.environ["MLFLOW_TRACKING_PASSWORD"]) if name else None, timeout=60
-    )
+    try:
+        answer = requests.get(
+            f"{address}/version", auth=(name, os.environ["MLFLOW_TRACKING_PASSWORD"]) if name else None, timeout=60
+        )
+    except requests.RequestException as error:
+        raise Refused(f"The server had no answer in 60 s when asked for its version: {error}") from None
     if answer.text != mlflow.__version__:
         raise Refused(
             f"The server answers {answer.status_code} {answer.text[:100]!r} when asked for its version, not"
@@ -501,8 +528,6 @@ def copy_database(source_uri: str, target_uri: str) -> None:
     source, target = connect(source_uri), connect(target_uri)
     if not is_there(source):
         return
-    if target.name != "postgresql":
-        raise Refused("Data can be moved to PostgreSQL only.")
     # makes the tables where there are none, and refuses those of another version
     SqlAlchemyStore(target_uri, "mlflow-artifacts:/")
     if sa.inspect(source).has_table("users"):
@@ -534,9 +559,15 @@ def copy_database(source_uri: str, target_uri: str) -> None:
             rows for name, (rows, _) in present.items() if name in KEPT and not (name == "experiments" and rows == 1)
         ):
             where = target.url.render_as_string(hide_password=True)
+            file = target.url.database
+            empty = (
+                f"Move it away (sudo mv {file} {file}.old)"
+                if target.name == "sqlite"
+                else "Empty it (of Debian's own server: sudo -u postgres dropdb mlflow)"
+            )
             raise Refused(
                 f"{where} is not empty, and holds other data than the database in force: nothing was moved."
-                " Empty it (of Debian's own server: sudo -u postgres dropdb mlflow), then run this again."
+                f" {empty}, then run this again."
             )
         for table in reversed(new.sorted_tables):
             writing.execute(table.delete())
@@ -560,7 +591,8 @@ def copy_database(source_uri: str, target_uri: str) -> None:
                 raise Refused(
                     f"Table {table.name} cannot be copied: {getattr(error, 'orig', None) or error}\nNothing was moved."
                 ) from None
-            for column in table.primary_key.columns:
+            # SQLite takes the next number from the rows
+            for column in table.primary_key.columns if target.name == "postgresql" else []:
                 sequence = writing.scalar(sa.select(sa.func.pg_get_serial_sequence(f'"{table.name}"', column.name)))
                 if sequence:
                     last = writing.scalar(sa.select(sa.func.max(column)))
@@ -735,7 +767,10 @@ def users(wanted: dict[str, Any], address: str) -> None:
 
     def ask(method: str, path: str, expected: tuple[int, ...] = (200, 204), **content: Any) -> Any:
         """What the server answers an admin's request."""
-        answer = requests.request(method, f"{address}/api/{path}", auth=admin, timeout=60, **content)
+        try:
+            answer = requests.request(method, f"{address}/api/{path}", auth=admin, timeout=60, **content)
+        except requests.RequestException as error:
+            raise Refused(f"{method} {path} had no answer in 60 s: {error}. Run this again.") from None
         if answer.status_code not in expected:
             raise Refused(f"{method} {path} answered {answer.status_code}: {answer.text[:300]}")
         return answer
@@ -818,6 +853,7 @@ def main() -> int:
         "verb",
         choices=[
             "check",
+            "switch",
             "backup",
             "restore",
             "migrate",
@@ -834,6 +870,7 @@ def main() -> int:
     arguments = parser.parse_args()
     verbs: dict[str, Any] = {
         "check": lambda: check(json.load(sys.stdin)),
+        "switch": lambda: check_switch(json.loads(arguments.argument), dict(os.environ)),
         "backup": lambda: backup(arguments.argument),
         "restore": lambda: restore(arguments.argument),
         "migrate": migrate,

@@ -30,6 +30,11 @@ def converge(people, *arguments, code=0):
     return " ".join((result.stdout + result.stderr).split())
 
 
+def named(people):
+    """Arguments of a run that may remove these people."""
+    return "-e", json.dumps({"access_remove": [person["name"] for person in people]})
+
+
 @pytest.fixture(scope="module")
 def host():
     # molecule names all hosts, and what it names wins over testinfra_hosts
@@ -56,18 +61,21 @@ def crowd(tmp_path_factory):
     return people
 
 
-def test_twenty_people_with_three_keys_in_one_run(login, crowd, nothing_armed):
+def test_twenty_people_with_three_keys_in_one_run(login, variables, crowd, nothing_armed):
     people = [*FIRST, *GUESTS, *crowd]
+    # what it prints would be read as the first port, where nothing listens
+    login("deploy", "sed -i '1i echo Welcome; echo 0' .bashrc")
     converge(people)
     for person in (crowd[0], crowd[19]):
         for name in "abc":
             assert login(person["name"], "id", "-un", key=f"{person['keys']}/{name}").stdout.strip() == person["name"]
     assert login("bob", "sudo", "-n", "id", "-u").stdout.strip() == "0"
-    assert "changed=0" in converge(people)
+    assert "changed=0" in converge(people, "-e", json.dumps({"access_ports": [1, variables["ansible_port"]]}))
+    login("deploy", "sed -i 1d .bashrc")
 
 
 def test_check_mode_tells_and_changes_nothing(login, crowd, nothing_armed):
-    output = converge([*FIRST, {"name": "eve", "role": "analyst", **KEY}], "--check", "--diff")
+    output = converge([*FIRST, {"name": "eve", "role": "analyst", **KEY}], *named(crowd), "--check", "--diff")
     assert "useradd" in output
     assert "changed=0" not in output
     assert "Permission denied" in login("eve", "true").stderr
@@ -85,7 +93,13 @@ def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing
     for session in sessions:
         assert session.stdout.readline() == b"in\n"
     # ana and twenty more are taken out, carl is marked absent, bob is no operator any more
-    converge([FIRST[0], FIRST[2], {"name": "carl", "state": "absent"}, {"name": "bob", "role": "analyst", **KEY}])
+    people = [FIRST[0], FIRST[2], {"name": "carl", "state": "absent"}, {"name": "bob", "role": "analyst", **KEY}]
+    output = converge(people, code=2)
+    assert "take access to debian13 away from p0 (analyst), p1 (analyst)" in output
+    assert "{name: p19, state: absent}" in output
+    assert login("p7", "true", key=f"{crowd[7]['keys']}/a").returncode == 0
+    output = converge(people, *named(crowd))
+    assert "debian13: access is taken away from ana (analyst), carl (analyst), p0 (analyst)" in output
     *ended, kept = sessions
     assert [session.wait(timeout=10) for session in ended] == [255] * 3
     assert kept.poll() is None
@@ -101,7 +115,16 @@ def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing
     assert login("bob", "sudo", "-n", "true").returncode == 1
 
 
-def test_who_comes_back_finds_everything(login):
+def test_the_operator_is_renamed_in_one_run(login):
+    olga = {"name": "olga", "role": "operator", **KEY}
+    output = converge([olga, {**FIRST[0], "role": "tunnel", "ports": [8888]}, FIRST[2]], "-e", "access_operator=olga")
+    assert "failed=0" in output
+    assert login("olga", "sudo", "-n", "id", "-u").stdout.strip() == "0"
+    # the old login is a tunnel now
+    assert login("deploy", "id").returncode == 1
+
+
+def test_who_comes_back_finds_everything(login, nothing_armed):
     converge(FIRST)
     assert login("ana", "ls kept").returncode == 0
 

@@ -99,6 +99,25 @@ def packages_of(host: Host, name: str) -> dict[str, str]:
     return {package["name"]: package["version"] for package in listed}
 
 
+# what a power cut leaves of a package that was unpacked in the half minute before it, while the environment e was made
+POWER_CUT = f"""
+import json, os, pathlib
+prefix = pathlib.Path("{PREFIX}")
+names = os.listdir(prefix / "pkgs")
+lost = [name for name in names if name.startswith("distro-")]
+assert lost
+for name in lost:
+    path = prefix / "pkgs" / name
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            file.unlink()  # base has it too, by a hard link
+            file.touch()
+(prefix / ".making").mkdir()
+(prefix / ".making/kept").write_text(json.dumps(sorted(set(names) - set(lost))))
+(prefix / "envs/.before-e").mkdir()
+"""
+
+
 def test_the_host_is_as_hard_as_it_should_be(host: Host) -> None:
     assert host.check_output("bash -c '. /root/.bashrc; umask'") == "0077"
     assert host.run("cp /bin/true /tmp && /tmp/true").rc == 126
@@ -145,9 +164,11 @@ def test_a_failing_pip_section_leaves_no_environment(
 
 
 def test_the_next_run_starts_clean(host: Host, role: Role, shell: Shell, tmp_path: pathlib.Path, offline: None) -> None:
-    """Also: built runs a program while it is built, which must not be in /tmp."""
+    """Also where the power went. And built runs a program while it is built, which must not be in /tmp."""
+    host.check_output("python3 -c %s", POWER_CUT)
     assert role(**environment(tmp_path, ["distro"], ["alpha==1.0", "beta==1.0", "built==1.0"])).ok
     assert shell("conda activate e && python -c 'import alpha, beta, built, distro; print(alpha.version)'") == "1.0"
+    assert shell("conda activate e && python -c 'import distro; print(distro.__file__ and distro.id())'") == "debian"
 
 
 def test_a_changed_one_is_exactly_as_specified_and_keeps_a_foreign_file(
@@ -248,8 +269,18 @@ def test_a_half_made_prefix_becomes_a_conda_but_is_not_removed(
     assert host.run("umask 077; bash /root/short.sh -b -p /opt/half").rc != 0
     assert host.file("/opt/half").listdir()
     assert host.run("/opt/half/bin/conda --version").rc != 0
-    assert role(conda_prefix="/opt/half").ok
+    # by way of this machine, as for a server that cannot reach the installer
+    url = "https://github.com/conda-forge/miniforge/releases/download/" + conda["installer"]
+    for volume in conda.get("container_volumes", ()):
+        url = f"file://{volume.split(':')[0]}/{conda['installer'].split('/')[-1]}"
+    assert role(conda_prefix="/opt/half", conda_download_from="controller", conda_installer_url=url).ok
+    assert not host.file("/var/cache/ansible-conda").exists
     assert json.loads(shell("conda info --json"))["root_prefix"] == "/opt/half"
+    host.check_output("chmod o+w /opt/half/lib")
+    run = role(conda_prefix="/opt/half", conda_version="1000")
+    assert (run.ok, run.changed) == (False, 0)
+    assert "/opt/half/lib can be written by everybody, and root runs what is in /opt/half" in run.output
+    host.check_output("chmod o-w /opt/half/lib")
     run = role(conda_prefix="/opt/half", conda_state="absent")
     assert not run.ok
     assert "/opt/half was not made by this role" in run.output

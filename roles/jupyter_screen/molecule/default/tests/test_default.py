@@ -13,9 +13,18 @@ from testinfra.host import Host
 SCENARIO = pathlib.Path(__file__).parents[1]
 PYTHON = "/opt/jupyter-screen/current/bin/python"
 PORTS = {"analyst": 8888, "ana": 8889}
+# The loopback of every real server; Docker's containers lack it.
+LOOPBACK6 = """
+mount --bind /proc/sys/net /proc/sys/net
+mount -o remount,bind,rw /proc/sys/net
+sysctl -qw net.ipv6.conf.lo.disable_ipv6=0
+umount /proc/sys/net
+"""
 # Answers 404 and writes down who was let in with what.
 SQUATTER = """
-import http.server as h
+import http.server as h, socket
+# what localhost means as well
+other = socket.create_server(("::1", 8888), family=socket.AF_INET6)
 class Squatter(h.BaseHTTPRequestHandler):
     def do_GET(self):
         print(self.headers.get("Authorization"), file=open("/run/asked", "a"))
@@ -121,12 +130,38 @@ def test_only_ones_own_token_opens(host: Host) -> None:
         assert set(statuses.values()) == {200, 403}
 
 
+def test_each_server_answers_to_its_own_name(host: Host) -> None:
+    """Under one name, a server that somebody shares would get the session of one's own: cookies know no ports."""
+    ask = (
+        "import http.client as h, sys\n"
+        "for name in sys.argv[2:]:\n"
+        "    c = h.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10)\n"
+        "    c.request('GET', '/login', headers={'Host': f'{name}:40000'})\n"
+        "    print(name, c.getresponse().status)"
+    )
+    names = ["localhost", "analyst.localhost", "ana.localhost", "attacker.example"]
+    for name, port in PORTS.items():
+        said = host.check_output("/usr/bin/python3 -c %s %s " + " ".join(["%s"] * len(names)), ask, str(port), *names)
+        let_in = {line.split()[0] for line in said.splitlines() if line.endswith(" 200")}
+        assert let_in == {"localhost", f"{name}.localhost"}
+        assert said.count(" 403") == 2
+
+
 def test_runs_as_the_account_without_power(host: Host) -> None:
     for name in PORTS:
         assert host.user(name).groups == [name]
         assert host.user(name).password == "*"
         assert host.file(f"/home/{name}").mode == 0o700
         assert host.run("runuser -u %s -- sudo -n true", name).rc != 0
+
+
+def test_root_follows_no_link_that_an_account_laid(host: Host) -> None:
+    folder = host.file("/usr/local/games")
+    assert (folder.user, folder.mode) == ("root", 0o755)
+    assert folder.listdir() == []
+    keys = host.file("/home/analyst/.ssh/authorized_keys")
+    assert (keys.user, keys.mode, host.file("/home/analyst/.ssh").mode) == ("analyst", 0o600, 0o700)
+    assert keys.content_string.startswith("ssh-ed25519 ")
 
 
 @pytest.mark.parametrize("stranger", ["ana", "nobody"])
@@ -276,13 +311,16 @@ def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) 
 
 def test_a_taken_port_is_an_error_and_no_other_is_used(host: Host) -> None:
     host.check_output("systemctl stop %s", unit("ana"))
+    host.check_output("sh -ec %s", LOOPBACK6)
     host.check_output("systemd-run --unit=squatter python3 -c %s", SQUATTER)
     try:
         wait(lambda: get(host, 8889, "")[0] == 404, "nobody holds the port", host, 20)
         assert host.run("systemctl start %s", unit("ana")).rc != 0
         assert "8889 is already in use" in journal(host)
         assert f"uid:{host.user('ana').uid} " not in host.check_output("ss -Hltne")
-        assert "is taken: 127.0.0.1:8889" in converge(host)
+        said = converge(host)
+        assert "is taken: [::1]:8888 " in said
+        assert "; 127.0.0.1:8889 " in said
         # nobody but the account's own server is told the token
         assert set(host.file("/run/asked").content_string.splitlines()) == {"None"}
     finally:

@@ -35,6 +35,10 @@ def test_kernel_settings_are_not_applied_at_boot(server):
     assert server.check_output("sysctl -n net.ipv4.conf.eth0.accept_redirects") == "1"
 
 
+def test_sessions_have_the_distribution_s_limits(server):
+    assert server.check_output("systemctl show user-4711.slice --property=MemoryMax --value") == "infinity"
+
+
 def test_journal_has_its_own_limit(server):
     said = server.check_output("journalctl --unit=systemd-journald --output=cat").splitlines()
     limits = [line for line in said if line.startswith("System Journal (/var/log/journal/")]

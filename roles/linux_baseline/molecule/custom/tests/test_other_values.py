@@ -29,7 +29,7 @@ def test_the_time_of_the_reboot_is_in_force_without_a_restart(server):
 
 
 def test_no_reboot_while_the_server_works(server):
-    """Nobody is logged in, but no load is below 0."""
+    """Nobody is logged in, but no load is below 0, and no number of days ends that."""
     container = server.ansible.get_variables()["container_name"]
 
     def execute(*command):
@@ -38,11 +38,12 @@ def test_no_reboot_while_the_server_works(server):
         ).stdout
 
     execute("touch", "/run/reboot-required")
+    execute("touch", "-d", "400 days ago", "/run/linux-baseline-reboot-due")
     execute("pkill", "-f", "^sshd(-session)?: root")
     execute("systemctl", "start", "linux-baseline-reboot")
     result = execute("systemctl", "show", "linux-baseline-reboot", "--property=Result")
     said = execute("journalctl", "--unit=linux-baseline-reboot", "--output=cat")
-    execute("rm", "/run/reboot-required")
+    execute("rm", "/run/reboot-required", "/run/linux-baseline-reboot-due")
     assert result.strip() == "Result=exec-condition"
     assert "load average of 15 minutes: " in said
 

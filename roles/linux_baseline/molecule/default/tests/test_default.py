@@ -126,6 +126,31 @@ def test_no_reboot_while_somebody_is_logged_in(host):
     assert "root@notty" in host.check_output("journalctl --unit=linux-baseline-reboot --output=cat")
 
 
+def test_nobody_puts_a_reboot_off_for_ever(host):
+    """Somebody is logged in: this test. It is stopped within the minutes that everybody is warned."""
+    host.check_output("touch /run/reboot-required")
+    host.check_output("touch -d '8 days ago' /run/linux-baseline-reboot-due")
+    host.check_output("systemctl start --no-block linux-baseline-reboot")
+    for _ in range(50):
+        said = host.check_output("journalctl --unit=linux-baseline-reboot --output=cat")
+        if "A reboot has been due for 7 days. It comes in 10 minutes." in said:
+            break
+        time.sleep(0.2)
+    state = properties(host, "linux-baseline-reboot", "ActiveState")
+    host.check_output("systemctl stop linux-baseline-reboot; rm /run/linux-baseline-reboot-due")
+    assert "It comes in 10 minutes." in said
+    assert state == {"ActiveState": "activating"}
+
+
+def test_sessions_are_limited(host):
+    """Of each person, whoever it is, and of all together; a container enforces no limit."""
+    total = int(host.check_output("awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo"))
+    for unit, share in (("user-4711.slice", 0.7), ("user.slice", 0.8)):
+        limit = int(properties(host, unit, "MemoryMax")["MemoryMax"])
+        assert abs(limit / total - share) < 0.02
+    assert properties(host, "user-4711.slice", "TasksMax") == {"TasksMax": "4096"}
+
+
 def test_reboot_when_needed_and_idle(host):
     """The last test: in a container a reboot is its end."""
     container = host.ansible.get_variables()["container_name"]

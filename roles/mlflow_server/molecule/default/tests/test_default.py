@@ -72,6 +72,7 @@ calls = {
     "read": lambda: experiment("shared"),
     "write": lambda: client.create_run(experiment("shared")).info.run_id,
     "others": lambda: experiment("ratings"),
+    "spoil": lambda: client.create_run(experiment("ratings")).info.run_id,
     "model": lambda: client.get_registered_model("recommender").name,
 }
 found = {}
@@ -196,10 +197,24 @@ def test_data_and_settings_are_private(host: Host) -> None:
 
 def test_artifacts_go_through_the_server(host: Host, logged: dict[str, object]) -> None:
     assert str(logged["artifacts"]).startswith("mlflow-artifacts:/")
+    assert not str(logged["artifacts"]).startswith("mlflow-artifacts://")
     stored = [line for line in artifacts(host).splitlines() if line.endswith("/note.txt")]
     assert len(stored) == 1
     assert str(logged["run"]) in stored[0]
     assert stored[0].startswith("mlflow/" if grand(host) else "/var/lib/mlflow/artifacts/")
+
+
+def test_nobody_can_send_the_others_logins_to_a_server_of_their_own(host: Host) -> None:
+    script = """
+import json
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+try:
+    MlflowClient().create_experiment("elsewhere", "mlflow-artifacts://127.0.0.1:6000/1")
+except MlflowException as error:
+    print(json.dumps(error.error_code))
+"""
+    assert client(host, script) == "INVALID_PARAMETER_VALUE"
 
 
 def test_a_client_reads_back_what_it_logged(host: Host, logged: dict[str, object]) -> None:
@@ -215,12 +230,27 @@ def test_answers_to_its_names_only(host: Host) -> None:
         "localhost:5000",
         "localhost:15000",
         "127.0.0.1:5000",
+        "mlflow.localhost:15000",
         "tracking.example",
         "tracking.example:443",
     ]
     foreign = ["attacker.example", "10.0.0.1:5000"]
     path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert statuses(host, path, *known, *foreign) == [401 if grand(host) else 200] * len(known) + [403] * len(foreign)
+
+
+def test_its_own_pages_may_write_and_those_of_other_services_may_not(host: Host) -> None:
+    ask = (
+        "import http.client as h, sys\n"
+        "for origin in sys.argv[1:]:\n"
+        "    c = h.HTTPConnection('127.0.0.1', 5000, timeout=60)\n"
+        "    headers = {'Origin': origin, 'Host': 'mlflow.localhost:15000', 'Content-Type': 'application/json'}\n"
+        "    c.request('POST', '/ajax-api/2.0/mlflow/experiments/search', '{\"max_results\": 1}', headers)\n"
+        "    print(c.getresponse().status)"
+    )
+    origins = ["http://mlflow.localhost:15000", "http://ana.localhost:8889"]
+    said = host.check_output("/usr/bin/python3 -c %s %s %s", ask, *origins)
+    assert said.split() == ["401" if grand(host) else "200", "403"]
 
 
 def test_jobs_and_telemetry_are_off(host: Host) -> None:
@@ -234,6 +264,18 @@ def test_the_command_line_does_not_hold_the_database_address(host: Host) -> None
     line = host.check_output("cat /proc/%s/cmdline", unit(host, "MainPID"))
     assert "mlflow" in line
     assert "sqlite:" not in line and "postgresql" not in line
+
+
+def test_what_the_download_needs_is_in_no_command_line(host: Host) -> None:
+    file = host.file("/etc/mlflow/download.env")
+    assert (file.user, file.mode) == ("root", 0o600)
+    if not grand(host):
+        pytest.skip("nothing secret here")
+    secret = "http://user:it's $HOME@index.example"
+    assert host.file("/srv/given").content_string == secret
+    seen = host.file("/srv/seen").content_string
+    assert "uv.txt" in seen
+    assert "index.example" not in seen and "DOWNLOAD_TEST" not in seen
 
 
 def test_the_unit_is_confined(host: Host) -> None:
@@ -312,6 +354,23 @@ def test_another_program_on_the_port_is_named_and_sent_no_password(host: Host, l
     assert client(host, READ, str(logged["run"]))["note"] == "five stars"
 
 
+def test_root_gives_nothing_away_behind_a_link_of_the_account(host: Host) -> None:
+    if grand(host):
+        pytest.skip("no folder below the account's own here")
+    before = host.check_output("stat -c '%U %a %Z' /etc")
+    lay = "cd /var/lib/mlflow && mv artifacts kept && ln -s /etc artifacts"
+    host.check_output("runuser -u mlflow -- sh -c %s", lay)
+    try:
+        done = role(host)
+    finally:
+        host.check_output("cd /var/lib/mlflow && rm artifacts && mv kept artifacts")
+    assert done.returncode
+    said = " ".join(done.stdout.split())
+    assert "/var/lib/mlflow/artifacts is a link to /etc, which others than root can have laid." in said
+    assert "sudo rm /var/lib/mlflow/artifacts" in said
+    assert host.check_output("stat -c '%U %a %Z' /etc") == before
+
+
 def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object]) -> None:
     if not grand(host):
         pytest.skip("no logins here")
@@ -321,6 +380,10 @@ def test_users_do_what_they_may_and_no_more(host: Host, logged: dict[str, object
     assert (reader["write"], reader["others"]) == (refused, refused)
     assert len(client(host, TRY, "write", user="trainer")["write"]) == 32
     assert "ratings" in client(host, TRY, "list", user="chief")["list"]
+    # who may read all, and change one thing
+    member = client(host, TRY, "list", "write", "others", "spoil", "model", user="member")
+    assert "ratings" in member["list"] and len(member["write"]) == 32 and member["others"].isdigit()
+    assert (member["spoil"], member["model"]) == (refused, "recommender")
     assert login(host, "reader")[1] == "MLFLOW_TRACKING_PASSWORD=given-by-the-operator"
     for wrong in ([], ["MLFLOW_TRACKING_USERNAME=reader", "MLFLOW_TRACKING_PASSWORD=given-by-nobody-at-all"]):
         assert client(host, TRY, "list", login_by=wrong)["list"] == 401

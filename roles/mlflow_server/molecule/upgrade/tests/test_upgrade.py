@@ -145,6 +145,10 @@ def logged(host: Host, role: Role) -> Dump:
         ({"mlflow_server_backend": "postgres"}, 'mlflow_server_backend is "postgres"'),
         ({"mlflow_server_backend_store_uri": "sqlite:////var/lib/mlflow/mlflow.db"}, "is now mlflow_server_backend"),
         ({"mlflow_server_extra_options": ["--worker"]}, "No such option '--worker'"),
+        (
+            {"mlflow_server_extra_options": ["--default-artifact-root=mlflow-artifacts://h:1/"]},
+            "mlflow-artifacts:/, without",
+        ),
         ({"mlflow_server_gc_schedule": "sometimes"}, "mlflow_server_gc_schedule is no time"),
         (
             {"mlflow_server_auth": True, "mlflow_server_users": [{"name": "ana", "password": ""}]},
@@ -162,7 +166,7 @@ def logged(host: Host, role: Role) -> Dump:
             "mlflow_server_s3: s3://models at http://127.0.0.1:1 cannot be written",
         ),
     ],
-    ids=["unreachable", "misspelt", "renamed", "option", "schedule", "password", "store"],
+    ids=["unreachable", "misspelt", "renamed", "option", "host", "schedule", "password", "store"],
 )
 def test_bad_settings_leave_the_server_alone(
     host: Host, role: Role, logged: Dump, same_server: None, variables: dict[str, Any], message: str
@@ -232,10 +236,16 @@ def test_an_older_version_is_refused(role: Role, logged: Dump, same_server: None
     assert "is of a newer MLflow" in run.output
 
 
-def test_another_backend_is_refused_while_this_one_holds_data(role: Role, logged: Dump, same_server: None) -> None:
+def test_another_backend_is_refused_while_this_one_holds_data(
+    host: Host, role: Role, logged: Dump, same_server: None
+) -> None:
     run = role(POSTGRESQL)
     assert not run.ok
     assert "playbooks/migrate_tracking.yml" in run.output
+    assert re.search(r"Move it by ansible-playbook playbooks/migrate_tracking\.yml -i \S+/hosts\.py -i \S+", run.output)
+    assert "--limit debian13" in run.output and "Nothing was changed" in run.output
+    assert run.changed == 0
+    assert not host.package("postgresql").is_installed
 
 
 def test_a_row_that_cannot_be_kept_leaves_sqlite_in_force(host: Host, role: Role, logged: Dump) -> None:
@@ -287,6 +297,33 @@ def test_the_move_to_postgresql_loses_nothing(host: Host, role: Role, logged: Du
 def test_it_outlives_a_restart_of_postgresql(host: Host, logged: Dump, same_server: None) -> None:
     host.check_output("systemctl restart postgresql@17-main.service")
     assert dump(host).keys() >= logged.keys()
+
+
+def test_the_way_back_to_sqlite_loses_nothing(host: Host, logged: Dump, same_server: None) -> None:
+    new = {"MLFLOW_BACKEND_STORE_URI": "sqlite:////var/lib/mlflow/back.db"}
+    new["MLFLOW_ARTIFACTS_DESTINATION"] = "/var/lib/mlflow/artifacts"
+    wanted = json.dumps({"settings": new, "switch": "move", "upgrade": False, "command": "nothing"})
+    tool = "systemd-run --quiet --wait --pipe --collect --uid=mlflow --property=EnvironmentFile=/etc/mlflow/mlflow.env"
+    tool += " /opt/mlflow/current/bin/python /opt/mlflow/mlflow_admin.py"
+    assert host.check_output(f"{tool} switch %s", wanted).strip() == "move"
+    assert re.search(r"compared: \d{3,} rows of \d+ tables", host.check_output(f"printf %%s %s | {tool} move", wanted))
+    read = """
+import json, mlflow
+client = mlflow.MlflowClient("sqlite:////var/lib/mlflow/back.db")
+known = [experiment.experiment_id for experiment in client.search_experiments()]
+model = client.get_registered_model("dev.movie-recommender")
+run = client.get_model_version_by_alias(model.name, "champion").run_id
+aliases = {name: int(number) for name, number in model.aliases.items()}
+print(json.dumps([len(known), aliases, client.get_run(run).data.params["factors"],
+                  len(client.get_metric_history(run, "rmse")), client.create_experiment("new") not in known]))
+"""
+    command = "cd / && runuser -u mlflow -- env HOME=/var/lib/mlflow MLFLOW_DISABLE_TELEMETRY=true"
+    found = json.loads(host.check_output(f"{command} /opt/mlflow/current/bin/python -c %s", read).splitlines()[-1])
+    assert found == [4, {"champion": 3, "previous": 2}, "40", 250, True]
+    # a second time it is in the way
+    again = host.run(f"printf %%s %s | {tool} move", wanted)
+    assert again.rc == 1 and "sudo mv /var/lib/mlflow/back.db /var/lib/mlflow/back.db.old" in again.stderr
+    host.check_output("rm /var/lib/mlflow/back.db")
 
 
 def test_a_failed_upgrade_puts_postgresql_back(host: Host, role: Role, logged: Dump, tmp_path: pathlib.Path) -> None:

@@ -44,3 +44,15 @@ def test_train_on_the_host_as_written_adds_a_version(host):
     before = versions()
     host.check_output("cd /srv/recommender/current && runuser -u recommender -- make train")
     assert versions() - before == {max(before) + 1}
+
+
+def test_the_model_is_loaded_by_another_account_than_roots(host):
+    job = "make -s -C /srv/recommender/current"
+    assert len(host.check_output(f"{job} recommend USER_ID=1").splitlines()) == 10
+    host.check_output(f"{job} run ARGS='recommend --user 1 -k 2 --output /root/lists.csv'")
+    assert host.file("/root/lists.csv").content_string.count("\n") == 3
+    load = host.run(
+        "cd /srv/recommender && RECOMMENDER_ACCOUNT=recommender PYTHONPATH=current/src environments/*/bin/python -c %s",
+        "from recommender import registry; registry.load('models:/x@y')",
+    )
+    assert "an account with sudo does not run" in load.stderr

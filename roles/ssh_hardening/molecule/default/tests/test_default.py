@@ -65,7 +65,7 @@ def test_effective_configuration_is_ours_and_not_the_vendors(server):
         "maxauthtries 20",
         "x11forwarding no",
         "allowtcpforwarding local",
-        "permitopen 127.0.0.1:8888 localhost:8888",
+        "permitopen 127.0.0.1:8888 127.0.0.1:8889",
         "hostkey /etc/ssh/ssh_host_ed25519_key",
         "hostkey /etc/ssh/ssh_host_rsa_key",
     ):
@@ -91,6 +91,8 @@ def test_no_password_is_ever_asked(server):
 def test_tunnel_reaches_the_listed_port_only(server):
     # nothing listens on 8888 here: let through by sshd, refused by the kernel
     assert "Connection refused" in server.login("deploy", options=("-W", "127.0.0.1:8888")).stderr
+    # a name is not its address: anybody may listen on ::1
+    assert "administratively prohibited" in server.login("deploy", options=("-W", "localhost:8888")).stderr
     assert "administratively prohibited" in server.login("deploy", options=("-W", "127.0.0.1:22")).stderr
     remote = server.login("deploy", options=("-N", "-o", "ExitOnForwardFailure=yes", "-R", "9999:127.0.0.1:22"))
     assert "remote port forwarding failed" in remote.stderr

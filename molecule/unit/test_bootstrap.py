@@ -1,0 +1,65 @@
+"""Who may have a Jupyter: what playbooks/bootstrap.yml refuses before anything changes, and the remedy it names."""
+
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PEOPLE = [
+    {"name": "deploy", "role": "operator"},
+    {"name": "analyst", "role": "analyst", "state": "present"},
+    {"name": "ana", "role": "analyst"},
+    {"name": "tina", "role": "tunnel"},
+    {"name": "gone", "role": "analyst", "state": "absent"},
+]
+
+
+def trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: trusted(part) for key, part in value.items()}
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def refusal(*jupyters: str, analyst: str = "analyst") -> str:
+    """The message of the refusal, in one line; empty where the list is fine."""
+    (play,) = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+    (task,) = (task for task in play["tasks"] if task["name"] == "Refuse a Jupyter for accounts that cannot have one")
+    lists = {"people": PEOPLE, "analyst": analyst, "jupyter_people": [{"name": name} for name in jupyters]}
+    templar = Templar(DataLoader(), variables={**trusted(task["vars"]), **lists})
+    if templar.template(trust_as_template("{{ " + task["ansible.builtin.assert"]["that"] + " }}")):
+        return ""
+    return " ".join(templar.template(trust_as_template(task["ansible.builtin.assert"]["fail_msg"])).split())
+
+
+def test_analysts_may_have_one() -> None:
+    assert refusal() == refusal("ana") == ""
+
+
+@pytest.mark.parametrize(("name", "role"), [("tina", "tunnel"), ("deploy", "operator")])
+def test_others_may_not(name: str, role: str) -> None:
+    said = refusal("ana", name)
+    assert f"{name} has a Jupyter (jupyter_people) and is of role {role} in people" in said
+    assert f"give {name} role: analyst" in said
+    assert "ana has" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "otherwise"),
+    [
+        ("gone", "is revoked in people", "people must have {name: gone, role: analyst"),
+        ("nobody", "is not in people", "people must have {name: nobody, role: analyst"),
+    ],
+)
+def test_those_who_left_are_to_be_taken_out(name: str, why: str, otherwise: str) -> None:
+    """The first remedy named is not to add them again."""
+    said = refusal(name)
+    assert why in said
+    assert said.index(f"take {name} out of jupyter_people") < said.index(otherwise)
+
+
+def test_the_default_analyst_is_one_of_the_list() -> None:
+    assert "Set analyst to an account that may run one" in refusal(analyst="deploy")

@@ -1,0 +1,38 @@
+"""Slips in the list of people end a run of the site before any server is asked, and name the entry."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me"
+DEPLOY = {"name": "deploy", "role": "operator", "keys": KEY}
+ANALYST = {"name": "analyst", "role": "analyst", "keys": KEY}
+
+
+@pytest.mark.parametrize(
+    ("people", "said"),
+    [
+        (
+            [DEPLOY, ANALYST, {"name": "tina", "role": "tunnel", "keys": KEY, "ports": 5000}, {"name": "ana"}],
+            ["tina: ports is 5000; it must be a list: ports: [5000]", "ana: role is ''"],
+        ),
+        ([ANALYST], ["does not have deploy with role operator"]),
+    ],
+)
+def test_a_slip_in_the_list_ends_the_run_before_any_server_is_asked(people: Any, said: list[str]) -> None:
+    variables = json.dumps({"people": people, "ansible_host": "127.0.0.1", "ansible_port": 1})
+    command = ["ansible-playbook", "playbooks/bootstrap.yml", "-i", "inventory/onprem", "-e", variables]
+    result = subprocess.run(
+        [pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    output = " ".join(result.stdout.split())
+    assert result.returncode == 2, output
+    for words in said:
+        assert words in output
+    assert "Find the account" not in output

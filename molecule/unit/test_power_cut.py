@@ -1,0 +1,116 @@
+"""Environments that a marker ends: on disk before it is written; what was half-made when the power went is not used.
+
+The shell of the tasks is run for real, with programs that only tell what they were called for.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = pathlib.Path(__file__).parents[2]
+# makes the environment that `python -m venv FOLDER` would
+PYTHON = """#!/bin/sh
+[ "$1 $2" = "-m venv" ] || exit 0
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\nexit 0\\n' > "$3/bin/pip"
+cp "$3/bin/pip" "$3/bin/python"
+cat > "$3/bin/uv" <<'UV'
+#!/bin/sh
+echo "uv $*" >> "$LOG"
+case "$*" in *sync*) [ ! -e "$LOG.cut" ] || kill -9 $PPID; [ ! -e "$LOG.broken" ] || exit 1 ;; esac
+UV
+chmod +x "$3"/bin/*
+"""
+SYNC = """#!/bin/sh
+echo "sync $* $(find "$ENVIRONMENTS" -name .complete)" >> "$LOG"
+"""
+
+
+class Build:
+    """The shell that makes an environment, in a folder of its own."""
+
+    def __init__(self, folder: pathlib.Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.log = folder / "log"
+        self.environment = folder / "environments/a"
+        (folder / "bin").mkdir()
+        self.environment.parent.mkdir()
+        for program, text in (("python3", PYTHON), ("sync", SYNC)):
+            (folder / "bin" / program).write_text(text)
+            (folder / "bin" / program).chmod(0o755)
+
+    def command(self) -> list[str]:
+        if self.name == "ml":
+            folder = self.folder / "job"
+            if not folder.exists():
+                folder.mkdir()
+                for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+                    shutil.copy(ROOT / "ml" / name, folder)
+            return ["make", "-C", str(folder), f"VENV={self.environment}", f"{self.environment}/.complete"]
+        variables: dict[str, Any] = {
+            f"{self.name}_python": str(self.folder / "bin/python3"),
+            f"__{self.name}_venv": str(self.environment),
+            f"__{self.name}_env": str(self.environment),
+            f"__{self.name}_root": str(self.environment.parent),
+            f"__{self.name}_current": str(self.folder / "current"),
+            f"__{self.name}_custom": str(self.environment / "custom"),
+            f"__{self.name}_download_file": "/dev/null",
+        }
+        tasks = yaml.safe_load((ROOT / "roles" / self.name / "tasks/install.yml").read_text())
+        [shell] = [
+            task["ansible.builtin.shell"] for task in tasks if ".complete" in str(task.get("ansible.builtin.shell"))
+        ]
+        text = Templar(DataLoader(), variables=variables).template(trust_as_template(shell["cmd"]))
+        return ["sh", "-c", text]
+
+    def run(self) -> int:
+        """Status of a run; what was called is in the log."""
+        self.log.write_text("")
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        variables = {"PATH": path, "LOG": str(self.log), "ENVIRONMENTS": str(self.environment.parent)}
+        return subprocess.run(self.command(), env=os.environ | variables, stdin=subprocess.DEVNULL).returncode
+
+    def called(self) -> str:
+        return self.log.read_text()
+
+
+@pytest.fixture(params=["jupyter_screen", "mlflow_server", "ml"])
+def build(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Build:
+    return Build(tmp_path, request.param)
+
+
+def test_it_is_on_disk_before_its_marker(build: Build) -> None:
+    assert build.run() == 0
+    assert (build.environment / ".complete").exists()
+    steps = build.called().splitlines()
+    assert steps[-1].startswith("sync -f ")
+    # no marker was there yet
+    assert ".complete" not in steps[-1]
+    assert not any("cache" in step for step in steps)
+
+
+def test_one_that_was_cut_off_is_made_without_what_uv_kept(build: Build) -> None:
+    build.log.with_suffix(".cut").touch()
+    assert build.run() != 0
+    assert build.environment.exists()
+    build.log.with_suffix(".cut").unlink()
+    assert build.run() == 0
+    assert (build.environment / ".complete").exists()
+    assert build.called().startswith(("uv --quiet cache clean", "uv pip sync --no-cache"))
+
+
+def test_one_that_failed_is_tried_again_with_what_uv_kept(build: Build) -> None:
+    """A bad connection would else never get to its end."""
+    build.log.with_suffix(".broken").touch()
+    assert build.run() != 0
+    assert not build.environment.exists()
+    build.log.with_suffix(".broken").unlink()
+    assert build.run() == 0
+    assert "cache" not in build.called()

@@ -1,0 +1,70 @@
+"""The training's report as root's run reads it: whatever a person who may train lays in its place."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+REPORT: dict[str, Any] = {
+    "model": {"name": "dev.movie-recommender", "version": "1", "alias": "champion"},
+    "dataset": {"name": "ml", "ratings": 3, "users": 2, "items": 2},
+    "algorithm": "SVD",
+    "metrics": {"rmse": 0.8, "mae": 0.6},
+    "recommendations": {"user": "1", "items": [{"item": "7", "title": "Amélie", "estimate": 4.5, "rank": 1}]},
+}
+
+
+def read(path: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-IB", str(ROOT / "playbooks/files/read_report.py"), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, env={"LC_ALL": "C"}, check=False)
+
+
+def test_a_report_is_printed_without_what_a_terminal_obeys(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(REPORT, ensure_ascii=False), encoding="utf-8")
+    assert json.loads(read(path).stdout) == REPORT
+    bad = {**REPORT, "algorithm": "\x1b]0;mine\x07SVD"}
+    path.write_text(json.dumps(bad), encoding="utf-8")
+    assert json.loads(read(path).stdout)["algorithm"] == "?]0;mine?SVD"
+
+
+def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "report.json"
+
+    def refused(says: str) -> None:
+        result = read(path)
+        assert result.returncode == 1 and result.stdout == ""
+        assert f"{path}: " in result.stderr and says in result.stderr and "make train" in result.stderr
+        path.unlink(missing_ok=True)
+
+    refused("No such file")
+    os.mkfifo(path)
+    refused("not a regular file")
+    path.symlink_to("/etc/shadow")
+    refused("Too many levels of symbolic links")
+    path.write_text("[" * 100_000)
+    refused("not the report of a training")
+    path.write_text('"' + "x" * 2**21 + '"')
+    refused("not the report of a training")
+    path.write_text(json.dumps({**REPORT, "metrics": {"rmse": "low"}}))
+    refused("not the report of a training")
+
+
+def test_the_run_reads_it_as_the_account_that_trains() -> None:
+    [play] = yaml.safe_load((ROOT / "playbooks/report.yml").read_text())
+    task = play["tasks"][0]["ansible.builtin.command"]
+    assert task["argv"][:3] == ["runuser", "-u", "{{ recommender_user | default('recommender') }}"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "roles/recommender/tasks").glob("*.yml")), ids=lambda path: path.name)
+def test_no_task_of_the_role_reaches_into_the_groups_folder(path: pathlib.Path) -> None:
+    for task in yaml.safe_load(path.read_text()):
+        # the folder itself is made, in one of root's
+        if task["name"] != "Make the folders":
+            assert "artifacts" not in json.dumps(task) and "__recommender_report" not in json.dumps(task)

@@ -1,0 +1,207 @@
+"""What a person sets is checked before it is used, and told in that person's own words."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleParserError
+from ansible.parsing.dataloader import DataLoader
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def load(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+checks = load("playbooks/filter_plugins/settings.py")
+known_settings = load("inventory/plugins/vars/known_settings.py")
+MINE = "group_vars/all/zz-mine.yml"
+
+
+@pytest.fixture
+def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the inventory of machines under a desk."""
+    shutil.copytree(ROOT / "inventory/onprem", tmp_path / "onprem")
+    return tmp_path / "onprem"
+
+
+def run(*command: str | pathlib.Path, home: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        (MINE, "---\nmlflow_logns: true\n", "zz-mine.yml, line 2: there is no setting mlflow_logns. Is mlflow_logins"),
+        (MINE, "jupyter_screen_memory_mx: 1G\n", "Is jupyter_screen_memory_max meant?"),
+        (MINE, "ansible_prot: 2222\n", "Is ansible_port meant?"),
+        (MINE, "xyzzy: 1\n", "there is no setting xyzzy.\n"),
+        ("group_vars/all/people.yml", "peple: []\n", "people.yml, line 1: there is no setting peple. Is people meant?"),
+        ("group_vars/dev", "ssh_prt: 1\n", "group_vars/dev, line 1: there is no setting ssh_prt. Is ssh_port meant?"),
+        ("host_vars/recommender-dev.yml", "ssh_prt: 1\n", "recommender-dev.yml, line 1: there is no setting ssh_prt."),
+        ("hosts.yml", "dev:\n  hosts:\n    one: {ansible_hots: a}\n", "hosts.yml, line 3: there is no setting"),
+        ("hosts.yml", "all:\n  children:\n    dev:\n      vars: {ssh_prt: 1}\n", "hosts.yml, line 4: "),
+        (MINE, "ssh_port: 22\nopen_ports: [80\noperator: a\n", "zz-mine.yml, line 3: this is not YAML: did not find"),
+        (MINE, 'operator: "bob\nssh_port: 22\n', "a quoted scalar that begins in line 1"),
+        (MINE, "ssh_port: 22\noperator: {{ x }}\n", "zz-mine.yml, line 2: quotes are missing around a template"),
+        (MINE, "ssh_port:22\n", "zz-mine.yml, line 1: it must hold lines of the form NAME: value"),
+        ("hosts.yml", "dev: {hosts: {one: {}}\n", "hosts.yml, line 2: this is not YAML"),
+    ],
+)  # fmt: skip
+def test_what_nothing_would_read_is_named(inventory: pathlib.Path, file: str, text: str, words: str) -> None:
+    (inventory / file).parent.mkdir(exist_ok=True)
+    (inventory / file).write_text(text)
+    with pytest.raises(AnsibleParserError) as error:
+        known_settings.check(str(inventory), DataLoader())
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing yet\n",
+        "mlflow_logins: true\nrecommender_train: false\nconda_prefix: /opt/conda\nansible_become_password: !vault x\n",
+        # a person's own, and what another plugin of Ansible's reads
+        'my_keys: [a]\nteam: [b]\noperator_keys: "{{ my_keys + team }}"\nansible_aws_ssm_region: eu-central-1\n',
+        # whole file in a vault whose password is not there
+        "$ANSIBLE_VAULT;1.1;AES256\n3030\n",
+    ],
+)
+def test_what_is_known_or_a_persons_own_is_let_pass(inventory: pathlib.Path, text: str) -> None:
+    (inventory / MINE).write_text(text)
+    known_settings.check(str(inventory), DataLoader())
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in ROOT.glob("inventory/*/hosts.yml")))
+def test_the_inventories_hold_known_names_alone(folder: str) -> None:
+    known_settings.check(str(ROOT / "inventory" / folder), DataLoader())
+
+
+def test_every_verb_says_which_line_is_wrong(inventory: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (inventory / MINE).write_text("---\nopen_ports: [{port: 80}\nssh_port: 22\n")
+    of = ("-i", str(inventory))
+    for command in (["bin/tunnel", *of], ["bin/models", *of, "show"], ["ansible-playbook", "site.yml", *of]):
+        result = run(*command, home=tmp_path)
+        assert result.returncode != 0
+        assert "zz-mine.yml, line 3: this is not YAML" in result.stderr, command
+        assert "has no host" not in result.stderr
+
+
+# as they stand in inventory/common.yml, templates resolved
+SETTINGS: dict[str, Any] = {
+    "operator": "deploy", "analyst": "analyst", "people": [{"name": "deploy"}, {"name": "analyst"}],
+    "operator_keys": ["ssh-ed25519 AAAA me"], "operators_before": ["deploy"], "first_login_user": "root",
+    "ssh_port": 22, "ansible_port": 22, "ssh_ports_before": [22], "open_ports": [], "trusted_addresses": [],
+    "site_ca_bundle": "",
+    "download_environment": {}, "jupyter_port": 8888, "mlflow_port": 5000, "tunnel_ports": {"mlflow": 5000},
+    "jupyter_people": [], "mlflow_backend": "sqlite", "mlflow_logins": False,
+    "mlflow_users": [{"name": "recommender", "accounts": ["deploy"], "permissions": [{"experiment": "a"}]}],
+    "registry_servers": {}, "promotion_gate": {"margins": {"rmse": 0}}, "minimum_memory_mb": 1800,
+    "minimum_disk_gb": 6, "maximum_clock_offset": 300,
+}  # fmt: skip
+
+
+def test_every_list_is_checked_and_the_defaults_pass() -> None:
+    assert SETTINGS.keys() == checks.CHECKS.keys()
+    assert checks.settings_faults(SETTINGS) == []
+    common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    assert SETTINGS.keys() <= common.keys()
+    # what a person sets ends where the roles' own names begin
+    names = list(common)[: list(common).index("access_people")]
+    assert {name for name in names if isinstance(common[name], list | dict)} <= checks.CHECKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ssh_port": "twenty-two", "ansible_port": "twenty-two"}, "ssh_port is 'twenty-two': give a port"),
+        ({"ssh_port": True}, "ssh_port is True: give a port"),
+        ({"ssh_ports_before": 2222}, "ssh_ports_before is 2222: give a list, as [22]"),
+        ({"ssh_ports_before": [22, "x"]}, "entry 2 of ssh_ports_before is 'x'"),
+        ({"open_ports": None}, "open_ports is empty: give a list, as [{port: 443}]"),
+        ({"open_ports": {"port": 443}}, "open_ports is a mapping: give a list"),
+        ({"open_ports": [443]}, "entry 1 of open_ports: it must be of the form {port: 22"),
+        ({"open_ports": [{"port": "https"}]}, "entry 1 of open_ports (port https): port https is neither"),
+        ({"open_ports": [{"port": 80}, {"port": 443, "from": "a"}]}, "entry 2 of open_ports (port 443): "),
+        ({"open_ports": [{"port": 80}, {"port": 80}]}, "entry 2 of open_ports (port 80) changes nothing: entry 1"),
+        ({"open_ports": [{"port": 22}]}, "entry 1 of open_ports (port 22) changes nothing: the rule of ssh_port 22"),
+        ({"trusted_addresses": "192.0.2.1"}, "trusted_addresses must be a list"),
+        ({"trusted_addresses": ["office"]}, "office in trusted_addresses is"),
+        ({"people": "ana"}, "people is 'ana': give a list"),
+        ({"people": [{"name": "ana"}, "ben"]}, "entry 2 of people is 'ben': give an entry"),
+        ({"people": [{"role": "analyst"}]}, "entry 1 of people has no name"),
+        ({"operator_keys": [["a"]]}, "entry 1 of operator_keys is a list"),
+        ({"operator": "Bob Smith"}, "operator is 'Bob Smith': give the name of an account"),
+        ({"operators_before": "bob"}, "operators_before is 'bob': give a list, as [deploy]"),
+        ({"jupyter_people": ["ana"]}, "entry 1 of jupyter_people is 'ana': give an entry, as {name: ana, port: 8889}"),
+        ({"jupyter_people": [{"name": "ana"}]}, "entry 1 of jupyter_people (ana) has no port"),
+        ({"jupyter_people": [{"name": "ana", "port": 80}]}, "port in entry 1 of jupyter_people (ana) is 80"),
+        ({"jupyter_people": [{"name": "ana", "port": 8889, "memory": 1}]}, "(ana) has memory, which nothing reads"),
+        ({"jupyter_people": [{"name": "ana", "port": 8889, "groups": "a"}]}, "groups in entry 1 of jupyter_people"),
+        ({"jupyter_people": [{"name": "ana", "port": 5000}]}, "mlflow_port and entry 1 of jupyter_people (ana)"),
+        ({"jupyter_port": "5000"}, "jupyter_port and mlflow_port name the same port, 5000"),
+        ({"mlflow_users": {"name": "ana"}}, "mlflow_users is a mapping: give a list"),
+        ({"mlflow_users": [{"name": "ana", "accounts": "ana"}]}, "accounts in entry 1 of mlflow_users (ana) is 'ana'"),
+        ({"mlflow_logins": "false"}, "mlflow_logins is 'false': give true or false"),
+        ({"mlflow_backend": "sqllite"}, "mlflow_backend is 'sqllite': give sqlite"),
+        ({"download_environment": "x=y"}, "download_environment is 'x=y': give a mapping"),
+        ({"registry_servers": ["dev"]}, "registry_servers is a list: give a mapping"),
+        ({"tunnel_ports": {"x": "http"}}, "x in tunnel_ports is 'http': give a port"),
+        ({"minimum_disk_gb": "6 GB"}, "minimum_disk_gb is '6 GB': give a number"),
+        ({"site_ca_bundle": "/nowhere"}, "site_ca_bundle is '/nowhere': give the path of a file"),
+    ],
+)  # fmt: skip
+def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words: str) -> None:
+    (fault,) = checks.settings_faults(SETTINGS | settings)
+    assert words in fault
+
+
+def test_no_password_is_told() -> None:
+    faults = checks.settings_faults(SETTINGS | {"mlflow_users": [{"name": "ana", "password": ["secret"]}]})
+    assert faults == ["password in entry 1 of mlflow_users (ana) is not a text"]
+
+
+def test_what_cannot_be_worked_out_hides_no_other_fault() -> None:
+    class Settings(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            if name == "mlflow_users":
+                raise ValueError("of a template")
+            return super().__getitem__(name)
+
+    assert checks.settings_faults(Settings(SETTINGS)) == []
+    assert len(checks.settings_faults(Settings(SETTINGS | {"ssh_port": 0}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted", "before", "said", "words"),
+    [
+        # ansible_port alone: the server's own port, from which sshd would move away
+        (2222, 22, [22], "way in 2222 end", "set ssh_port: 2222."),
+        (22, "2222", [22], "way in 22 end", "take ansible_port out and set ssh_ports_before: [22]"),
+        ("2222", 22, [2222], "way in 2222 end", "set ssh_port: 2222."),
+        (40022, 22, [22], "way in 2222 end", "Set ssh_port: 2222."),
+        # what later runs find: one port for both, and a port that is forwarded to where sshd is or was
+        (2222, "2222", [22], "way in 22 end", ""),
+        (40022, 22, [22], "Welcome!\r\nway in 22 end\r\n", ""),
+        (40022, 2222, ["22"], "way in 22 end", ""),
+        # not over SSH
+        (2222, 22, [22], "way in  end", ""),
+    ],
+)
+def test_a_port_that_no_later_run_would_find(asked: Any, wanted: Any, before: list[Any], said: str, words: str) -> None:
+    fault = checks.port_fault(asked, wanted, before, said)
+    assert words in fault and bool(fault) == bool(words)
