@@ -1,9 +1,10 @@
 #!/bin/sh
 # Prints the tag of the server image of a Debian release, made first where it is not there yet:
 # from the official image where a registry answers, else from Debian's own packages.
-# usage: image.sh bookworm|trixie
+# usage: image.sh bookworm|trixie [bare]      bare: without Python
 set -eu
 suite=$1
+bare=${2:-}
 cd "$(dirname "$0")"
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -11,7 +12,7 @@ say() { printf '==> %s\n' "$*" >&2; }
 # A private CA of a corporate proxy, by the variables that Python's and other tools use for it.
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
 digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | sha256sum | cut -c1-12)
-image=bare-server:$suite-$digest
+image=bare-server:$suite${bare:+-$bare}-$digest
 if docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 
 base=debian:$suite
@@ -46,5 +47,5 @@ trap 'rm -rf "$context" "${tar:-}"' EXIT
 mkdir "$context/ca-certificates"
 [ -z "$bundle" ] || cp "$bundle" "$context/ca-certificates/site.crt"
 cp Dockerfile first-boot-host-keys.service network.sh "$context"
-docker build -q --build-arg BASE="$base" ${http_proxy:+--build-arg http_proxy="$http_proxy"} -t "$image" "$context" >&2
+docker build -q --build-arg BASE="$base" ${bare:+--build-arg PYTHON=} ${http_proxy:+--build-arg http_proxy="$http_proxy"} -t "$image" "$context" >&2
 echo "$image"

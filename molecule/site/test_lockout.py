@@ -33,12 +33,13 @@ ss -Hltn 'sport = :22 or sport = :2222'
 class Server:
     """A container that stands for the server, its address in the inventory of a machine under a desk."""
 
-    def __init__(self, checkout: Checkout, folder: pathlib.Path, suite: str = "trixie") -> None:
+    def __init__(self, checkout: Checkout, folder: pathlib.Path, suite: str = "trixie", bare: bool = False) -> None:
         self.checkout, self.folder = checkout, folder
         self.name = f"lockout-{os.getpid()}-{folder.name}"
         self.key = folder / "id_ed25519"
         container = {
-            "container_name": self.name, "container_suite": suite, "container_key": str(self.key),
+            "container_name": self.name, "container_suite": suite, "container_bare": bare,
+            "container_key": str(self.key),
             "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
             "ansible_port": 32000 + (os.getpid() + len(folder.name)) % 700,
         }  # fmt: skip
@@ -334,6 +335,26 @@ def test_no_way_in_names_each_and_the_command(checkout: Checkout, server: Server
     for user in ("deploy", "root", "debian", "ubuntu", "admin", "ec2-user"):
         assert f"- {user}, port 22: {user}@{server.address}: Permission denied" in output
     assert f"ssh-copy-id -i ~/.ssh/id_ed25519.pub root@{server.address}" in output
+
+
+@pytest.fixture
+def bare(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without Python."""
+    server = Server(checkout, tmp_path_factory.mktemp("bare"), "bookworm", bare=True)
+    yield server
+    server.remove()
+
+
+def test_first_contact_without_python(checkout: Checkout, bare: Server) -> None:
+    packages = bare.inside("dpkg --get-selections")
+    output = " ".join(checkout.run(*SITE, "--check", "--diff", code=2).split())
+    assert "desk has no python3 and no python3-apt, and a check installs nothing" in output
+    assert f"ssh root@{bare.address} apt-get install --no-install-recommends python3 python3-apt" in output
+    assert bare.inside("dpkg --get-selections") == packages
+    checkout.run(*SITE, "--tags", "access")
+    assert bare.gets_in()
+    # from here on, a check works
+    checkout.run(*SECURE, "--check", "--diff")
 
 
 @pytest.fixture
