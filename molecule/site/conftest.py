@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -180,10 +181,16 @@ class Tunnel:
 
     def wait_for(self, words: str) -> None:
         assert self.process.stdout
-        while words not in self.output:
-            line = self.process.stdout.readline()
-            self.output += line
-            assert line, self.output
+        # ends the output, and so the loop
+        deadline = threading.Timer(180, os.killpg, [self.process.pid, signal.SIGKILL])
+        deadline.start()
+        try:
+            while words not in self.output:
+                line = self.process.stdout.readline()
+                self.output += line
+                assert line, f"no {words} before the deadline or the end: {self.output}"
+        finally:
+            deadline.cancel()
 
     def links(self) -> dict[str, str]:
         """What stands beside each service, by its name."""

@@ -25,8 +25,8 @@ def agent(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     process = subprocess.Popen(["ssh-agent", "-D", "-a", home / "agent"], stdout=subprocess.DEVNULL)
     checkout.environment |= {"HOME": str(home), "SSH_AUTH_SOCK": str(home / "agent")}
-    add = "until ssh-add -q .ssh/id_ed25519; do sleep 0.2; done"
-    subprocess.run(add, shell=True, cwd=home, env=checkout.environment, timeout=10, check=True)
+    add = "timeout 10 sh -c 'until ssh-add -q .ssh/id_ed25519; do sleep 0.2; done'"
+    subprocess.run(add, shell=True, cwd=home, env=checkout.environment, check=True)
     yield key
     process.terminate()
 

@@ -4,6 +4,7 @@ import getpass
 import json
 import pathlib
 import sys
+import time
 import uuid
 
 import requests
@@ -27,7 +28,10 @@ try:
     channels = websocket.create_connection(f"ws://{address}/channels", header=headers, timeout=60)
     channels.send(json.dumps(request))
     idle = False
+    deadline = time.monotonic() + 600
     while not idle:
+        if time.monotonic() > deadline:
+            sys.exit("the kernel is busy still after 600 s")
         reply = json.loads(channels.recv())
         if reply["parent_header"].get("msg_id") != asked:
             continue

@@ -129,7 +129,9 @@ def test_an_agent_with_many_keys_gets_in_again_and_again(server, tmp_path):
     agent = f"{tmp_path}/agent"
     process = subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL)
     try:
+        deadline = time.monotonic() + 30
         while not (tmp_path / "agent").exists():
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         keys = [tmp_path / f"key{number}" for number in range(11)]
         for key in keys:

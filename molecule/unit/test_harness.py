@@ -1,0 +1,52 @@
+"""What holds for the tests themselves: each wait has an end, and a test that is skipped everywhere fails."""
+
+import ast
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FILES = sorted(
+    path
+    for folder in (ROOT / "molecule/site", ROOT / "roles", ROOT / "bench")
+    for path in folder.rglob("*.py")
+    if folder != ROOT / "roles" or "molecule" in path.relative_to(folder).parts
+)
+SKIPPING = """
+import pytest
+@pytest.mark.parametrize("server", ["debian12", "debian13"])
+def test_one(server):
+    if server in {skipped}:
+        pytest.skip("not here")
+"""
+
+
+def test_there_are_files_to_look_at() -> None:
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_loop_that_waits_has_a_deadline(path: pathlib.Path) -> None:
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.While):
+            loop = ast.get_source_segment(text, node) or ""
+            assert re.search(r"deadline|monotonic|perf_counter", loop), f"line {node.lineno}: {loop}"
+    # the shells of this file end after 180 s
+    for line in text.splitlines() if path.name != "test_promotion.py" else []:
+        if re.search(r"\b(until|while) .*; do\b", line):
+            assert re.search(r"\btimeout\b", line), f"no end: {line}"
+
+
+@pytest.mark.parametrize(("skipped", "code"), [(["debian12"], 0), (["debian12", "debian13"], 1)])
+def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, skipped: list[str], code: int) -> None:
+    (tmp_path / "test_it.py").write_text(SKIPPING.format(skipped=skipped))
+    environment = os.environ | {"PYTEST_PLUGINS": "skips", "PYTHONPATH": str(ROOT / "molecule/plugins")}
+    result = subprocess.run(
+        ["pytest", "-q", "test_it.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert ("test_it.py::test_one[*]: skipped on every server" in result.stdout) == bool(code)
