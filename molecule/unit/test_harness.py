@@ -50,3 +50,11 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
     )
     assert result.returncode == code, result.stdout + result.stderr
     assert ("test_it.py::test_one[*]: skipped on every server" in result.stdout) == bool(code)
+
+
+def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:
+    command = ["ansible-playbook", "molecule/create.yml", "-i", "inventory/local", "-e", "ssh_port=2222"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2
+    assert "Take ssh_port out of the inventory of this server" in " ".join(result.stdout.split()), result.stdout
+    assert "Make or find the server image" not in result.stdout
