@@ -128,7 +128,7 @@ def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
     template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
     variables = {
         "permitted": trust_as_template(settings["ssh_hardening_permit_open"]), "tunnel_ports": {"mlflow": 5000},
-        "ansible_managed": "", "__access_keys": "",
+        "ansible_managed": "", "__access_keys": "", "__access_allowed": ["tina"], "__access_keep": [],
         "__access_present": [{"name": "tina", "role": "tunnel", "ports": [5000, 9000]}],
     }  # fmt: skip
     templar = Templar(DataLoader(), variables=variables)
