@@ -6,7 +6,7 @@ section managers
 if command -v ufw >/dev/null && grep -qsi '^ENABLED=yes' /etc/ufw/ufw.conf; then echo ufw; fi
 for state in is-active is-enabled; do systemctl $state --quiet firewalld.service 2>/dev/null && echo firewalld; done
 section nft
-if command -v nft >/dev/null; then nft -j list ruleset; fi
+if command -v nft >/dev/null; then nft --json --terse list ruleset; fi
 for family in ip ip6; do
     section $family-save
     # asked where no table is there, iptables of old would load its modules

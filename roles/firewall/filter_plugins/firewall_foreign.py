@@ -9,7 +9,7 @@ OURS = ("inet", "firewall")
 # where a packet to the server can be dropped
 HOOKS = ("ingress", "prerouting", "input")
 # a rule with these parts alone concerns every packet
-HARMLESS = ("counter", "log", "limit")
+HARMLESS = ("counter", "log")
 # links that carry other networks; containers and virtual machines are on bridges, which pass
 CARRIERS = ("wireguard", "tun", "vxlan", "geneve", "gre", "gretap", "ip6gre", "ipip", "sit", "vti", "xfrm")
 

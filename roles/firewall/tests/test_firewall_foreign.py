@@ -47,6 +47,7 @@ L4 = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"
 SOURCE = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "@banned"}}
 INVALID = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
 RECENT = {"xt": {"type": "match", "name": "recent"}}
+FLOOD = {"limit": {"rate": 100, "per": "second", "inv": True}}
 COUNT = {"counter": {"packets": 0, "bytes": 0}}
 REJECT = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 
@@ -139,6 +140,7 @@ def test_a_table_that_drops_what_it_does_not_list_is_found(ruleset: list[dict[st
          chain("f2b-table", "ban"), rule("f2b-table", "ban", {"drop": None})],
         [chain("theirs", "in", "input"), rule("theirs", "in", INVALID, {"drop": None})],
         [chain("theirs", "in", "input"), rule("theirs", "in", RECENT, {"drop": None})],
+        [chain("theirs", "in", "input"), rule("theirs", "in", FLOOD, {"drop": None})],
         # not on the way in
         [chain("docker", "forward", "forward", "drop"), chain("docker", "out", "output", "drop")],
         [chain("filter", "unused"), rule("filter", "unused", {"drop": None})],
