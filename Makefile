@@ -11,6 +11,9 @@ VERSION :=
 OVERRIDE :=
 MODEL := movie-recommender
 PYTHON3 ?= python3
+# checked first, so that a name that is not there is told which are
+LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
+FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is somebody of this machine: only one that is given to make chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
 ifneq ($(words $(CURDIR)),1)
@@ -71,11 +74,11 @@ promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=de
 rollback: $(READY) ## swap champion and previous: make rollback ENV=prod [MODEL=…]
 	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --model '$(MODEL)'
 
-who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
-	@ansible-playbook playbooks/who.yml -i $(INVENTORY)
+who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
+	@$(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
 
-status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr]
-	@ansible-playbook playbooks/status.yml -i $(INVENTORY)
+status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr] [HOST=name]
+	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
 	@molecule/engine.sh $(MAKE) --no-print-directory .test

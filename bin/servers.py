@@ -1,5 +1,10 @@
-"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves."""
+#!/usr/bin/env python3
+"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves.
 
+usage: servers.py -i INVENTORY HOST     refuses a host or group that is not there, naming those that are
+"""
+
+import argparse
 import json
 import os
 import shlex
@@ -35,7 +40,10 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
         said = result.stderr.strip()
         if "[ERROR]" in said:
             raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
-        raise LookupError(said) from error
+        there = subprocess.run(
+            ["ansible", "all", "-i", inventory, "--list-hosts"], capture_output=True, text=True
+        ).stdout
+        raise LookupError(f"{said}\nIts hosts: {', '.join(there.split()[2:]) or 'none'}") from error
 
 
 def ssh(server: dict[str, Any], *options: str) -> list[str]:
@@ -46,3 +54,18 @@ def ssh(server: dict[str, Any], *options: str) -> list[str]:
     if server["key"]:
         command += ["-o", "IdentitiesOnly=yes", "-i", server["key"]]
     return command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("-i", "--inventory", required=True)
+    parser.add_argument("host")
+    arguments = parser.parse_args()
+    try:
+        read(arguments.inventory, arguments.host, {})
+    except LookupError as error:
+        raise SystemExit(f"{arguments.inventory} has no host {arguments.host}.\n{error}") from error
+
+
+if __name__ == "__main__":
+    main()

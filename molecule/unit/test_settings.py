@@ -116,7 +116,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_every_list_is_checked_and_the_defaults_pass() -> None:
-    assert SETTINGS.keys() == checks.CHECKS.keys()
+    assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file"}
     assert checks.settings_faults(SETTINGS) == []
     common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
     assert SETTINGS.keys() <= common.keys()
@@ -170,6 +170,25 @@ def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words
     assert words in fault
 
 
+def test_a_private_key_without_its_public_one(tmp_path: pathlib.Path) -> None:
+    key = tmp_path / "aws.pem"
+    settings = SETTINGS | {
+        "ansible_private_key_file": str(key),
+        "operator_keys": [],
+        "people": [{"name": "a", "keys": []}],
+    }
+    (fault,) = checks.settings_faults(settings)
+    assert fault.endswith("there is no such file on this machine: mend the path")
+    key.touch()
+    (fault,) = checks.settings_faults(settings)
+    assert f"ssh-keygen -y -f '{key}' > '{key}.pub'" in fault
+    # whoever lists the keys needs no file of them
+    assert checks.settings_faults(settings | {"people": [{"name": "a", "keys": "ssh-ed25519 AAAA a"}]}) == []
+    tmp_path.joinpath("aws.pem.pub").touch()
+    assert checks.settings_faults(settings) == []
+    assert checks.settings_faults(settings | {"ansible_private_key_file": f"{key}.pub"}) == []
+
+
 def test_no_password_is_told() -> None:
     faults = checks.settings_faults(SETTINGS | {"mlflow_users": [{"name": "ana", "password": ["secret"]}]})
     assert faults == ["password in entry 1 of mlflow_users (ana) is not a text"]
@@ -205,3 +224,28 @@ def test_what_cannot_be_worked_out_hides_no_other_fault() -> None:
 def test_a_port_that_no_later_run_would_find(asked: Any, wanted: Any, before: list[Any], said: str, words: str) -> None:
     fault = checks.port_fault(asked, wanted, before, said)
     assert words in fault and bool(fault) == bool(words)
+
+
+@pytest.mark.parametrize("verb", ["status", "who", "tunnel", "ssh-config"])
+def test_a_host_that_is_not_there_is_refused_and_those_that_are_named(inventory: pathlib.Path, verb: str) -> None:
+    result = run("make", "-o", ".venv/.complete", verb, f"INVENTORY={inventory}", "HOST=recommender", home=inventory)
+    assert result.returncode == 2
+    assert f"{inventory} has no host recommender" in result.stderr
+    assert "Its hosts: recommender-dev" in result.stderr
+
+
+def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
+    for verb in ("status", "who"):
+        command = ["make", "-n", "-o", ".venv/.complete", verb, "INVENTORY=inventory/onprem"]
+        assert "--limit" not in subprocess.check_output(command, cwd=ROOT, text=True)
+        assert "--limit 'desk'" in subprocess.check_output([*command, "HOST=desk"], cwd=ROOT, text=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("onprm", "is inventory/onprem meant?"), ("xyz", "inventory has aws_ec2, azure")]
+)
+def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib.Path) -> None:
+    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/tunnel", "-i", name]):
+        result = run(*command, home=tmp_path)
+        assert result.returncode != 0
+        assert f"there is no {name}: {words}" in result.stderr
