@@ -20,6 +20,8 @@ ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Ansible passes over the ansible.cfg of a folder that everybody may write into, as in WSL
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml

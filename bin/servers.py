@@ -7,10 +7,12 @@ usage: servers.py -i INVENTORY HOST     refuses a host or group that is not ther
 import argparse
 import json
 import os
+import pathlib
 import shlex
 import subprocess
 from typing import Any
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONNECTION = {
     "host": "{{ ansible_host | default(inventory_hostname) }}",
     "port": "{{ ansible_port | default('') }}",
@@ -20,6 +22,18 @@ CONNECTION = {
 }
 
 
+def ansible(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs ansible with this checkout's settings, wherever it is called. Raises SystemExit where there is none."""
+    # ansible.cfg by name: that of a folder that everybody may write into is passed over
+    ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{ROOT}/.venv/bin:{os.environ.get('PATH', '')}"}
+    try:
+        return subprocess.run(
+            ["ansible", *arguments], env=os.environ | ours | environment, capture_output=True, text=True
+        )
+    except FileNotFoundError as error:
+        raise SystemExit("there is no ansible here: make ready, in the checkout, installs it") from error
+
+
 def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, Any]:
     """CONNECTION and `variables` of the hosts that match, by name, as Ansible itself would use them.
 
@@ -27,11 +41,10 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
     Raises LookupError, with what Ansible says, when no host matches, and SystemExit when the inventory cannot be read.
     """
     wanted = {"msg": CONNECTION | variables}
-    result = subprocess.run(
-        ["ansible", pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted)],
-        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
-             "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json"},
-        capture_output=True, text=True,
+    result = ansible(
+        pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted),
+        ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true",
+        ANSIBLE_CALLBACKS_ENABLED="ansible.posix.json",
     )  # fmt: skip
     try:
         hosts = json.loads(result.stdout[result.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"]

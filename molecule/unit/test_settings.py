@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -36,10 +37,10 @@ def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "onprem"
 
 
-def run(*command: str | pathlib.Path, home: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str | pathlib.Path, home: pathlib.Path, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -249,3 +250,36 @@ def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib
         result = run(*command, home=tmp_path)
         assert result.returncode != 0
         assert f"there is no {name}: {words}" in result.stderr
+
+
+@pytest.fixture
+def everybodys(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A checkout in a folder that everybody may write into, as Windows' own are in WSL."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for part in ("ansible.cfg", "bin", "inventory", "ml", "playbooks", "roles", "site.yml"):
+        (folder / part).symlink_to(ROOT / part)
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", ["site.yml", "site.yml -i inventory/onprem --tags access", "playbooks/who.yml"])
+def test_a_bare_call_without_ansible_cfg_says_what_to_type(everybodys: pathlib.Path, arguments: str) -> None:
+    result = run("ansible-playbook", *arguments.split(), home=everybodys, cwd=everybodys)
+    assert result.returncode == 2
+    assert re.search(r"Type:\s+export ANSIBLE_CONFIG=/\S+/ansible.cfg and then this again", result.stdout)
+    assert "Find the way in" not in result.stdout
+
+
+def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
+    parts = [play["import_playbook"] for play in yaml.safe_load((ROOT / "site.yml").read_text())]
+    assert parts[0] == "playbooks/bootstrap.yml"
+    others = {path.name for path in ROOT.glob("playbooks/*.yml")} - {pathlib.Path(part).name for part in parts[1:]}
+    for name in others - {"check_call.yml"}:
+        assert yaml.safe_load((ROOT / "playbooks" / name).read_text())[0]["import_playbook"] == "check_call.yml", name
+
+
+def test_make_and_bin_name_ansible_cfg(everybodys: pathlib.Path) -> None:
+    assert (ROOT / "Makefile").read_text().count("export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg\n") == 1
+    result = run("bin/tunnel", "-i", "inventory/xyz", home=everybodys, cwd=everybodys)
+    assert "there is no inventory/xyz: inventory has aws_ec2" in result.stderr
