@@ -16,6 +16,15 @@ LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
 FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is somebody of this machine: only one that is given to make chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
+# Ansible starts in no other locale than one of UTF-8 that this machine has: the first of these that is, by name
+LOCALE := $(shell for name in '' C.UTF-8 en_US.UTF-8; do \
+  if (test -z "$$name" || export LC_ALL=$$name; $(PYTHON3) -c 'import locale; \
+  locale.setlocale(locale.LC_ALL, ""); locale.getlocale()[1] == "UTF-8" or exit(1)' 2>/dev/null); \
+  then echo $$name; break; fi; done)
+ifneq ($(LOCALE),)
+$(warning ==> this machine has no UTF-8 locale by the name of LC_ALL=$(LC_ALL) or LANG=$(LANG); LC_ALL=$(LOCALE) is used instead)
+export LC_ALL := $(LOCALE)
+endif
 ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif

@@ -51,7 +51,9 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
         return {name: host["msg"] for name, host in hosts.items()}
     except (ValueError, LookupError) as error:
         said = result.stderr.strip()
-        if "[ERROR]" in said:
+        if "locale" in said:
+            said += "\nType LC_ALL=C.UTF-8 (on macOS: LC_ALL=en_US.UTF-8) before the command; make does so by itself."
+        if result.returncode != 0:
             raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
         there = subprocess.run(
             ["ansible", "all", "-i", inventory, "--list-hosts"], capture_output=True, text=True

@@ -37,9 +37,11 @@ def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "onprem"
 
 
-def run(*command: str | pathlib.Path, home: pathlib.Path, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | pathlib.Path, home: pathlib.Path, cwd: pathlib.Path = ROOT, locale: str = "C.UTF-8"
+) -> subprocess.CompletedProcess[str]:
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
+    environment = {"PATH": path, "HOME": str(home), "LC_ALL": locale}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -283,3 +285,15 @@ def test_make_and_bin_name_ansible_cfg(everybodys: pathlib.Path) -> None:
     assert (ROOT / "Makefile").read_text().count("export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg\n") == 1
     result = run("bin/tunnel", "-i", "inventory/xyz", home=everybodys, cwd=everybodys)
     assert "there is no inventory/xyz: inventory has aws_ec2" in result.stderr
+
+
+@pytest.mark.parametrize("locale", ["xx_XX.UTF-8", "C"])
+def test_a_locale_that_ansible_does_not_start_in(locale: str, tmp_path: pathlib.Path) -> None:
+    of = ("INVENTORY=inventory/onprem", "HOST=recommender-dev")
+    made = run("make", "-s", "-o", ".venv/.complete", "ssh-config", *of, home=tmp_path, locale=locale)
+    assert made.returncode == 0
+    assert made.stdout.startswith("Host recommender-dev\n")
+    assert f"LC_ALL={locale}" in made.stderr and "is used instead" in made.stderr
+    called = run("bin/tunnel", "-i", "inventory/onprem", home=tmp_path, locale=locale)
+    assert called.returncode == 1
+    assert "Type LC_ALL=C.UTF-8" in called.stderr
