@@ -118,7 +118,8 @@ clean: down ## down, and remove the control environment, caches and images
 
 .clean:
 	@docker volume rm -f bare-server-uv-cache >/dev/null
-	@docker images -q --filter reference=bare-server --filter reference=debian-from-packages | xargs -r docker rmi -f >/dev/null
+	@images=$$(docker images -q --filter reference=bare-server --filter reference=debian-from-packages) && \
+	  { test -z "$$images" || docker rmi -f $$images >/dev/null; }
 
 # The marker is written last: an interrupted build leaves none and is begun anew.
 # Compiled here, once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as containers have it), each start would
