@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleParserError
 from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -297,3 +298,19 @@ def test_a_locale_that_ansible_does_not_start_in(locale: str, tmp_path: pathlib.
     called = run("bin/tunnel", "-i", "inventory/onprem", home=tmp_path, locale=locale)
     assert called.returncode == 1
     assert "Type LC_ALL=C.UTF-8" in called.stderr
+
+
+def test_commands_in_messages_hold_the_port() -> None:
+    """Each ssh of a message in playbooks and roles names the port, or is made by what does."""
+    for file in [*ROOT.glob("playbooks/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]:
+        for line in file.read_text().splitlines():
+            for options in re.findall(r"\bssh (?!-keygen)([^@\n]*?)\{\{[^}]*\}\}@\{\{", line):
+                assert "-p" in options or "option" in options.lower(), f"{file}: {line}"
+
+
+@pytest.mark.parametrize(("port", "words"), [(22, "ssh deploy@192.0.2.1"), (2222, "ssh -p 2222 deploy@192.0.2.1")])
+def test_the_login_that_bootstrap_tells(port: int, words: str) -> None:
+    variables = {"ansible_port": port, "ansible_user": "deploy", "ansible_host": "192.0.2.1"}
+    plays = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+    (text,) = [play["vars"]["log_in"] for play in plays if "vars" in play]
+    assert Templar(DataLoader(), variables).template(trust_as_template(text)) == words
