@@ -11,12 +11,26 @@ VERSION :=
 OVERRIDE :=
 MODEL := movie-recommender
 PYTHON3 ?= python3
+# checked first, so that a name that is not there is told which are
+LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
+FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is somebody of this machine: only one that is given to make chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
+# Ansible starts in no other locale than one of UTF-8 that this machine has: the first of these that is, by name
+LOCALE := $(shell for name in '' C.UTF-8 en_US.UTF-8; do \
+  if (test -z "$$name" || export LC_ALL=$$name; $(PYTHON3) -c 'import locale; \
+  locale.setlocale(locale.LC_ALL, ""); locale.getlocale()[1] == "UTF-8" or exit(1)' 2>/dev/null); \
+  then echo $$name; break; fi; done)
+ifneq ($(LOCALE),)
+$(warning ==> this machine has no UTF-8 locale by the name of LC_ALL=$(LC_ALL) or LANG=$(LANG); LC_ALL=$(LOCALE) is used instead)
+export LC_ALL := $(LOCALE)
+endif
 ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Ansible passes over the ansible.cfg of a folder that everybody may write into, as in WSL
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
@@ -71,11 +85,11 @@ promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=de
 rollback: $(READY) ## swap champion and previous, or name a version: make rollback ENV=prod [VERSION=2] [MODEL=…]
 	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
 
-who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr]
-	@ansible-playbook playbooks/who.yml -i $(INVENTORY)
+who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
+	@$(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
 
-status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr]
-	@ansible-playbook playbooks/status.yml -i $(INVENTORY)
+status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr] [HOST=name]
+	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
 	@molecule/engine.sh $(MAKE) --no-print-directory .test
@@ -104,7 +118,8 @@ clean: down ## down, and remove the control environment, caches and images
 
 .clean:
 	@docker volume rm -f bare-server-uv-cache >/dev/null
-	@docker images -q --filter reference=bare-server --filter reference=debian-from-packages | xargs -r docker rmi -f >/dev/null
+	@images=$$(docker images -q --filter reference=bare-server --filter reference=debian-from-packages) && \
+	  { test -z "$$images" || docker rmi -f $$images >/dev/null; }
 
 # The marker is written last: an interrupted build leaves none and is begun anew.
 # Compiled here, once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as containers have it), each start would

@@ -1,11 +1,18 @@
-"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves."""
+#!/usr/bin/env python3
+"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves.
 
+usage: servers.py -i INVENTORY HOST     refuses a host or group that is not there, naming those that are
+"""
+
+import argparse
 import json
 import os
+import pathlib
 import shlex
 import subprocess
 from typing import Any
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONNECTION = {
     "host": "{{ ansible_host | default(inventory_hostname) }}",
     "port": "{{ ansible_port | default('') }}",
@@ -15,6 +22,18 @@ CONNECTION = {
 }
 
 
+def ansible(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs ansible with this checkout's settings, wherever it is called. Raises SystemExit where there is none."""
+    # ansible.cfg by name: that of a folder that everybody may write into is passed over
+    ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{ROOT}/.venv/bin:{os.environ.get('PATH', '')}"}
+    try:
+        return subprocess.run(
+            ["ansible", *arguments], env=os.environ | ours | environment, capture_output=True, text=True
+        )
+    except FileNotFoundError as error:
+        raise SystemExit("there is no ansible here: make ready, in the checkout, installs it") from error
+
+
 def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, Any]:
     """CONNECTION and `variables` of the hosts that match, by name, as Ansible itself would use them.
 
@@ -22,20 +41,24 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
     Raises LookupError, with what Ansible says, when no host matches, and SystemExit when the inventory cannot be read.
     """
     wanted = {"msg": CONNECTION | variables}
-    result = subprocess.run(
-        ["ansible", pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted)],
-        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
-             "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json"},
-        capture_output=True, text=True,
+    result = ansible(
+        pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted),
+        ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true",
+        ANSIBLE_CALLBACKS_ENABLED="ansible.posix.json",
     )  # fmt: skip
     try:
         hosts = json.loads(result.stdout[result.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"]
         return {name: host["msg"] for name, host in hosts.items()}
     except (ValueError, LookupError) as error:
         said = result.stderr.strip()
-        if "[ERROR]" in said:
+        if "locale" in said:
+            said += "\nType LC_ALL=C.UTF-8 (on macOS: LC_ALL=en_US.UTF-8) before the command; make does so by itself."
+        if result.returncode != 0:
             raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
-        raise LookupError(said) from error
+        there = subprocess.run(
+            ["ansible", "all", "-i", inventory, "--list-hosts"], capture_output=True, text=True
+        ).stdout
+        raise LookupError(f"{said}\nIts hosts: {', '.join(there.split()[2:]) or 'none'}") from error
 
 
 def ssh(server: dict[str, Any], *options: str) -> list[str]:
@@ -46,3 +69,18 @@ def ssh(server: dict[str, Any], *options: str) -> list[str]:
     if server["key"]:
         command += ["-o", "IdentitiesOnly=yes", "-i", server["key"]]
     return command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("-i", "--inventory", required=True)
+    parser.add_argument("host")
+    arguments = parser.parse_args()
+    try:
+        read(arguments.inventory, arguments.host, {})
+    except LookupError as error:
+        raise SystemExit(f"{arguments.inventory} has no host {arguments.host}.\n{error}") from error
+
+
+if __name__ == "__main__":
+    main()

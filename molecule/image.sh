@@ -8,34 +8,47 @@ bare=${2:-}
 cd "$(dirname "$0")"
 
 say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'image.sh: %s\n' "$*" >&2; exit 1; }
+
+# what macOS has no sha256sum and no timeout for
+digest_of() { python3 -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }
+pull() { # IMAGE
+    python3 -c 'import subprocess, sys
+try: sys.exit(subprocess.run(["docker", "pull", "-q", sys.argv[1]], timeout=120).returncode)
+except subprocess.TimeoutExpired: sys.exit(124)' "$1" >/dev/null 2>&1
+}
 
 # A private CA of a corporate proxy, by the variables that Python's and other tools use for it.
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
-digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | sha256sum | cut -c1-12)
+digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | digest_of)
 image=bare-server:$suite${bare:+-$bare}-$digest
 if docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 
 base=debian:$suite
 if docker image inspect "$base" >/dev/null 2>&1; then
     say "base image $base is here"
-elif timeout 120 docker pull -q "$base" >/dev/null 2>&1; then
+elif pull "$base"; then
     say "base image $base pulled"
 else
     base=debian-from-packages:$suite
     if ! docker image inspect "$base" >/dev/null 2>&1; then
         say "no registry answers: making $base from Debian's packages (about half a minute)"
         sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+        [ -z "$sudo" ] || { command -v sudo >/dev/null && sudo true >/dev/null; } ||
+            die "mmdebstrap needs root, and sudo does not give it to $(id -un): let the machine reach docker.io, or run this as root"
         command -v mmdebstrap >/dev/null || {
+            command -v apt-get >/dev/null ||
+                die "without a registry the image can be made on Debian and Ubuntu only: let the machine reach docker.io"
             $sudo apt-get update -q >/dev/null
             $sudo apt-get install -qy --no-install-recommends mmdebstrap debian-archive-keyring >/dev/null
-        } || { echo "image.sh: install mmdebstrap, then run this again" >&2; exit 1; }
+        } || die "install mmdebstrap, then run this again"
         tar=$(mktemp)
         trap 'rm -f "$tar"' EXIT
         $sudo mmdebstrap -q --variant=minbase --include=ca-certificates "$suite" - \
             "deb http://deb.debian.org/debian $suite main" \
             "deb http://deb.debian.org/debian $suite-updates main" \
             "deb http://deb.debian.org/debian-security $suite-security main" > "$tar" || {
-            echo "image.sh: mmdebstrap failed: deb.debian.org must be reachable (set http_proxy behind a proxy)" >&2; exit 1
+            die "mmdebstrap failed: deb.debian.org must be reachable (set http_proxy behind a proxy)"
         }
         docker import "$tar" "$base" >/dev/null
     fi

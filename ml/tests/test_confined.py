@@ -60,7 +60,7 @@ def test_an_operator_hands_it_over(
     asked = (server / "asked").read_text().splitlines()
     assert asked[0] == "-n true"
     assert "--uid=recommender" in asked[1]
-    assert "--property=EnvironmentFile=/etc/mlflow/users/recommender.env" in asked[1]
+    assert "--property=EnvironmentFile=-/etc/mlflow/users/recommender.env" in asked[1]
     assert "--setenv=MLFLOW_TRACKING_URI" in asked[1].split()
     assert "127.0.0.1" not in asked[1] and "secret" not in asked[1] and "PASSWORD" not in asked[1]
     assert asked[1].endswith(f"-- {sys.executable} -m recommender recommend --user 1 -k 3")

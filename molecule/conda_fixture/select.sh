@@ -37,5 +37,5 @@ else
     echo "conda: the hosts of conda do not answer; using the fixture, a genuine conda 24.7.1 built from PyPI and Debian packages" >&2
     out=$1/conda-fixture-$("$here/build.sh" --digest)
     "$here/build.sh" "$out"
-    echo "$(realpath "$out")/vars.yml"
+    echo "$(cd "$out" && pwd)/vars.yml"
 fi

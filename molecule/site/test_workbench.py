@@ -230,8 +230,9 @@ def test_two_people_work_on_one_notebook(
             expect(cell(page, 1).locator(".jp-OutputArea-output")).to_have_text("21")
         # in one browser, no server gets the session of another: cookies know no ports
         assert one.context.cookies(links["jupyter"])
+        beside = one.context.new_page()
         for name in ("jupyter of ana", "mlflow"):
-            answer = one.goto(hers[name].partition("/lab")[0])
+            answer = beside.goto(hers[name].partition("/lab")[0])
             assert answer and "username-" not in answer.request.all_headers().get("cookie", ""), name
 
 

@@ -63,3 +63,21 @@ def test_those_who_left_are_to_be_taken_out(name: str, why: str, otherwise: str)
 
 def test_the_default_analyst_is_one_of_the_list() -> None:
     assert "Set analyst to an account that may run one" in refusal(analyst="deploy")
+
+
+@pytest.mark.parametrize(
+    ("tags", "asked"), [(["access"], True), (["secure"], True), (["all"], False), (["secure", "workbench"], False)]
+)
+def test_a_run_without_jupyter_says_who_waits_for_one(tags: list[str], asked: bool) -> None:
+    (play,) = yaml.safe_load((ROOT / "playbooks/secure.yml").read_text())
+    look, say = (task for task in play["post_tasks"] if task.get("tags") == ["access"])
+    variables = {
+        **trusted(say["vars"]), "analyst": "analyst", "jupyter_people": [{"name": "ana"}, {"name": "ben"}],
+        "inventory_hostname": "one", "inventory_dir": "/x/inventory/vultr", "group_names": ["dev", "workbench"],
+        "ansible_run_tags": tags,
+        "jupyters": {"stdout_lines": ["jupyter-screen@analyst.service.d", "jupyter-screen@ana.service.d"]},
+    }  # fmt: skip
+    templar = Templar(DataLoader(), variables=variables)
+    assert all(templar.template(trust_as_template("{{ " + condition + " }}")) for condition in look["when"]) is asked
+    said = templar.template(trust_as_template(say["ansible.builtin.debug"]["msg"]))
+    assert said.startswith("ben will have a Jupyter on one after: ansible-playbook site.yml -i inventory/vultr")

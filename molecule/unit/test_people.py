@@ -1,6 +1,7 @@
 """Slips in the list of people end a run of the site before any server is asked, and name the entry."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,3 +37,36 @@ def test_a_slip_in_the_list_ends_the_run_before_any_server_is_asked(people: Any,
     for words in said:
         assert words in output
     assert "Find the account" not in output
+
+
+@pytest.mark.parametrize(
+    ("there", "ecdsa", "taken"),
+    [
+        # left for the role to refuse by name, where nothing else is there
+        (["ecdsa"], False, ["ecdsa"]),
+        (["ecdsa", "ed25519"], False, ["ed25519"]),
+        (["ecdsa", "ed25519"], True, ["ed25519", "ecdsa"]),
+        (["ecdsa"], True, ["ecdsa"]),
+    ],
+)
+def test_keys_of_a_home(tmp_path: pathlib.Path, there: list[str], ecdsa: bool, taken: list[str]) -> None:
+    (tmp_path / ".ssh").mkdir()
+    for kind in there:
+        (tmp_path / f".ssh/id_{kind}.pub").write_text(f"{kind}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
+    ansible = pathlib.Path(sys.executable).with_name("ansible")
+    command = [
+        ansible,
+        "recommender-dev",
+        "-i",
+        "inventory/onprem",
+        "-m",
+        "debug",
+        "-a",
+        "msg={{ operator_keys | to_json }}",
+    ]
+    output = subprocess.check_output(
+        [*command, "-e", json.dumps({"access_ecdsa": ecdsa})], cwd=ROOT, text=True,
+        env={**environment, "HOME": str(tmp_path), "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert f"msg: '{json.dumps(taken)}'" in output

@@ -58,6 +58,8 @@ def test_every_play_on_a_server_speaks_plain_language() -> None:
     """Programs' output is read; a server or an operator may have another language. raw takes no environment."""
     for path in (ROOT / "playbooks").glob("*.yml"):
         for play in read(path):
+            if "import_playbook" in play or play.get("become") is False:
+                continue
             raw = [task for task in play.get("tasks", []) if "ansible.builtin.raw" in task]
             assert (play.get("environment") == "{{ plain_language }}") == (not raw), f"{path.name}: {play['name']}"
 

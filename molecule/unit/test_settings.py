@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleParserError
 from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -36,10 +38,12 @@ def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "onprem"
 
 
-def run(*command: str | pathlib.Path, home: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | pathlib.Path, home: pathlib.Path, cwd: pathlib.Path = ROOT, locale: str = "C.UTF-8"
+) -> subprocess.CompletedProcess[str]:
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    environment = {"PATH": path, "HOME": str(home), "LC_ALL": locale}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_every_list_is_checked_and_the_defaults_pass() -> None:
-    assert SETTINGS.keys() == checks.CHECKS.keys()
+    assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file"}
     assert checks.settings_faults(SETTINGS) == []
     common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
     assert SETTINGS.keys() <= common.keys()
@@ -170,6 +174,25 @@ def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words
     assert words in fault
 
 
+def test_a_private_key_without_its_public_one(tmp_path: pathlib.Path) -> None:
+    key = tmp_path / "aws.pem"
+    settings = SETTINGS | {
+        "ansible_private_key_file": str(key),
+        "operator_keys": [],
+        "people": [{"name": "a", "keys": []}],
+    }
+    (fault,) = checks.settings_faults(settings)
+    assert fault.endswith("there is no such file on this machine: mend the path")
+    key.touch()
+    (fault,) = checks.settings_faults(settings)
+    assert f"ssh-keygen -y -f '{key}' > '{key}.pub'" in fault
+    # whoever lists the keys needs no file of them
+    assert checks.settings_faults(settings | {"people": [{"name": "a", "keys": "ssh-ed25519 AAAA a"}]}) == []
+    tmp_path.joinpath("aws.pem.pub").touch()
+    assert checks.settings_faults(settings) == []
+    assert checks.settings_faults(settings | {"ansible_private_key_file": f"{key}.pub"}) == []
+
+
 def test_no_password_is_told() -> None:
     faults = checks.settings_faults(SETTINGS | {"mlflow_users": [{"name": "ana", "password": ["secret"]}]})
     assert faults == ["password in entry 1 of mlflow_users (ana) is not a text"]
@@ -205,3 +228,89 @@ def test_what_cannot_be_worked_out_hides_no_other_fault() -> None:
 def test_a_port_that_no_later_run_would_find(asked: Any, wanted: Any, before: list[Any], said: str, words: str) -> None:
     fault = checks.port_fault(asked, wanted, before, said)
     assert words in fault and bool(fault) == bool(words)
+
+
+@pytest.mark.parametrize("verb", ["status", "who", "tunnel", "ssh-config"])
+def test_a_host_that_is_not_there_is_refused_and_those_that_are_named(inventory: pathlib.Path, verb: str) -> None:
+    result = run("make", "-o", ".venv/.complete", verb, f"INVENTORY={inventory}", "HOST=recommender", home=inventory)
+    assert result.returncode == 2
+    assert f"{inventory} has no host recommender" in result.stderr
+    assert "Its hosts: recommender-dev" in result.stderr
+
+
+def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
+    for verb in ("status", "who"):
+        command = ["make", "-n", "-o", ".venv/.complete", verb, "INVENTORY=inventory/onprem"]
+        assert "--limit" not in subprocess.check_output(command, cwd=ROOT, text=True)
+        assert "--limit 'desk'" in subprocess.check_output([*command, "HOST=desk"], cwd=ROOT, text=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("onprm", "is inventory/onprem meant?"), ("xyz", "inventory has aws_ec2, azure")]
+)
+def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib.Path) -> None:
+    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/tunnel", "-i", name]):
+        result = run(*command, home=tmp_path)
+        assert result.returncode != 0
+        assert f"there is no {name}: {words}" in result.stderr
+
+
+@pytest.fixture
+def everybodys(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A checkout in a folder that everybody may write into, as Windows' own are in WSL."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for part in ("ansible.cfg", "bin", "inventory", "ml", "playbooks", "roles", "site.yml"):
+        (folder / part).symlink_to(ROOT / part)
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", ["site.yml", "site.yml -i inventory/onprem --tags access", "playbooks/who.yml"])
+def test_a_bare_call_without_ansible_cfg_says_what_to_type(everybodys: pathlib.Path, arguments: str) -> None:
+    result = run("ansible-playbook", *arguments.split(), home=everybodys, cwd=everybodys)
+    assert result.returncode == 2
+    assert re.search(r"Type:\s+export ANSIBLE_CONFIG=/\S+/ansible.cfg and then this again", result.stdout)
+    assert "Find the way in" not in result.stdout
+
+
+def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
+    parts = [play["import_playbook"] for play in yaml.safe_load((ROOT / "site.yml").read_text())]
+    assert parts[0] == "playbooks/bootstrap.yml"
+    others = {path.name for path in ROOT.glob("playbooks/*.yml")} - {pathlib.Path(part).name for part in parts[1:]}
+    for name in others - {"check_call.yml"}:
+        assert yaml.safe_load((ROOT / "playbooks" / name).read_text())[0]["import_playbook"] == "check_call.yml", name
+
+
+def test_make_and_bin_name_ansible_cfg(everybodys: pathlib.Path) -> None:
+    assert (ROOT / "Makefile").read_text().count("export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg\n") == 1
+    result = run("bin/tunnel", "-i", "inventory/xyz", home=everybodys, cwd=everybodys)
+    assert "there is no inventory/xyz: inventory has aws_ec2" in result.stderr
+
+
+@pytest.mark.parametrize("locale", ["xx_XX.UTF-8", "C"])
+def test_a_locale_that_ansible_does_not_start_in(locale: str, tmp_path: pathlib.Path) -> None:
+    of = ("INVENTORY=inventory/onprem", "HOST=recommender-dev")
+    made = run("make", "-s", "-o", ".venv/.complete", "ssh-config", *of, home=tmp_path, locale=locale)
+    assert made.returncode == 0
+    assert made.stdout.startswith("Host recommender-dev\n")
+    assert f"LC_ALL={locale}" in made.stderr and "is used instead" in made.stderr
+    called = run("bin/tunnel", "-i", "inventory/onprem", home=tmp_path, locale=locale)
+    assert called.returncode == 1
+    assert "Type LC_ALL=C.UTF-8" in called.stderr
+
+
+def test_commands_in_messages_hold_the_port() -> None:
+    """Each ssh of a message in playbooks and roles names the port, or is made by what does."""
+    for file in [*ROOT.glob("playbooks/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]:
+        for line in file.read_text().splitlines():
+            for options in re.findall(r"\bssh (?!-keygen)([^@\n]*?)\{\{[^}]*\}\}@\{\{", line):
+                assert "-p" in options or "option" in options.lower(), f"{file}: {line}"
+
+
+@pytest.mark.parametrize(("port", "words"), [(22, "ssh deploy@192.0.2.1"), (2222, "ssh -p 2222 deploy@192.0.2.1")])
+def test_the_login_that_bootstrap_tells(port: int, words: str) -> None:
+    variables = {"ansible_port": port, "ansible_user": "deploy", "ansible_host": "192.0.2.1"}
+    plays = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+    (text,) = [play["vars"]["log_in"] for play in plays if "vars" in play]
+    assert Templar(DataLoader(), variables).template(trust_as_template(text)) == words

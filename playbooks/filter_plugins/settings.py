@@ -1,5 +1,6 @@
 """Checks what a person set, before its first use: a message says what that person wrote, and what to write instead."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -207,6 +208,20 @@ def taken(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"{' and '.join(names)} name the same port, {value:.0f}: give each a port of its own"
 
 
+def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A private key whose public half nobody can let in, because it is not there."""
+    key = os.path.expanduser(settings["ansible_private_key_file"]).removesuffix(".pub")
+    if os.path.isfile(f"{key}.pub"):
+        return
+    if not os.path.isfile(key):
+        yield f"ansible_private_key_file is '{key}', and there is no such file on this machine: mend the path"
+    elif not settings["operator_keys"] and any(person.get("keys") == [] for person in settings["people"]):
+        yield (
+            f"ansible_private_key_file is '{key}', and its public key '{key}.pub' is not there. "
+            f"Make it: ssh-keygen -y -f '{key}' > '{key}.pub'"
+        )
+
+
 CHECKS: dict[str, Check] = {
     "operator": account,
     "analyst": account,
@@ -215,6 +230,7 @@ CHECKS: dict[str, Check] = {
     "people": each(entry("{name: ana, role: analyst, keys: keys/ana.pub}", {"name": {"required": True}}, closed=False),
                    "[{name: ana, role: analyst, keys: keys/ana.pub}]"),
     "operator_keys": operator_keys,
+    "ansible_private_key_file": text,
     "ssh_port": port(1),
     "ansible_port": port(1),
     "ssh_ports_before": each(port(1), "[22]"),
@@ -251,8 +267,10 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         if name != "ansible_port" or value != known.get("ssh_port"):
             found += faults
         known[name] = value
-    if not found and known.keys() >= {"ssh_port", "open_ports", "jupyter_port", "mlflow_port", "jupyter_people"}:
-        found = [*idle(known), *taken(known)]
+    for together in () if found else (idle, taken, no_public_key):
+        # a setting that is not there, or that could not be worked out
+        with contextlib.suppress(KeyError):
+            found += together(known)
     return found
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A terminated run has to end as FAILED in MLflow, which an exception does and a signal does not.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    # What the terminal's encoding does not have is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     line = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(line)
     arguments.line = line
@@ -67,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close()
         return 1
     return 0
+
+
+def _print_data() -> None:
+    """From here on standard output is for a program: UTF-8, whatever the terminal's encoding."""
+    # what stands in for it, as in a notebook, may not be able to
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _close() -> None:
@@ -516,6 +527,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     if to_file:
         _write_csv(answers, to_file)
     elif arguments.output or (arguments.all and not arguments.json):
+        _print_data()
         for number, answered in enumerate(answers):
             answered.to_csv(sys.stdout, index=False, header=number == 0)
     else:
@@ -564,6 +576,7 @@ def _write_csv(answers: Any, path: Path) -> None:
 def _print_lists(answered: Any, as_json: bool) -> None:
     records = answered.to_dict("records")
     if as_json:
+        _print_data()
         print(json.dumps(records, indent=2, ensure_ascii=False))
         return
     from recommender import train

@@ -74,7 +74,7 @@ def hand_over(line: Sequence[str], output: Path | None) -> int | None:
     names = [name for name in _PASSED if name in os.environ]
     command = [*_UNIT, f"--uid={wanted}", *(f"--setenv={name}" for name in names)]
     if login := os.environ.get(LOGIN):
-        command.append(f"--property=EnvironmentFile={login}")
+        command.append(f"--property=EnvironmentFile=-{login}")
     command += ["--", sys.executable, "-m", "recommender", *line]
     if os.getuid() != 0:
         may = subprocess.run(["sudo", "-n", "true"], capture_output=True, text=True, check=False)

@@ -113,7 +113,7 @@ def _check_database(uri: str) -> None:
         else:
             database.parent.mkdir(parents=True, exist_ok=True)
             # SQLite itself would make a file that the group cannot write, whatever the umask.
-            with open(database.parent / ".lock", "a") as lock, open(database, "a"):
+            with open(database.parent / ".lock", "ab") as lock, open(database, "ab"):
                 # Two first runs at once would both make the tables.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 mlflow.MlflowClient().search_experiments(max_results=1)

@@ -79,7 +79,7 @@ def digest(config: Config, ratings: Ratings) -> str:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
+    with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -231,7 +231,7 @@ def _surprise(
             kind, space, n_iter=min(settings.trials, there_are), random_state=config.seed
         ).param_combinations
     store = database.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"values": {}}
+    kept: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {"values": {}}
     dataset, folds = algorithm.dataset(ratings), config.evaluation.folds
     name = f"tune {config.algorithm}"
     with tracking.run(config, uri, _tags(config, ratings), name, run_id=_known(kept.get("run_id"))) as parent:

@@ -13,6 +13,12 @@ from typing import Any
 
 ROLES = ("operator", "analyst", "tunnel")
 KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ssh-rsa")
+# Bits by the curve's name (RFC 5656, section 10.1).
+CURVES = {"nistp256": 256, "nistp384": 384, "nistp521": 521}
+ECDSA = {
+    **{f"ecdsa-sha2-{curve}": curve for curve in CURVES},
+    "sk-ecdsa-sha2-nistp256@openssh.com": "nistp256",
+}
 REMEDY = "make one with: ssh-keygen -t ed25519"
 
 
@@ -20,16 +26,21 @@ class Refused(ValueError):
     """A key or a source of keys that the policy does not take; the message says why."""
 
 
-def key(line: str, rsa_bits: int) -> dict[str, Any]:
+def key(line: str, rsa_bits: int, ecdsa: bool = False) -> dict[str, Any]:
     """Parts of a public key's line (RFC 4253, section 6.6; RFC 8709): type, bits, fingerprint as of ssh-keygen -l.
 
     Raises Refused for what is no public key, carries options, or is of a type or size that is not taken.
     """
     kind, _, rest = line.partition(" ")
     encoded, _, comment = rest.strip().partition(" ")
-    if re.match(r"(ecdsa-sha2-|sk-ecdsa-|ssh-dss)", kind):
+    if kind in ECDSA and not ecdsa:
+        raise Refused(
+            f"a key of type {kind} is not taken; {REMEDY}. Where your device makes no other (Secretive, Windows Hello),"
+            " let ECDSA in: access_ecdsa: true"
+        )
+    if re.match(r"(ecdsa-sha2-|sk-ecdsa-|ssh-dss)", kind) and kind not in ECDSA:
         raise Refused(f"a key of type {kind} is not taken; {REMEDY}")
-    if kind not in KEY_TYPES:
+    if kind not in (*KEY_TYPES, *ECDSA):
         if any(f" {known} " in f" {line} " for known in KEY_TYPES):
             raise Refused("a key with options in front is not taken: what a person may do follows from their role")
         raise Refused("this is not a public key in OpenSSH's format (ssh-ed25519 AAAA… comment)")
@@ -38,9 +49,9 @@ def key(line: str, rsa_bits: int) -> dict[str, Any]:
         fields = list(wire_strings(blob))
     except (binascii.Error, struct.error):
         fields = []
-    if len(fields) < 2 or fields[0] != kind.encode():
+    if len(fields) < 2 or fields[0] != kind.encode() or (kind in ECDSA and fields[1] != ECDSA[kind].encode()):
         raise Refused("the key is damaged or cut off: copy its whole line again")
-    bits = int.from_bytes(fields[-1], "big").bit_length() if kind == "ssh-rsa" else 256
+    bits = int.from_bytes(fields[-1], "big").bit_length() if kind == "ssh-rsa" else CURVES[ECDSA.get(kind, "nistp256")]
     if bits < (rsa_bits if kind == "ssh-rsa" else 0):
         raise Refused(f"an RSA key of {bits} bits is not taken, {rsa_bits} is the least; {REMEDY}")
     digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
@@ -50,6 +61,13 @@ def key(line: str, rsa_bits: int) -> dict[str, Any]:
         "bits": bits,
         "fingerprint": f"SHA256:{digest}",
     }
+
+
+def title(line: str) -> str:
+    """How the owner knows a key: its type, the end of what is encoded, and its comment."""
+    kind, _, rest = line.strip().partition(" ")
+    encoded, _, comment = rest.strip().partition(" ")
+    return f"{kind} …{encoded[-12:]} {comment}".strip()
 
 
 def wire_strings(blob: bytes) -> Iterator[bytes]:
@@ -84,7 +102,7 @@ def lines(source: str, folder: str) -> Iterator[tuple[str, str]]:
             )
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip() and not line.startswith("#"):
-                yield f"{name} line {number}" if name else f"key {line.strip()[:40]}…", line.strip()
+                yield f"{name} line {number}" if name else f"key {title(line)}", line.strip()
 
 
 def shown(value: Any) -> str:
@@ -121,7 +139,7 @@ def read_sources(keys: Any) -> tuple[list[str], list[str]]:
     return ([] if wrong else list(sources)), wrong
 
 
-def read_keys(sources: list[str], folder: str, rsa_bits: int) -> tuple[list[dict[str, Any]], list[str]]:
+def read_keys(sources: list[str], folder: str, rsa_bits: int, ecdsa: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """Keys from wherever they are, each once, and what is wrong with them."""
     found: list[dict[str, Any]] = []
     errors = []
@@ -129,7 +147,7 @@ def read_keys(sources: list[str], folder: str, rsa_bits: int) -> tuple[list[dict
         try:
             for place, line in lines(str(source), folder):
                 try:
-                    parsed = key(line, rsa_bits)
+                    parsed = key(line, rsa_bits, ecdsa)
                 except Refused as error:
                     errors.append(f"{place}: {error}")
                 else:
@@ -140,12 +158,12 @@ def read_keys(sources: list[str], folder: str, rsa_bits: int) -> tuple[list[dict
     return found, errors
 
 
-def access_people(people: Any, folder: str, rsa_bits: int) -> dict[str, list[Any]]:
+def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) -> dict[str, list[Any]]:
     """The people in full, and every fault of the list in words.
 
-    folder is what paths are relative to, rsa_bits the least size of an RSA key. Returns people, each with name, role,
-    state, ports (int) and keys (line, type, bits, fingerprint), and errors (str); people is not to be used while there
-    are errors.
+    folder is what paths are relative to, rsa_bits the least size of an RSA key, ecdsa whether ECDSA keys are taken.
+    Returns people, each with name, role, state, ports (int) and keys (line, type, bits, fingerprint), and errors (str);
+    people is not to be used while there are errors.
     """
     if not isinstance(people, list):
         said = f"it is {shown(people)}; it must be a list of people, each with name, role and keys"
@@ -185,7 +203,7 @@ def access_people(people: Any, folder: str, rsa_bits: int) -> dict[str, list[Any
                 wrong = ["ports are what a person of role tunnel may reach: list them there, and only there"]
             mistakes += wrong
             sources, wrong = read_sources(person.get("keys", []))
-            entry["keys"], damaged = read_keys(sources, folder, rsa_bits)
+            entry["keys"], damaged = read_keys(sources, folder, rsa_bits, ecdsa)
             mistakes += wrong + damaged
             if not entry["keys"] and not mistakes:
                 mistakes.append(

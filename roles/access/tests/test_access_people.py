@@ -28,13 +28,15 @@ def make(folder: pathlib.Path, kind: str, bits: int) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("keys")
-    for kind, bits in (("ed25519", 256), ("rsa", 2048), ("rsa", 3072), ("ecdsa", 256)):
+    for kind, bits in (("ed25519", 256), ("rsa", 2048), ("rsa", 3072), ("ecdsa", 256), ("ecdsa", 521)):
         make(folder, kind, bits)
     return folder
 
 
-def read(*people: Any, folder: pathlib.Path | str = "/nowhere") -> tuple[list[dict[str, Any]], list[str]]:
-    result = module.access_people(list(people), str(folder), 3072)
+def read(
+    *people: Any, folder: pathlib.Path | str = "/nowhere", ecdsa: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
+    result = module.access_people(list(people), str(folder), 3072, ecdsa)
     return result["people"], result["errors"]
 
 
@@ -42,13 +44,21 @@ def ana(keys: Any, **more: Any) -> dict[str, Any]:
     return {"name": "ana", "role": "analyst", "keys": keys, **more}
 
 
-@pytest.mark.parametrize(("name", "kind", "bits"), [("ed25519256", "ssh-ed25519", 256), ("rsa3072", "ssh-rsa", 3072)])
+@pytest.mark.parametrize(
+    ("name", "kind", "bits"),
+    [
+        ("ed25519256", "ssh-ed25519", 256),
+        ("rsa3072", "ssh-rsa", 3072),
+        ("ecdsa256", "ecdsa-sha2-nistp256", 256),
+        ("ecdsa521", "ecdsa-sha2-nistp521", 521),
+    ],
+)
 def test_a_key_is_what_ssh_keygen_says_it_is(keys: pathlib.Path, name: str, kind: str, bits: int) -> None:
     file = keys / f"{name}.pub"
     said = subprocess.check_output(["ssh-keygen", "-lf", file], text=True).split()
     line = file.read_text().strip()
     for source in (line, f"{name}.pub", str(file), [line], [f"{name}.pub", line]):
-        people, errors = read(ana(source), folder=keys)
+        people, errors = read(ana(source), folder=keys, ecdsa=name.startswith("ecdsa"))
         assert errors == []
         assert people[0]["keys"] == [{"line": line, "type": kind, "bits": bits, "fingerprint": said[1]}]
         assert str(bits) == said[0]
@@ -123,9 +133,20 @@ def test_a_line_that_is_cut_off_is_refused(keys: pathlib.Path, kept: int) -> Non
     assert "the key is damaged or cut off" in errors[0]
 
 
+def test_an_ecdsa_key_is_named_with_what_lets_it_in(keys: pathlib.Path) -> None:
+    line = (keys / "ecdsa256.pub").read_text()
+    _, errors = read(ana(line))
+    assert len(errors) == 1
+    assert errors[0].startswith("ana: key ecdsa-sha2-nistp256 …")
+    assert "me at ecdsa: a key of type ecdsa-sha2-nistp256 is not taken" in errors[0]
+    assert "let ECDSA in: access_ecdsa: true" in errors[0]
+
+
 def test_a_key_that_calls_itself_another_type_is_refused(keys: pathlib.Path) -> None:
     encoded = (keys / "rsa2048.pub").read_text().split()[1]
     _, errors = read(ana(f"ssh-ed25519 {encoded} me"))
+    assert "the key is damaged or cut off" in errors[0]
+    _, errors = read(ana((keys / "ecdsa521.pub").read_text().replace("nistp521 ", "nistp256 ")), ecdsa=True)
     assert "the key is damaged or cut off" in errors[0]
 
 

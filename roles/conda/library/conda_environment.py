@@ -34,6 +34,7 @@ options:
   prefix: {description: Folder of the conda installation., type: path, required: true}
   free_space: {description: Free space that making it needs at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
+  environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
 """
 
 # Raised when the module makes something else of the same inputs, so that environments are made anew.
@@ -113,6 +114,30 @@ def foreign_files(environment: str) -> list[str]:
         found += [os.path.relpath(os.path.join(folder, name), environment) for name in files + links]
     brought = ("conda-meta/", "lib/python3", OLD + "/")
     return sorted(path for path in found if not (path in known or path.startswith(brought) or path.endswith(".pyc")))
+
+
+# in a URL, what stands before the @; or all of a variable by whose name it is one
+CREDENTIALS = re.compile(r"://(?:[^/@:\s]*:)?([^/@\s]+)@")
+CREDENTIAL_NAME = re.compile(r"PASS|TOKEN|SECRET|_KEY$", re.I)
+
+
+def credentials(variables: dict[str, str]) -> set[str]:
+    """Parts of variables that must not be printed."""
+    found = {value for name, value in variables.items() if value and CREDENTIAL_NAME.search(name)}
+    for value in variables.values():
+        found.update(CREDENTIALS.findall(value))
+    return found
+
+
+def take_variables(module: AnsibleModule) -> None:
+    """Give the module's environment variables to all that it runs.
+
+    Those of a task (`environment:`) stand in a command line, which each account sees.
+    """
+    variables = {name: str(value) for name, value in (module.params["environment"] or {}).items()}
+    os.environ.update(variables)
+    # no_log keeps all of them out of the system's log; of what is printed, only what is secret
+    module.no_log_values = credentials(variables)
 
 
 class Environment:
@@ -348,10 +373,12 @@ def main() -> None:
             "pip_files": {"type": "dict", "default": {}},
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
     os.umask(0o022)
+    take_variables(module)
     name = module.params["name"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in ("base", "root"):
         module.fail_json(

@@ -46,6 +46,7 @@ options:
   checksum: {description: "What it must be, as sha256:<hexadecimal>. Required where state is present.", type: str}
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
+  environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
 """
 
 MARKER = ".ansible-conda"
@@ -179,6 +180,30 @@ def weak_inside(prefix: str) -> Iterator[tuple[str, str]]:
                     yield from weak_places_to(path)
             elif reason := writer(path):
                 yield path, reason
+
+
+# in a URL, what stands before the @; or all of a variable by whose name it is one
+CREDENTIALS = re.compile(r"://(?:[^/@:\s]*:)?([^/@\s]+)@")
+CREDENTIAL_NAME = re.compile(r"PASS|TOKEN|SECRET|_KEY$", re.I)
+
+
+def credentials(variables: dict[str, str]) -> set[str]:
+    """Parts of variables that must not be printed."""
+    found = {value for name, value in variables.items() if value and CREDENTIAL_NAME.search(name)}
+    for value in variables.values():
+        found.update(CREDENTIALS.findall(value))
+    return found
+
+
+def take_variables(module: AnsibleModule) -> None:
+    """Give the module's environment variables to all that it runs.
+
+    Those of a task (`environment:`) stand in a command line, which each account sees.
+    """
+    variables = {name: str(value) for name, value in (module.params["environment"] or {}).items()}
+    os.environ.update(variables)
+    # no_log keeps all of them out of the system's log; of what is printed, only what is secret
+    module.no_log_values = credentials(variables | {"url": module.params.get("url") or ""})
 
 
 class Installation:
@@ -461,11 +486,13 @@ def main() -> None:
             "checksum": {"type": "str"},
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
         },
         required_if=[("state", "present", ("version", "url", "checksum"))],
         supports_check_mode=True,
     )
     os.umask(0o022)
+    take_variables(module)
     installation = Installation(module)
     before = installation.before.get("version", "")
     if module.params["state"] == "checked":

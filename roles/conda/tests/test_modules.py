@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
@@ -415,6 +416,42 @@ def test_the_settings_are_validated_without_a_trace(tmp_path: pathlib.Path, monk
     done = subprocess.run(shlex.split(command % (tmp_path / "condarc")), stderr=subprocess.PIPE, text=True)
     assert done.stderr == "the settings\n"
     assert list(tmp_path.rglob("__pycache__")) == []
+
+
+def secret_environment(tool: pathlib.Path) -> dict[str, str]:
+    return {
+        "PIP_INDEX_URL": "https://me:hush-hush@pypi.example.org",
+        "MIRROR_TOKEN": "t0ken",
+        "UV_CACHE_DIR": str(tool),
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_passwords_reach_conda_and_nobody_else(
+    prefix: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    logged: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "log", lambda _, message, log_args=None: logged.append(f"{message} {log_args}"))
+    conda = prefix / "bin/conda"
+    told = "#!/bin/sh\necho $PIP_INDEX_URL $MIRROR_TOKEN $UV_CACHE_DIR"
+    conda.write_text(f"{told} | tee -a {prefix}/told\nmkdir -p $6/conda-meta\nexit {int(fails)}\n")
+    result = make(prefix, capsys, environment=secret_environment(prefix / "uv"))
+    assert bool(result.get("failed")) == fails
+    assert f"https://me:hush-hush@pypi.example.org t0ken {prefix}/uv" in (prefix / "told").read_text()
+    assert "hush-hush" not in str(result) + str(logged)
+    assert "t0ken" not in str(result) + str(logged)
+    assert not fails or str(prefix / "uv") in result["msg"]
+
+
+def test_no_task_has_variables_in_its_command_line() -> None:
+    """Ansible puts `environment:` into the command that sudo logs and ps shows."""
+    waiting = [task for path in (ROLE / "tasks").glob("*.yml") for task in yaml.safe_load(path.read_text())]
+    assert waiting
+    while waiting:
+        task = waiting.pop()
+        assert "environment" not in task, task["name"]
+        waiting += [inner for part in ("block", "rescue", "always") for inner in task.get(part, ())]
 
 
 # --- the installation

@@ -36,6 +36,7 @@ def test_effective_configuration(server):
         "allowtcpforwarding no",
     ):
         assert line in effective
+    assert any(line.startswith("pubkeyacceptedalgorithms ") and "ecdsa-sha2-nistp256" in line for line in effective)
     exchanges = next(line for line in effective if line.startswith("kexalgorithms ")).split()[1]
     assert all(name.startswith(("mlkem768", "sntrup761")) for name in exchanges.split(","))
 

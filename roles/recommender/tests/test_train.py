@@ -1,0 +1,59 @@
+"""How the role asks for a champion, and what it makes of the answer."""
+
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+ROLE = pathlib.Path(__file__).parents[1]
+VARS = {
+    "recommender_home": "/srv/recommender", "recommender_user": "recommender", "recommender_train_timeout": 60,
+    "recommender_config": "conf/mine.yaml", "recommender_tracking_uri": "http://127.0.0.1:5000",
+    "recommender_credentials": "/etc/mlflow/users/recommender.env", "recommender_source": str(ROLE),
+    "ansible_python_interpreter": "{{ ansible_playbook_python }}", "__recommender_pack": {"stdout": "a b - c.tar"},
+}  # fmt: skip
+
+
+def evaluated(folder: pathlib.Path, deployed: dict[str, Any]) -> dict[str, Any]:
+    """The role's variables after an answer of the job."""
+    names = ("unit", "deploy", "reason", "verdict")
+    play = {
+        "hosts": "localhost", "gather_facts": False, "connection": "local", "vars_files": [str(ROLE / "vars/main.yml")],
+        "vars": VARS | {"__recommender_deployed": deployed},
+        "tasks": [{"ansible.builtin.copy": {
+            "content": "{{ {" + ", ".join(f"'{name}': __recommender_{name}" for name in names) + "} | to_json }}",
+            "dest": str(folder / "out"), "mode": "0600",
+        }}],
+    }  # fmt: skip
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    command = ["ansible-playbook", "-i", "localhost,", "play.yml"]
+    result = subprocess.run(command, capture_output=True, cwd=folder, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    answer: dict[str, Any] = json.loads((folder / "out").read_text())
+    return answer
+
+
+def test_the_login_stands_in_no_command_line() -> None:
+    for task in yaml.safe_load((ROLE / "tasks/train.yml").read_text()):
+        assert "environment" not in task
+        assert "password" not in json.dumps(task).lower() and "ansible.builtin.uri" not in task
+
+
+@pytest.mark.parametrize(
+    ("deployed", "reason", "what"),
+    [
+        ({"msg": "no such program"}, ["no such program"], ""),
+        ({"stderr": "fold\nrecommender: no\nso\nmake: *** [Makefile:9] Error 2"}, ["recommender: no", "so"], ""),
+        ({"stderr": "", "stdout_lines": ["warning", '{"what": "back", "champion": "1"}']}, [], "back"),
+    ],
+    ids=["nothing", "error", "verdict"],
+)  # fmt: skip
+def test_what_the_job_answers(tmp_path: pathlib.Path, deployed: dict[str, Any], reason: list[str], what: str) -> None:
+    answer = evaluated(tmp_path, deployed)
+    assert (answer["reason"], answer["verdict"]["what"]) == (reason, what)
+    assert "--uid=recommender" in answer["unit"]
+    assert "--property=EnvironmentFile=-/etc/mlflow/users/recommender.env" in answer["unit"]
+    assert answer["deploy"] == ["make", "-s", "-C", "/srv/recommender/current", "deploy", "CONF=conf/mine.yaml"]
