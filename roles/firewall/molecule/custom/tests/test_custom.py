@@ -145,6 +145,6 @@ def test_its_place_is_taken_only_when_a_login_confirms(server, other):
 def test_its_place_is_taken(server, other):
     changed = server.ansible(firewall_foreign="replace")
     assert changed.returncode == 0, changed.stdout
-    assert "sudo sh -c 'ufw enable'" in " ".join(changed.stdout.split())
+    assert "ufw enable" in changed.stdout
     assert "Status: inactive" in server.host.check_output("ufw status")
     assert other.probe(server.address("away", "IPv4"), 8443, 5000) == ["open", "dropped"]
