@@ -159,7 +159,7 @@ def test_secure(checkout: Checkout, server: Server) -> None:
 def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
     server.set(operator_keys=[other_key], access_revert_after=20)
     seen = []
-    server.interrupt("Log in anew", lambda: seen.append(server.login().stderr), kill=True)
+    server.interrupt("Log in again", lambda: seen.append(server.login().stderr), kill=True)
     # it was real: at that moment the door was closed
     assert "Permission denied" in seen[0]
     server.wait_for_login()
@@ -168,7 +168,7 @@ def test_controller_killed_while_the_operator_is_shut_out(server: Server, before
 def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
     server.set(operator_keys=[other_key], access_revert_after=3600)
     seen = []
-    server.interrupt("Log in anew", lambda: seen.append(server.login().stderr), kill=True)
+    server.interrupt("Log in again", lambda: seen.append(server.login().stderr), kill=True)
     assert "Permission denied" in seen[0]
     server.reboot()
     server.wait_for_login()
@@ -185,7 +185,7 @@ def test_network_lost_before_the_confirmation(server: Server, before: str) -> No
 
 def test_the_next_run_goes_on_from_what_was_before(checkout: Checkout, server: Server, before: str) -> None:
     server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=90)
-    server.interrupt("Log in anew", lambda: None, kill=True)
+    server.interrupt("Log in again", lambda: None, kill=True)
     assert "logingracetime 50" in server.inside("sshd -T")
     server.set()
     # the change that nobody confirms ends first, whichever of the two is faster

@@ -41,7 +41,7 @@ set -eu
 DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends needrestart >/dev/null
 cp /bin/sleep /usr/local/bin/program
 for unit in kernels@ana other; do
-    printf '[Service]\nExecStart=/usr/local/bin/program 1000\n' > /run/systemd/system/$unit.service
+    printf '[Service]\nType=exec\nExecStart=/usr/local/bin/program 1000\n' > /run/systemd/system/$unit.service
 done
 systemctl daemon-reload
 systemctl start kernels@ana other
@@ -144,7 +144,7 @@ def test_nobody_puts_a_reboot_off_for_ever(host):
 
 def test_sessions_are_limited(host):
     """Of each person, whoever it is, and of all together; a container enforces no limit."""
-    total = int(host.check_output("awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo"))
+    total = int(host.check_output("awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo"))
     for unit, share in (("user-4711.slice", 0.7), ("user.slice", 0.8)):
         limit = int(properties(host, unit, "MemoryMax")["MemoryMax"])
         assert abs(limit / total - share) < 0.02
