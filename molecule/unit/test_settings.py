@@ -238,6 +238,12 @@ def test_a_host_that_is_not_there_is_refused_and_those_that_are_named(inventory:
     assert "Its hosts: recommender-dev" in result.stderr
 
 
+def test_make_up_leaves_real_servers_alone(tmp_path: pathlib.Path) -> None:
+    result = run("make", "-o", ".venv/.complete", "up", "INVENTORY=inventory/vultr", home=tmp_path)
+    assert result.returncode == 2
+    assert "type: ansible-playbook site.yml -i inventory/vultr" in result.stderr
+
+
 def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
     for verb in ("status", "who"):
         command = ["make", "-n", "-o", ".venv/.complete", verb, "INVENTORY=inventory/onprem"]

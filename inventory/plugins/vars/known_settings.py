@@ -119,7 +119,12 @@ def of_roles() -> set[str]:
 def of_ansible() -> set[str]:
     """Names of Ansible's own by which it reaches a server."""
     names = {name for group in constants.MAGIC_VARIABLE_MAPPING.values() for name in group}
-    for kind, loader, plugin in (("connection", connection_loader, "ssh"), ("become", become_loader, "sudo")):
+    plugins = (
+        ("connection", connection_loader, "ssh"),
+        ("become", become_loader, "sudo"),
+        ("become", become_loader, "su"),
+    )
+    for kind, loader, plugin in plugins:
         loader.get(plugin, class_only=True)
         names |= set(constants.config.get_plugin_vars(kind, plugin))
     definitions = constants.config.get_configuration_definitions().values()
