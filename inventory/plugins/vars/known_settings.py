@@ -153,9 +153,11 @@ def check(folder: str, loader: Any) -> None:
     """Read the files of an inventory's folder. Raises AnsibleParserError that says what is wrong with them."""
     here = Path(folder)
     found: list[tuple[str, list[Name]]] = []
-    known, own, ours = of_roles() | of_ansible() | CONTAINER, set[str](), False
+    known, own = of_roles() | of_ansible() | CONTAINER, set[str]()
     variables = sorted(path for part in ("group_vars", "host_vars") for path in here.glob(f"{part}/**/*"))
-    for path in [*variables, *sorted(here.glob("*"))]:
+    # of another folder, where anything may lie, Ansible's own readers tell the inventory from the rest
+    ours = (here / "group_vars/all" / COMMON).exists()
+    for path in [*variables, *(sorted(here.glob("*")) if ours else [])]:
         # as Ansible chooses them; a static inventory of another kind is left to its own reader
         kinds = (".yml", ".yaml") if path.parent == here else (".yml", ".yaml", ".json", "")
         if path.suffix not in kinds or path.name.startswith(".") or path.name.endswith("~") or not path.is_file():
@@ -169,7 +171,7 @@ def check(folder: str, loader: Any) -> None:
         node = compose(text, file)
         names = list(of_groups(node) if path.parent == here else of_variables(node, file))
         if path.name == COMMON:
-            known, ours = known | {name.name for name in names}, True
+            known |= {name.name for name in names}
         else:
             own |= used(text)
             found.append((file, names))
