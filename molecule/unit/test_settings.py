@@ -237,7 +237,7 @@ def test_a_port_that_no_later_run_would_find(asked: Any, wanted: Any, before: li
     assert words in fault and bool(fault) == bool(words)
 
 
-@pytest.mark.parametrize("verb", ["status", "who", "tunnel", "ssh-config"])
+@pytest.mark.parametrize("verb", ["status", "who"])
 def test_a_host_that_is_not_there_is_refused_and_those_that_are_named(inventory: pathlib.Path, verb: str) -> None:
     result = run("make", "-o", ".venv/.complete", verb, f"INVENTORY={inventory}", "HOST=recommender", home=inventory)
     assert result.returncode == 2
@@ -262,7 +262,7 @@ def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
     ("name", "words"), [("onprm", "is inventory/onprem meant?"), ("xyz", "inventory has aws_ec2, azure")]
 )
 def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib.Path) -> None:
-    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/tunnel", "-i", name]):
+    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/models", "-i", name, "show"]):
         result = run(*command, home=tmp_path)
         assert result.returncode != 0
         assert f"there is no {name}: {words}" in result.stderr
@@ -297,7 +297,7 @@ def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
 
 def test_make_and_bin_name_ansible_cfg(everybodys: pathlib.Path) -> None:
     assert (ROOT / "Makefile").read_text().count("export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg\n") == 1
-    result = run("bin/tunnel", "-i", "inventory/xyz", home=everybodys, cwd=everybodys)
+    result = run("bin/models", "-i", "inventory/xyz", "show", home=everybodys, cwd=everybodys)
     assert "there is no inventory/xyz: inventory has aws_ec2" in result.stderr
 
 
