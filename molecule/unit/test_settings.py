@@ -102,6 +102,15 @@ def test_the_inventories_hold_known_names_alone(folder: str) -> None:
     known_settings.check(str(ROOT / "inventory" / folder), DataLoader())
 
 
+def test_a_name_on_the_command_line_is_known_too(tmp_path: pathlib.Path) -> None:
+    of = ("ansible-inventory", "-i", "inventory/onprem", "--graph", "-e")
+    assert (
+        "-e: there is no setting mlflow_logns. Is mlflow_logins meant?"
+        in run(*of, "mlflow_logns=1", home=tmp_path).stderr
+    )
+    assert run(*of, "mlflow_logins=true _x=1", home=tmp_path).returncode == 0
+
+
 def test_every_verb_says_which_line_is_wrong(inventory: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (inventory / MINE).write_text("---\nopen_ports: [{port: 80}\nssh_port: 22\n")
     of = ("-i", str(inventory))

@@ -15,12 +15,14 @@ from ansible import constants
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.loader import become_loader, connection_loader
 from ansible.plugins.vars import BaseVarsPlugin
+from ansible.utils.vars import load_extra_vars
 
 DOCUMENTATION = """
 name: known_settings
 short_description: Refuse settings that Ansible cannot read or that nothing would ever use
 description:
-  - Reads what a person wrote into an inventory's folder (C(group_vars), C(host_vars), C(hosts.yml)); adds no variable.
+  - Reads what a person wrote into an inventory's folder (C(group_vars), C(host_vars), C(hosts.yml)) and after C(-e);
+    adds no variable.
   - A file that is not YAML is an error that names file and line, which Ansible's own reader leaves out.
   - In a folder with C(group_vars/all/00-common.yml), a name that neither this file nor a role knows is an error that
     names the nearest one. Names that begin with C(my_), or that a template of these files uses, are the person's own.
@@ -134,7 +136,7 @@ def of_ansible() -> set[str]:
 def unknown(names: list[Name], known: set[str], own: set[str]) -> Iterator[tuple[Name, str]]:
     """The names that nothing uses, each with the nearest known one, or with an empty text."""
     for name in names:
-        if name.name in known | own or name.name.startswith("my_"):
+        if name.name in known | own or name.name.startswith(("my_", "_")):
             continue
         ansible = name.name.startswith("ansible_")
         near = difflib.get_close_matches(name.name, known, n=1, cutoff=0.85 if ansible else 0.6)
@@ -175,8 +177,12 @@ def check(folder: str, loader: Any) -> None:
         else:
             own |= used(text)
             found.append((file, names))
+    found.append(("-e", [Name(name, 0) for name in load_extra_vars(loader)]))
     faults = [
-        f"{file}, line {name.line}: there is no setting {name.name}." + (f" Is {near} meant?" if near else "")
+        file
+        + (f", line {name.line}" if name.line else "")
+        + f": there is no setting {name.name}."
+        + (f" Is {near} meant?" if near else "")
         for file, names in found
         for name, near in unknown(names, known, own)
     ]
