@@ -33,7 +33,8 @@ def refusal(*jupyters: str, analyst: str = "analyst") -> str:
         for task in play.get("tasks", [])
         if task["name"] == "Refuse a Jupyter for accounts that cannot have one"
     )
-    lists = {"people": PEOPLE, "analyst": analyst, "jupyter_people": [{"name": name} for name in jupyters]}
+    lists = {"people": PEOPLE, "analyst": analyst, "jupyter_people": [{"name": name} for name in jupyters],
+             "inventory_hostname": "one"}  # fmt: skip
     templar = Templar(DataLoader(), variables={**trusted(task["vars"]), **lists})
     if templar.template(trust_as_template("{{ " + task["ansible.builtin.assert"]["that"] + " }}")):
         return ""
