@@ -44,6 +44,8 @@ help: ## show this list
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
 up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
+	@$(if $(filter-out inventory/local,$(INVENTORY)),echo "make up is for a server on this machine; for a real one type: \
+	ansible-playbook site.yml -i $(INVENTORY)" >&2; exit 2)
 	@molecule/engine.sh $(MAKE) --no-print-directory .up
 
 .PHONY: .server .up .down .clean .test

@@ -22,13 +22,13 @@ CONNECTION = {
 }
 
 
-def ansible(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ansible(*arguments: str, program: str = "ansible", **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs ansible with this checkout's settings, wherever it is called. Raises SystemExit where there is none."""
     # ansible.cfg by name: that of a folder that everybody may write into is passed over
-    ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{ROOT}/.venv/bin:{os.environ.get('PATH', '')}"}
+    ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{os.environ.get('PATH', '')}:{ROOT}/.venv/bin"}
     try:
         return subprocess.run(
-            ["ansible", *arguments], env=os.environ | ours | environment, capture_output=True, text=True
+            [program, *arguments], env=os.environ | ours | environment, capture_output=True, text=True
         )
     except FileNotFoundError as error:
         raise SystemExit("there is no ansible here: make ready, in the checkout, installs it") from error
@@ -55,10 +55,20 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
             said += "\nType LC_ALL=C.UTF-8 (on macOS: LC_ALL=en_US.UTF-8) before the command; make does so by itself."
         if result.returncode != 0:
             raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
-        there = subprocess.run(
-            ["ansible", "all", "-i", inventory, "--list-hosts"], capture_output=True, text=True
-        ).stdout
-        raise LookupError(f"{said}\nIts hosts: {', '.join(there.split()[2:]) or 'none'}") from error
+        hosts, groups = known(inventory)
+        there = f"{', '.join(hosts)}, in the groups {', '.join(groups)}" if hosts else "none"
+        raise LookupError(f"{said}\nIts hosts: {there}") from error
+
+
+def known(inventory: str) -> tuple[list[str], list[str]]:
+    """Names of the inventory's hosts, and of its groups that have one; empty where Ansible cannot read it."""
+    try:
+        groups = json.loads(ansible("-i", inventory, "--list", program="ansible-inventory").stdout)
+    except ValueError:
+        return [], []
+    hosts = {host for group in groups.values() for host in group.get("hosts", [])}
+    named = {name for name in groups if name not in ("_meta", "all", "ungrouped")}
+    return sorted(hosts), sorted(named)
 
 
 def ssh(server: dict[str, Any], *options: str) -> list[str]:

@@ -131,7 +131,8 @@ class Site:
 
     def set(self, **settings: object) -> None:
         """Writes zz-mine.yml anew."""
-        settings = {"registry_servers": {"dev": "staging-desk"}, **settings}
+        # this machine, as the containers see it: a promotion a second is more than the firewall lets in from elsewhere
+        settings = {"registry_servers": {"dev": "staging-desk"}, "trusted_addresses": ["172.16.0.0/12"], **settings}
         mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
         mine.write_text(yaml.safe_dump({"ansible_private_key_file": str(self.folder / "id_ed25519"), **settings}))
 
@@ -193,10 +194,7 @@ def end(process: subprocess.Popen[str], code: int) -> str:
 def site(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(checkout, tmp_path_factory.mktemp("site"))
     try:
-        output = checkout.run(
-            ".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem", "--tags", "access,tracking"
-        )
-        assert recap(output)["failed"] == 0
+        assert recap(checkout.run(".venv/bin/ansible-playbook", "site.yml", "-i", "inventory/onprem"))["failed"] == 0
         site.train()
         yield site
     finally:

@@ -69,7 +69,7 @@ def speak_german(checkout: Checkout, container: str, folder: pathlib.Path) -> No
     subprocess.run(["docker", "exec", container, "sh", "-ec", make], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["docker", "cp", "-q", f"{container}:/usr/share/i18n", folder], check=True)
     (folder / "locale").mkdir()
-    compile_here = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", folder / "locale/de_DE.UTF-8"]
+    compile_here = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", str(folder / "locale/de_DE.UTF-8")]
     subprocess.run(compile_here, env={**os.environ, "I18NPATH": str(folder / "i18n")}, check=True)
     german = {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "LANGUAGE": "de", "LOCPATH": str(folder / "locale")}
     checkout.environment |= german

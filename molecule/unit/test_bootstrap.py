@@ -26,9 +26,15 @@ def trusted(value: Any) -> Any:
 
 def refusal(*jupyters: str, analyst: str = "analyst") -> str:
     """The message of the refusal, in one line; empty where the list is fine."""
-    play, *_ = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
-    (task,) = (task for task in play["tasks"] if task["name"] == "Refuse a Jupyter for accounts that cannot have one")
-    lists = {"people": PEOPLE, "analyst": analyst, "jupyter_people": [{"name": name} for name in jupyters]}
+    plays = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+    (task,) = (
+        task
+        for play in plays
+        for task in play.get("tasks", [])
+        if task["name"] == "Refuse a Jupyter for accounts that cannot have one"
+    )
+    lists = {"people": PEOPLE, "analyst": analyst, "jupyter_people": [{"name": name} for name in jupyters],
+             "inventory_hostname": "one"}  # fmt: skip
     templar = Templar(DataLoader(), variables={**trusted(task["vars"]), **lists})
     if templar.template(trust_as_template("{{ " + task["ansible.builtin.assert"]["that"] + " }}")):
         return ""

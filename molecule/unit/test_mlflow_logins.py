@@ -21,7 +21,7 @@ PLAY = [
         "tasks": [
             {
                 "ansible.builtin.copy": {
-                    "dest": "{{ folder }}/{{ inventory_hostname }}.json",
+                    "dest": "{{ my_folder }}/{{ inventory_hostname }}.json",
                     "content": "{{ [mlflow_server_auth, mlflow_server_users, recommender_credentials] | to_json }}",
                     "mode": "0600",
                 },
@@ -67,7 +67,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "play.yml").write_text(yaml.safe_dump(PLAY))
     run = subprocess.run(
         [pathlib.Path(sys.executable).with_name("ansible-playbook"), folder / "play.yml", "-i", copy, "-e",
-         f"folder={folder}"],
+         f"my_folder={folder}"],
         cwd=ROOT, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

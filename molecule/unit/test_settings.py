@@ -90,9 +90,25 @@ def test_what_is_known_or_a_persons_own_is_let_pass(inventory: pathlib.Path, tex
     known_settings.check(str(inventory), DataLoader())
 
 
+def test_a_folder_of_somebody_elses_is_let_pass(inventory: pathlib.Path) -> None:
+    (inventory / "group_vars/all/00-common.yml").unlink()
+    (inventory / MINE).write_text("xyzzy: 1\n")
+    (inventory / "other.yml").write_text("this: [is: {not YAML\n")
+    known_settings.check(str(inventory), DataLoader())
+
+
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in ROOT.glob("inventory/*/hosts.yml")))
 def test_the_inventories_hold_known_names_alone(folder: str) -> None:
     known_settings.check(str(ROOT / "inventory" / folder), DataLoader())
+
+
+def test_a_name_on_the_command_line_is_known_too(tmp_path: pathlib.Path) -> None:
+    of = ("ansible-inventory", "-i", "inventory/onprem", "--graph", "-e")
+    assert (
+        "-e: there is no setting mlflow_logns. Is mlflow_logins meant?"
+        in run(*of, "mlflow_logns=1", home=tmp_path).stderr
+    )
+    assert run(*of, "mlflow_logins=true _x=1", home=tmp_path).returncode == 0
 
 
 def test_every_verb_says_which_line_is_wrong(inventory: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -230,12 +246,18 @@ def test_a_port_that_no_later_run_would_find(asked: Any, wanted: Any, before: li
     assert words in fault and bool(fault) == bool(words)
 
 
-@pytest.mark.parametrize("verb", ["status", "who", "tunnel", "ssh-config"])
+@pytest.mark.parametrize("verb", ["status", "who"])
 def test_a_host_that_is_not_there_is_refused_and_those_that_are_named(inventory: pathlib.Path, verb: str) -> None:
     result = run("make", "-o", ".venv/.complete", verb, f"INVENTORY={inventory}", "HOST=recommender", home=inventory)
     assert result.returncode == 2
     assert f"{inventory} has no host recommender" in result.stderr
     assert "Its hosts: recommender-dev" in result.stderr
+
+
+def test_make_up_leaves_real_servers_alone(tmp_path: pathlib.Path) -> None:
+    result = run("make", "-o", ".venv/.complete", "up", "INVENTORY=inventory/vultr", home=tmp_path)
+    assert result.returncode == 2
+    assert "type: ansible-playbook site.yml -i inventory/vultr" in result.stderr
 
 
 def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
@@ -249,7 +271,7 @@ def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
     ("name", "words"), [("onprm", "is inventory/onprem meant?"), ("xyz", "inventory has aws_ec2, azure")]
 )
 def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib.Path) -> None:
-    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/tunnel", "-i", name]):
+    for command in (["ansible-playbook", "site.yml", "-i", name], ["bin/models", "-i", name, "show"]):
         result = run(*command, home=tmp_path)
         assert result.returncode != 0
         assert f"there is no {name}: {words}" in result.stderr
@@ -284,7 +306,7 @@ def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
 
 def test_make_and_bin_name_ansible_cfg(everybodys: pathlib.Path) -> None:
     assert (ROOT / "Makefile").read_text().count("export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg\n") == 1
-    result = run("bin/tunnel", "-i", "inventory/xyz", home=everybodys, cwd=everybodys)
+    result = run("bin/models", "-i", "inventory/xyz", "show", home=everybodys, cwd=everybodys)
     assert "there is no inventory/xyz: inventory has aws_ec2" in result.stderr
 
 
@@ -309,8 +331,7 @@ def test_commands_in_messages_hold_the_port() -> None:
 
 
 @pytest.mark.parametrize(("port", "words"), [(22, "ssh deploy@192.0.2.1"), (2222, "ssh -p 2222 deploy@192.0.2.1")])
-def test_the_login_that_bootstrap_tells(port: int, words: str) -> None:
+def test_the_login_that_messages_tell(port: int, words: str) -> None:
     variables = {"ansible_port": port, "ansible_user": "deploy", "ansible_host": "192.0.2.1"}
-    plays = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
-    (text,) = [play["vars"]["log_in"] for play in plays if "vars" in play]
+    text = yaml.safe_load((ROOT / "inventory/common.yml").read_text())["log_in"]
     assert Templar(DataLoader(), variables).template(trust_as_template(text)) == words

@@ -244,9 +244,11 @@ def test_the_login_that_mlflow_asks_for_is_said(
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path: pathlib.Path) -> None:
     hosts = tmp_path / "hosts.yml"
     hosts.write_text("all: {children: {dev: {hosts: {alpha: }}, prod: {hosts: {beta: }}}}\n")
-    with pytest.raises(SystemExit, match="has no host alfa; it has alpha, beta, in the groups dev, prod"):
+    with pytest.raises(SystemExit) as error:
         tunnel.settings(str(hosts), "alfa[0]")
-    with pytest.raises(SystemExit, match=r"there is no inventory inventory/vultur; there are .*inventory/vultr"):
+    assert "has no host alfa." in str(error.value)
+    assert "Its hosts: alpha, beta, in the groups dev, prod" in str(error.value)
+    with pytest.raises(SystemExit, match="there is no inventory/vultur: is inventory/vultr meant"):
         tunnel.settings("inventory/vultur", "dev[0]")
 
 

@@ -15,12 +15,14 @@ from ansible import constants
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.loader import become_loader, connection_loader
 from ansible.plugins.vars import BaseVarsPlugin
+from ansible.utils.vars import load_extra_vars
 
 DOCUMENTATION = """
 name: known_settings
 short_description: Refuse settings that Ansible cannot read or that nothing would ever use
 description:
-  - Reads what a person wrote into an inventory's folder (C(group_vars), C(host_vars), C(hosts.yml)); adds no variable.
+  - Reads what a person wrote into an inventory's folder (C(group_vars), C(host_vars), C(hosts.yml)) and after C(-e);
+    adds no variable.
   - A file that is not YAML is an error that names file and line, which Ansible's own reader leaves out.
   - In a folder with C(group_vars/all/00-common.yml), a name that neither this file nor a role knows is an error that
     names the nearest one. Names that begin with C(my_), or that a template of these files uses, are the person's own.
@@ -119,7 +121,12 @@ def of_roles() -> set[str]:
 def of_ansible() -> set[str]:
     """Names of Ansible's own by which it reaches a server."""
     names = {name for group in constants.MAGIC_VARIABLE_MAPPING.values() for name in group}
-    for kind, loader, plugin in (("connection", connection_loader, "ssh"), ("become", become_loader, "sudo")):
+    plugins = (
+        ("connection", connection_loader, "ssh"),
+        ("become", become_loader, "sudo"),
+        ("become", become_loader, "su"),
+    )
+    for kind, loader, plugin in plugins:
         loader.get(plugin, class_only=True)
         names |= set(constants.config.get_plugin_vars(kind, plugin))
     definitions = constants.config.get_configuration_definitions().values()
@@ -129,7 +136,7 @@ def of_ansible() -> set[str]:
 def unknown(names: list[Name], known: set[str], own: set[str]) -> Iterator[tuple[Name, str]]:
     """The names that nothing uses, each with the nearest known one, or with an empty text."""
     for name in names:
-        if name.name in known | own or name.name.startswith("my_"):
+        if name.name in known | own or name.name.startswith(("my_", "_")):
             continue
         ansible = name.name.startswith("ansible_")
         near = difflib.get_close_matches(name.name, known, n=1, cutoff=0.85 if ansible else 0.6)
@@ -148,9 +155,11 @@ def check(folder: str, loader: Any) -> None:
     """Read the files of an inventory's folder. Raises AnsibleParserError that says what is wrong with them."""
     here = Path(folder)
     found: list[tuple[str, list[Name]]] = []
-    known, own, ours = of_roles() | of_ansible() | CONTAINER, set[str](), False
+    known, own = of_roles() | of_ansible() | CONTAINER, set[str]()
     variables = sorted(path for part in ("group_vars", "host_vars") for path in here.glob(f"{part}/**/*"))
-    for path in [*variables, *sorted(here.glob("*"))]:
+    # of another folder, where anything may lie, Ansible's own readers tell the inventory from the rest
+    ours = (here / "group_vars/all" / COMMON).exists()
+    for path in [*variables, *(sorted(here.glob("*")) if ours else [])]:
         # as Ansible chooses them; a static inventory of another kind is left to its own reader
         kinds = (".yml", ".yaml") if path.parent == here else (".yml", ".yaml", ".json", "")
         if path.suffix not in kinds or path.name.startswith(".") or path.name.endswith("~") or not path.is_file():
@@ -164,12 +173,16 @@ def check(folder: str, loader: Any) -> None:
         node = compose(text, file)
         names = list(of_groups(node) if path.parent == here else of_variables(node, file))
         if path.name == COMMON:
-            known, ours = known | {name.name for name in names}, True
+            known |= {name.name for name in names}
         else:
             own |= used(text)
             found.append((file, names))
+    found.append(("-e", [Name(name, 0) for name in load_extra_vars(loader)]))
     faults = [
-        f"{file}, line {name.line}: there is no setting {name.name}." + (f" Is {near} meant?" if near else "")
+        file
+        + (f", line {name.line}" if name.line else "")
+        + f": there is no setting {name.name}."
+        + (f" Is {near} meant?" if near else "")
         for file, names in found
         for name, near in unknown(names, known, own)
     ]

@@ -34,6 +34,11 @@ options:
 GROUP = "access-{}"
 # from the one who may do most
 ROLES = ("operator", "analyst", "tunnel")
+PROC = pathlib.Path("/proc")
+# A user that no account and no process has.
+UNUSED = 4294967000
+# Seconds in which all processes of an account must have ended.
+SECONDS = 30
 SHELLS = {"operator": "/bin/bash", "analyst": "/bin/bash", "tunnel": "/usr/sbin/nologin"}
 
 
@@ -192,18 +197,52 @@ def write_keys(
     }
 
 
-def end_processes(uid: int) -> None:
-    """Kills whatever runs as that user, sessions and forwardings included, until nothing is left."""
-    for _ in range(50):
-        left = [int(entry.name) for entry in pathlib.Path("/proc").glob("[0-9]*") if owner(entry) == uid]
-        if not left:
-            return
-        for process in left:
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+def processes(uid: int) -> list[int]:
+    return [int(entry.name) for entry in PROC.glob("[0-9]*") if owner(entry) == uid and not ended(entry)]
+
+
+def ended(entry: pathlib.Path) -> bool:
+    """Whether it is gone, or a zombie that its parent has not asked after."""
+    try:
+        return (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def kill_all(uid: int) -> None:
+    """Sends SIGKILL to every process of that user in one call of the kernel's, which no fork can outrun."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        # the effective user says whom it may signal, the others who may signal it: nobody
+        os.setresuid(UNUSED, uid, UNUSED)
+        os.kill(-1, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def end_processes(host: Host, name: str) -> None:
+    """Kills whatever runs as that account, sessions and forwardings included, until nothing is left."""
+    uid = host.users[name].pw_uid
+    deadline = time.monotonic() + SECONDS
+    while left := processes(uid):
+        if time.monotonic() > deadline:
+            told = "; ".join(f"{process} {command(process)}" for process in left[:5])
+            host.module.fail_json(
+                msg=f"{name} has no keys and no sudo any more, but {len(left)} processes still run after {SECONDS} s:"
+                f" {told}. Stop what starts them (systemctl status {left[0]}), and run this again. A reboot ends them"
+            )
+        kill_all(uid)
         time.sleep(0.1)
+
+
+def command(process: int) -> str:
+    try:
+        return (PROC / str(process) / "cmdline").read_text().replace("\0", " ").strip()[:60]
+    except OSError:
+        return "(ended)"
 
 
 def owner(entry: pathlib.Path) -> int | None:
@@ -224,13 +263,14 @@ def revoke(host: Host, people: list[dict[str, Any]]) -> None:
             if ends:
                 host.done.append(f"end of the sessions of {name}")
             if name not in wanted:
-                host.run("usermod", "--lock", "--expiredate", "1", name)
+                # the role's own group goes last; all others, whoever granted them, go now
+                host.run("usermod", "--lock", "--expiredate", "1", "--groups", GROUP.format(role), name)
             elif host.users[name].pw_shell != SHELLS[wanted[name]]:
                 host.run("usermod", "--shell", SHELLS[wanted[name]], name)
             if ends and not host.module.check_mode:
                 # what lingers would be started anew
                 pathlib.Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)
-                end_processes(host.users[name].pw_uid)
+                end_processes(host, name)
             # last, so that a run that was cut short begins here again
             if name in wanted:
                 host.run("gpasswd", "--add", name, GROUP.format(wanted[name]))

@@ -3,9 +3,13 @@
 
 import fnmatch
 import grp
+import json
 import os
 import pathlib
 import pwd
+import re
+import shlex
+import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -13,15 +17,88 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = """
 module: access_report
 short_description: Who can get in over SSH, by sshd's effective configuration and the keys that it would read
-options: {}
+options:
+  user:
+    description: Return sshd's effective configuration for this account, and the options of its command line, instead.
+    type: str
 """
+SYSTEMD = "org.freedesktop.systemd1"
 
 
-def effective(module: AnsibleModule, user: str) -> dict[str, list[str]]:
+def expand(argv: list[str], environment: dict[str, str]) -> list[str]:
+    """Words of a command line as systemd hands them over: $NAME is split at spaces, ${NAME} is not."""
+    words: list[str] = []
+    for word in argv:
+        if match := re.fullmatch(r"\$(\w+)", word):
+            words += environment.get(match[1], "").split()
+        else:
+            words.append(re.sub(r"\$\{(\w+)\}", lambda found: environment.get(found[1], ""), word))
+    return words
+
+
+def read_environment(text: str) -> dict[str, str]:
+    """Variables of an EnvironmentFile."""
+    found = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and not name.startswith(("#", ";")):
+            try:
+                found[name] = " ".join(shlex.split(value))
+            except ValueError:
+                continue
+    return found
+
+
+def options_of(argv: list[str]) -> list[str]:
+    """The options of sshd's own command line that change its configuration, as further arguments of sshd -T.
+
+    Others, such as -D and -i, say how it runs.
+    """
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if match := re.fullmatch(r"-(?:[46Ddeiqrt]*)([ofpchEgbku])(.*)", word):
+            value = match[2] or next(words, "")
+            if match[1] in "ofpch":
+                found += [f"-{match[1]}", value]
+    return found
+
+
+def service_property(module: AnsibleModule, unit: str, name: str) -> Any:
+    """A property of a systemd service; None where systemd does not say."""
+    path = f"/org/freedesktop/systemd1/unit/{re.sub(r'[^A-Za-z0-9]', lambda found: f'_{ord(found[0]):02x}', unit)}"
+    command = ["busctl", "--json=short", "get-property", SYSTEMD, path, f"{SYSTEMD}.Service", name]
+    code, output, _ = module.run_command(command)
+    return json.loads(output)["data"] if code == 0 else None
+
+
+def command_line(module: AnsibleModule) -> list[str]:
+    """Options that systemd starts sshd with: they win over every file, and `sshd -T` alone knows nothing of them."""
+    if not shutil.which("busctl"):
+        return []
+    _, accept, _ = module.run_command(["systemctl", "show", "--property=Accept,ActiveState", "ssh.socket"])
+    unit = "ssh@0.service" if {"Accept=yes", "ActiveState=active"} <= set(accept.split()) else "ssh.service"
+    started = [entry[1] for entry in service_property(module, unit, "ExecStart") or [] if entry[1]]
+    if not started:
+        return []
+    environment = read_environment("\n".join(service_property(module, unit, "Environment") or []))
+    for file, _ in service_property(module, unit, "EnvironmentFiles") or []:
+        path = pathlib.Path(file)
+        environment |= read_environment(path.read_text()) if path.is_file() else {}
+    return options_of(expand(started[-1][1:], environment))
+
+
+def ask_sshd(module: AnsibleModule, options: list[str], user: str, strict: bool = True) -> tuple[list[str], str]:
+    """Lines of sshd's effective configuration for that user, and what is wrong, which ends the module if strict."""
+    command = ["sshd", *options, "-T", "-C", f"user={user},host=localhost,addr=127.0.0.1"]
+    code, output, said = module.run_command(command, check_rc=strict)
+    return output.splitlines(), said.strip() if code else ""
+
+
+def effective(module: AnsibleModule, options: list[str], user: str) -> dict[str, list[str]]:
     """Values of sshd's options for that user, by option in lower case."""
-    _, output, _ = module.run_command(["sshd", "-T", "-C", f"user={user},host=localhost,addr=127.0.0.1"], check_rc=True)
     found: dict[str, list[str]] = {}
-    for line in output.splitlines():
+    for line in ask_sshd(module, options, user)[0]:
         name, _, value = line.partition(" ")
         found.setdefault(name, []).extend(value.split())
     return found
@@ -60,21 +137,28 @@ def keys(module: AnsibleModule, user: pwd.struct_passwd, options: dict[str, list
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={"user": {"type": "str"}}, supports_check_mode=True)
+    command = command_line(module)
+    if user := module.params["user"]:
+        there = shutil.which("sshd") is not None
+        lines, said = ask_sshd(module, command, user, strict=False) if there else ([], "")
+        module.exit_json(changed=False, options=command, lines=lines, said=said)
     shadow = dict(line.split(":")[:2] for line in pathlib.Path("/etc/shadow").read_text().splitlines())
     people: list[dict[str, Any]] = []
-    for user in pwd.getpwall():
-        options = effective(module, user.pw_name)
-        if not let_in(user, options):
+    for account in pwd.getpwall():
+        options = effective(module, command, account.pw_name)
+        if not let_in(account, options):
             continue
-        ways = keys(module, user, options) if options["pubkeyauthentication"] == ["yes"] else []
+        ways = keys(module, account, options) if options["pubkeyauthentication"] == ["yes"] else []
         if "yes" in options["passwordauthentication"] + options["kbdinteractiveauthentication"]:
             # a hash; what begins otherwise fits no password
-            ways += ["a password"] if shadow.get(user.pw_name, "").startswith("$") else []
+            ways += ["a password"] if shadow.get(account.pw_name, "").startswith("$") else []
+        if (asked := options.get("authorizedkeyscommand", ["none"])) != ["none"]:
+            ways.append(f"any key that {' '.join(asked)} prints (AuthorizedKeysCommand)")
         if ways:
-            roles = [name.removeprefix("access-") for name in groups_of(user) if name.startswith("access-")]
+            roles = [name.removeprefix("access-") for name in groups_of(account) if name.startswith("access-")]
             role = roles[0] if roles else "not in the list"
-            people.append({"name": user.pw_name, "role": role, "ways": ways})
+            people.append({"name": account.pw_name, "role": role, "ways": ways})
     module.exit_json(changed=False, people=people)
 
 

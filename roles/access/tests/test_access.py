@@ -1,13 +1,19 @@
 """One operator's run must neither take over another's account nor remove it unless that is meant."""
 
+import contextlib
+import ctypes
 import importlib.util
+import os
 import pathlib
+import subprocess
+import time
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 FILE = pathlib.Path(__file__).parents[1] / "library/access.py"
+PR_SET_CHILD_SUBREAPER = 36
 ALICE, BOB, NEW = "ssh-ed25519 A alice\n", "ssh-ed25519 B bob\n", "ssh-ed25519 C new\n"
 
 
@@ -96,3 +102,43 @@ def test_an_interrupted_removal_is_completed(access: ModuleType) -> None:
     left, said = gone(access, {"bob": BOB}, "bob", [], {"bob": BOB})
     assert len(left) == 3
     assert said == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="kills the processes of another account")
+def test_processes_that_fork_fast_are_ended(access: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lives for a moment and leaves another behind: a list of them is old when it is read."""
+    uid = 54321
+    fork = "import os, time\nend = time.time() + 20\nwhile time.time() < end:\n  if os.fork(): os._exit(0)"
+    # the dead are this process' to bury, where process 1 does not
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # two, so that there is always one between the list and the signal
+    for _ in range(2):
+        subprocess.Popen(["/usr/bin/python3", "-S", "-c", fork], user=uid, group=uid, start_new_session=True)
+    time.sleep(0.3)
+    said: list[str] = []
+    host = SimpleNamespace(
+        users={"ana": SimpleNamespace(pw_uid=uid)},
+        module=SimpleNamespace(fail_json=lambda msg: said.append(msg) or pytest.fail(msg)),
+    )
+    monkeypatch.setattr(access, "SECONDS", 10)
+    access.end_processes(host, "ana")
+    assert access.processes(uid) == []
+    time.sleep(0.3)
+    assert access.processes(uid) == []
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def test_processes_that_do_not_end_are_told(access: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "SECONDS", 0)
+    monkeypatch.setattr(access, "kill_all", lambda uid: None)
+    monkeypatch.setattr(access, "processes", lambda uid: [os.getpid()])
+
+    def fail_json(msg: str) -> None:
+        raise RuntimeError(msg)
+
+    host = SimpleNamespace(users={"ana": SimpleNamespace(pw_uid=1)}, module=SimpleNamespace(fail_json=fail_json))
+    with pytest.raises(RuntimeError, match=r"1 processes still run after 0 s: \d+ .*pytest.*run this again"):
+        access.end_processes(host, "ana")

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable
 from typing import NoReturn
@@ -310,6 +311,16 @@ class Environment:
             self.fail(f"no conda at {self.prefix}; install it first, or correct `prefix`")
         if os.path.lexists(self.path) and (os.path.islink(self.path) or not os.path.isdir(self.path)):
             self.fail(f"{self.path} is a link or a file; move it away")
+        cache = self.uv_cache()
+        if os.path.isdir(cache):
+            found = os.stat(cache)
+            shared = found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if found.st_gid not in (0, os.getegid()) else 0))
+            if found.st_uid not in (0, os.geteuid()) or shared:
+                self.fail(
+                    f"{cache} (UV_CACHE_DIR) can be written by others than root, and what is in it is installed as it"
+                    f" is; type on the host, as root: rm -rf {cache}; or set UV_CACHE_DIR in"
+                    " conda_environment_variables to another folder, e.g. /var/cache/uv"
+                )
         free = shutil.disk_usage(self.prefix).free >> 20
         if free < self.p["free_space"]:
             self.fail(

@@ -305,6 +305,14 @@ def test_a_cache_that_was_damaged_long_ago_is_emptied(caching: pathlib.Path, cap
     assert (caching / "envs/e/file").read_text() == "whole\n"
 
 
+def test_a_cache_of_uv_that_others_can_write_is_not_used(caching: pathlib.Path, capsys: Capture) -> None:
+    (caching.parent / "uv").chmod(0o777)
+    assert "can be written by others than root" in make(caching, capsys)["msg"]
+    assert not (caching / "envs").exists()
+    (caching.parent / "uv").chmod(0o755)
+    assert make(caching, capsys)["changed"]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_it_is_on_disk_before_it_is_said_to_be_there(
     caching: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, fails: bool

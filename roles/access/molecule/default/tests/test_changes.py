@@ -11,6 +11,11 @@ import testinfra
 
 ROLE = pathlib.Path(__file__).resolve().parents[3]
 INVENTORY = ROLE.parents[1] / "molecule/hosts.py"
+DROPINS = "/etc/systemd/system/ssh.service.d"
+EC2 = f"""mkdir -p {DROPINS} && printf '[Service]\nExecStart=\nExecStart=%s\n' \\
+  '/usr/sbin/sshd -D -o "AuthorizedKeysCommand /bin/true %%u" $SSHD_OPTS' \\
+  > {DROPINS}/ec2.conf && systemctl daemon-reload"""
+NO_EC2 = f"rm -r {DROPINS} && systemctl daemon-reload"
 KEY = {"keys": "id_ed25519.pub"}
 FIRST = [
     {"name": "deploy", "role": "operator", **KEY},
@@ -84,6 +89,9 @@ def test_check_mode_tells_and_changes_nothing(login, crowd, nothing_armed):
 
 def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing_armed):
     assert login("ana", "touch kept").returncode == 0
+    with host.sudo():
+        # as another role would grant it
+        host.check_output("groupadd --force project && usermod --append --groups project ana")
     sessions = [
         subprocess.Popen(
             [*connection(user), "echo in; exec sleep 300"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -111,6 +119,7 @@ def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing
             assert host.check_output("passwd --status %s", name).split()[1] == "L"
             assert not host.file(f"/etc/ssh/authorized_keys.d/{name}").exists
         assert host.file("/home/ana/kept").exists
+        assert host.check_output("id --name --groups ana") == "ana"
     assert login("bob", "id", "-un").stdout.strip() == "bob"
     assert login("bob", "sudo", "-n", "true").returncode == 1
 
@@ -142,6 +151,26 @@ def test_who_comes_back_finds_everything(login, nothing_armed):
 def test_a_list_that_cannot_be_is_refused(people, said, login):
     assert said in converge(people, code=2)
     assert login("deploy", "sudo", "-n", "true").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("lay", "undo", "said"),
+    [
+        (EC2, NO_EC2, "ssh -p {port} deploy@127.0.0.1 sudo apt-get purge -y ec2-instance-connect"),
+        (
+            "echo '#### Google OS Login control. Do not edit this section. ####' >> /etc/ssh/sshd_config",
+            "sed -i '$d' /etc/ssh/sshd_config",
+            "--metadata enable-oslogin=FALSE",
+        ),
+    ],
+)
+def test_a_vendors_own_way_in_is_refused(host, variables, lay, undo, said, nothing_armed):
+    with host.sudo():
+        host.check_output(lay)
+        try:
+            assert said.format(port=variables["ansible_port"]) in converge(FIRST, code=2)
+        finally:
+            host.check_output(undo)
 
 
 def test_a_key_that_lets_nobody_in_is_taken_back(login, host, make_key, tmp_path, nothing_armed):

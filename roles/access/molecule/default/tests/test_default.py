@@ -72,7 +72,16 @@ def test_the_report_names_everybody_and_every_key(host, variables):
     task = {"ansible.builtin.include_role": {"name": "access", "tasks_from": "report"}}
     play = {"hosts": variables["inventory_hostname"], "become": True, "gather_facts": False, "tasks": [task]}
     report.write_text(json.dumps([play]))
+    dropin = "/run/systemd/system/ssh.service.d"
+    line = "ExecStart=/usr/sbin/sshd -D -o AuthorizedKeysCommand=/bin/true -o AuthorizedKeysCommandUser=nobody"
+    with host.sudo():
+        # as EC2 Instance Connect starts it
+        host.check_output(f"mkdir {dropin} && printf '[Service]\\nExecStart=\\n{line}\\n' > {dropin}/ec2.conf")
+        host.check_output("systemctl daemon-reload")
     output = subprocess.check_output(["ansible-playbook", report, "-i", INVENTORY], text=True)
+    with host.sudo():
+        host.check_output(f"rm -r {dropin} && systemctl daemon-reload")
+    assert "any key that /bin/true prints (AuthorizedKeysCommand)" in output
     fingerprint = subprocess.check_output(["ssh-keygen", "-lf", variables["container_key"]], text=True).split()[1]
     for name, role in (("deploy", "operator"), ("ana", "analyst"), ("tina", "tunnel")):
         assert [name, role] in [line.split() for line in output.splitlines()]
