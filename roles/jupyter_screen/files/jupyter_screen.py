@@ -34,14 +34,14 @@ def token() -> str:
     return text
 
 
-def request(method: str, path: str, secret: str = "") -> int:
+def request(method: str, path: str, secret: str, seconds: float) -> int:
     """Returns the HTTP status that the server answers with. Raises OSError or HTTPException where it does not.
 
     The secret is sent to nobody but the account whose token it is: while the server is down, the port is anybody's.
     """
     if secret and not ours():
-        raise ConnectionError("the port is not served by this account")
-    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["JUPYTER_SCREEN_PORT"]), timeout=10)
+        raise ConnectionError("this account does not listen on the port")
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["JUPYTER_SCREEN_PORT"]), timeout=seconds)
     try:
         connection.request(method, path, headers={"Authorization": f"token {secret}"} if secret else {})
         return connection.getresponse().status
@@ -111,8 +111,10 @@ def ready(timeout: float) -> None:
     while time.monotonic() < deadline:
         if not alive(main):
             sys.exit("JupyterLab ended before it answered")
+        # no answer is waited for beyond the limit
+        left = max(1, deadline - time.monotonic())
         try:
-            with_token, without = request("GET", "/api/status", secret), request("GET", "/api/status")
+            with_token, without = request("GET", "/api/status", secret, left), request("GET", "/api/status", "", left)
         except (OSError, http.client.HTTPException) as error:
             problem = str(error)
         else:
@@ -122,14 +124,16 @@ def ready(timeout: float) -> None:
             if without == 200:
                 break
         time.sleep(0.1)
-    sys.exit(f"http://127.0.0.1:{os.environ['JUPYTER_SCREEN_PORT']}/api/status: {problem}")
+    address = f"http://127.0.0.1:{os.environ['JUPYTER_SCREEN_PORT']}/api/status"
+    late = f", within {timeout:.0f} s; on a slow machine raise jupyter_screen_start_timeout"
+    sys.exit(f"{address}: {problem}{late if time.monotonic() >= deadline else ''}")
 
 
 def stop(timeout: float) -> None:
     """Asks Jupyter to end its kernels and itself, and waits for that up to timeout seconds; systemd kills the rest."""
     if not os.environ.get("MAINPID"):
         return
-    request("POST", "/api/shutdown", token())
+    request("POST", "/api/shutdown", token(), 10)
     deadline = time.monotonic() + timeout
     while alive(int(os.environ["MAINPID"])) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -155,6 +159,16 @@ def stopped() -> None:
     sys.exit(status)
 
 
+def again() -> None:
+    """Starts the servers that systemd has given up, and that are still wanted."""
+    command = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "jupyter-screen@*.service"]
+    for line in subprocess.check_output(command, text=True).splitlines():
+        unit = line.split()[0]
+        if subprocess.run(["systemctl", "is-enabled", "--quiet", unit], check=False).returncode == 0:
+            subprocess.run(["systemctl", "reset-failed", unit], check=True)
+            subprocess.run(["systemctl", "start", "--no-block", unit], check=True)
+
+
 def main(arguments: list[str]) -> None:
     """Runs one step. Raises SystemExit where there is none of that name."""
     match arguments:
@@ -170,8 +184,11 @@ def main(arguments: list[str]) -> None:
             stop(float(seconds))
         case ["stopped"]:
             stopped()
+        case ["again"]:
+            again()
         case _:
-            sys.exit("usage: jupyter-screen allowed NAME | prepare | serve COMMAND... | ready|stop SECONDS | stopped")
+            steps = "allowed NAME | prepare | serve COMMAND... | ready|stop SECONDS | stopped | again"
+            sys.exit(f"usage: jupyter-screen {steps}")
 
 
 main(sys.argv[1:])

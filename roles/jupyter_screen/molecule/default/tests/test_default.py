@@ -122,6 +122,12 @@ def test_runs_now_and_after_a_reboot(host: Host, name: str) -> None:
     assert host.check_output(f"ss -Hltn 'sport = :{PORTS[name]}' | awk '{{ print $4 }}'") == f"127.0.0.1:{PORTS[name]}"
 
 
+def test_a_slow_start_is_not_cut_off_and_holds_up_nothing(host: Host) -> None:
+    assert show(host, "TimeoutStartUSec", unit("ana")) == "10min 30s"
+    assert unit("ana") in show(host, "Wants", "multi-user.target")
+    assert unit("ana") not in show(host, "After", "multi-user.target")
+
+
 def test_only_ones_own_token_opens(host: Host) -> None:
     assert token(host, "ana") != token(host, "analyst")
     for name, port in PORTS.items():
@@ -385,8 +391,12 @@ def test_the_unit_fails_and_says_why_when_jupyter_cannot_run(host: Host) -> None
         assert host.run("systemctl restart %s", unit("analyst")).rc != 0
         wait(lambda: show(host, "ActiveState", unit("analyst")) == "failed", "keeps trying", host)
         assert "No module named 'encodings'" in journal(host)
+        # not for good: what was in the way may be gone
+        assert show(host, "ActiveState", "jupyter-screen-again.timer") == "active"
+        host.check_output(f"rm {drop_in} && systemctl daemon-reload && systemctl start jupyter-screen-again")
+        wait(lambda: running(host), "not given another go", host)
     finally:
-        host.check_output(f"rm {drop_in} && systemctl daemon-reload")
+        host.check_output(f"rm -f {drop_in} && systemctl daemon-reload")
         host.check_output("systemctl reset-failed %s", unit("analyst"))
         host.check_output("systemctl start %s", unit("analyst"))
     assert running(host)
