@@ -296,8 +296,13 @@ def command(conf: Path, uri: str, *more: str) -> list[str]:
 def test_killed_run_registers_nothing(
     number: signal.Signals, conf: Path, store: str, environment: str, tmp_path: Path, capsys
 ) -> None:
+    # long enough for a busy machine; a signal waits for the end of a fold at most
     slow = command(
-        conf, store, "--set", "params.n_epochs=100000", "--set", f"tracking.experiment={environment}"
+        conf,
+        store,
+        *("--set", "evaluation.folds=40"),
+        *("--set", "params.n_epochs=100000"),
+        *("--set", f"tracking.experiment={environment}"),
     )
     process = subprocess.Popen(slow, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
     tracking.connect(store)
