@@ -55,16 +55,8 @@ def test_keys_of_a_home(tmp_path: pathlib.Path, there: list[str], ecdsa: bool, t
         (tmp_path / f".ssh/id_{kind}.pub").write_text(f"{kind}\n")
     environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
     ansible = pathlib.Path(sys.executable).with_name("ansible")
-    command = [
-        ansible,
-        "recommender-dev",
-        "-i",
-        "inventory/onprem",
-        "-m",
-        "debug",
-        "-a",
-        "msg={{ operator_keys | to_json }}",
-    ]
+    command = [str(ansible), "recommender-dev", "-i", "inventory/onprem", "-m", "debug", "-a"]
+    command += ["msg={{ operator_keys | to_json }}"]
     output = subprocess.check_output(
         [*command, "-e", json.dumps({"access_ecdsa": ecdsa})], cwd=ROOT, text=True,
         env={**environment, "HOME": str(tmp_path), "NO_COLOR": "1"},
