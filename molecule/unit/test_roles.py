@@ -70,3 +70,14 @@ def test_every_play_on_a_server_speaks_plain_language() -> None:
 def test_raw_is_used_only_to_find_the_way_in(path: pathlib.Path) -> None:
     """What a login prints (a .bashrc) is mixed into raw's output."""
     assert ("ansible.builtin.raw" in path.read_text()) == (path.parts[-3:] == ("access", "tasks", "find_login.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_task_has_variables_in_its_command_line(role: str) -> None:
+    """Ansible puts `environment:` into the command that sudo logs and ps shows; what downloads need may hold passwords."""
+    waiting = [task for path in (ROOT / "roles" / role / "tasks").glob("*.yml") for task in read(path)]
+    assert waiting
+    while waiting:
+        task = waiting.pop()
+        assert "environment" not in task, task["name"]
+        waiting += [inner for part in ("block", "rescue", "always") for inner in task.get(part, ())]
