@@ -74,7 +74,7 @@ def test_raw_is_used_only_to_find_the_way_in(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_task_has_variables_in_its_command_line(role: str) -> None:
-    """Ansible puts `environment:` into the command that sudo logs and ps shows; what downloads need may hold passwords."""
+    """Ansible puts `environment:` into the command that sudo logs and ps shows; it may hold passwords."""
     waiting = [task for path in (ROOT / "roles" / role / "tasks").glob("*.yml") for task in read(path)]
     assert waiting
     while waiting:

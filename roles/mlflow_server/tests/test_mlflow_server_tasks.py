@@ -30,11 +30,6 @@ def tasks(given: Any) -> list[dict[str, Any]]:
 ALL = [task for path in ROLE.glob("tasks/*.yml") for task in tasks(yaml.safe_load(path.read_text()))]
 
 
-def test_no_task_has_an_environment() -> None:
-    # Ansible makes it part of a command line, which shows in the list of processes and in sudo's log
-    assert [task["name"] for task in ALL if "environment" in task] == []
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/uptime"), reason="the server's side, which is Linux")
 @pytest.mark.parametrize("ended", [False, True])
 def test_the_timeout_is_in_seconds_on_a_slow_machine_too(tmp_path: pathlib.Path, ended: bool) -> None:
