@@ -330,9 +330,8 @@ def test_mlflow_shows_the_run_and_the_registry(checkout: Checkout, page: Page) -
         page.goto(f"{links['mlflow']}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}/artifacts")
         page.get_by_text("plots", exact=True).click()
         page.get_by_text("evaluation.png").first.click()
-        expect(
-            page.locator("img[src^='blob:'], img[src^='data:image'], img[src*='evaluation.png']").last
-        ).to_be_visible()
+        picture = page.locator("img[src^='blob:'], img[src^='data:image'], img[src*='evaluation.png']").last
+        expect(picture).to_be_visible(timeout=60_000)
         # its assistant, which would want a language model, is in the picture's way
         head = page.get_by_text("MLflow Assistant").locator("xpath=ancestor::*[count(.//button) >= 3][1]")
         head.get_by_role("button").last.click()
