@@ -90,7 +90,7 @@ rollback: $(READY) ## swap champion and previous, or name a version: make rollba
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
 	@$(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
 
-status: $(READY) ## what runs and what the firewall counts: make status [INVENTORY=inventory/vultr] [HOST=name]
+status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would

@@ -40,7 +40,9 @@ def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None
     def refused(says: str) -> None:
         result = read(path)
         assert result.returncode == 1 and result.stdout == ""
-        assert f"{path}: " in result.stderr and says in result.stderr and "make train" in result.stderr
+        assert (
+            f"{path}: " in result.stderr and says in result.stderr and "/srv/recommender/current train" in result.stderr
+        )
         path.unlink(missing_ok=True)
 
     refused("No such file")

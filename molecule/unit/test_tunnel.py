@@ -227,7 +227,10 @@ def test_a_service_that_is_down_is_named_with_its_unit_and_remedy(
         ("deploy", "deploy@203.0.113.10 sudo cat /etc/mlflow/admin.env"),
         ("analyst", "analyst@203.0.113.10 cat .mlflow/credentials"),
         ("ana", "ana has none: an operator lists ana in mlflow_users"),
-        ("tina", "an operator has to give you"),
+        (
+            "tina",
+            "Ask an operator to send you the output of: ssh deploy@203.0.113.10 sudo cat /etc/mlflow/users/tina.env",
+        ),
     ],
 )
 def test_the_login_that_mlflow_asks_for_is_said(

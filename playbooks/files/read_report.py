@@ -22,7 +22,7 @@ NEEDED = {
 
 
 def stop(path: str, message: str) -> NoReturn:
-    sys.exit(f"{path}: {message}. Remove it, and write it anew: make train, in the folder of the job.")
+    sys.exit(f"{path}: {message}. Remove it and train again: rm {path}, then make -C /srv/recommender/current train.")
 
 
 def printable(value: Any) -> Any:
