@@ -1,6 +1,7 @@
 """What holds for every role: its variables stand once in the argument specs and once in the defaults, and agree."""
 
 import pathlib
+import re
 from typing import Any
 
 import ansible
@@ -72,12 +73,30 @@ def test_raw_is_used_only_to_find_the_way_in(path: pathlib.Path) -> None:
     assert ("ansible.builtin.raw" in path.read_text()) == (path.parts[-3:] == ("access", "tasks", "find_login.yml"))
 
 
+def tasks_of(role: str) -> list[dict[str, Any]]:
+    """All tasks of a role, those of blocks too."""
+    waiting = [task for path in (ROOT / "roles" / role / "tasks").glob("*.yml") for task in read(path)]
+    found = []
+    while waiting:
+        found.append(task := waiting.pop())
+        waiting += [inner for part in ("block", "rescue", "always") for inner in task.get(part, ())]
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_shell_reads_its_input_before_it_can_end(role: str) -> None:
+    """Else the pipe breaks now and then, and Ansible says "Error executing command." and nothing else."""
+    for task in tasks_of(role):
+        shell = task.get("ansible.builtin.shell")
+        if isinstance(shell, dict) and "stdin" in shell:
+            before = re.split(r"\$\(cat\)|\bcat >|while read", shell["cmd"], maxsplit=1)
+            assert len(before) == 2, f"{role}: {task['name']} does not read its input"
+            # what runs in its place, or branches, comes after
+            assert not re.search(r"\bexit\b|\bif test \"", before[0]), f"{role}: {task['name']}"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_no_task_has_variables_in_its_command_line(role: str) -> None:
     """Ansible puts `environment:` into the command that sudo logs and ps shows; it may hold passwords."""
-    waiting = [task for path in (ROOT / "roles" / role / "tasks").glob("*.yml") for task in read(path)]
-    assert waiting
-    while waiting:
-        task = waiting.pop()
+    for task in tasks_of(role):
         assert "environment" not in task, task["name"]
-        waiting += [inner for part in ("block", "rescue", "always") for inner in task.get(part, ())]
