@@ -39,6 +39,11 @@ def test_sessions_have_the_distribution_s_limits(server):
     assert server.check_output("systemctl show user-4711.slice --property=MemoryMax --value") == "infinity"
 
 
+def test_the_disk_s_reserve_is_root_s_alone(server):
+    assert not server.file("/usr/local/sbin/linux-baseline-reserve").exists
+    assert server.run("test -e /etc/systemd/system/sysinit.target.wants/linux-baseline-reserve.service").rc == 1
+
+
 def test_journal_has_its_own_limit(server):
     said = server.check_output("journalctl --unit=systemd-journald --output=cat").splitlines()
     limits = [line for line in said if line.startswith("System Journal (/var/log/journal/")]

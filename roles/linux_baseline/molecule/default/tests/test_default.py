@@ -151,6 +151,16 @@ def test_sessions_are_limited(host):
     assert properties(host, "user-4711.slice", "TasksMax") == {"TasksMax": "4096"}
 
 
+def test_the_disk_s_reserve_is_made_at_boot(host):
+    """A container's own file system has none: the unit says so and ends well."""
+    assert host.group("disk-reserve").exists
+    assert properties(host, "linux-baseline-reserve", "UnitFileState") == {"UnitFileState": "enabled"}
+    host.check_output("systemctl start linux-baseline-reserve")
+    assert "/: overlay reserves no blocks: no reserve" in host.check_output(
+        "journalctl --unit=linux-baseline-reserve --output=cat"
+    )
+
+
 def test_reboot_when_needed_and_idle(host):
     """The last test: in a container a reboot is its end."""
     container = host.ansible.get_variables()["container_name"]

@@ -288,6 +288,18 @@ def test_the_unit_is_confined(host: Host) -> None:
         assert float(exposure.split(":")[1].split()[0]) <= 1.5
 
 
+def test_processes_have_the_further_groups_that_exist(host: Host) -> None:
+    groups = ["users"] if grand(host) else []
+    assert unit(host, "SupplementaryGroups").split() == groups
+    processes = [unit(host, "MainPID")]
+    if grand(host):
+        processes.append(host.check_output("head -qn 1 /var/lib/postgresql/*/*/postmaster.pid"))
+    number = host.check_output("getent group users | cut -d: -f3")
+    for process in processes:
+        has = host.check_output("sed -n 's/^Groups://p' /proc/%s/status", process).split()
+        assert (number in has) == grand(host)
+
+
 def test_comes_back_with_its_data_when_killed(host: Host, logged: dict[str, object]) -> None:
     before = unit(host, "MainPID")
     host.check_output("kill -9 %s", before)
