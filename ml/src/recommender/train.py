@@ -153,10 +153,14 @@ def _registered(name: str, version: str) -> dict[str, str]:
 
 
 def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
-    """The report of the training that a champion is of, or None where its run has kept none."""
+    """The report of the training that a champion is of, or None where its run has kept none.
+
+    Raises Untrusted where the tracking server does not keep it itself.
+    """
     import mlflow
 
     run_id = str(version.run_id)
+    tracking.trusted(mlflow.MlflowClient().get_run(run_id).info.artifact_uri)
     if REPORT not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     report: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}")
