@@ -377,6 +377,16 @@ def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o060 for path in (tmp_path / "mlruns").iterdir()} == {0o060}
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o644), (0o002, 0o664)])
+def test_a_report_can_be_read_whatever_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        train.write_report(tmp_path / "report.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == mode
+
+
 # Servers
 
 
