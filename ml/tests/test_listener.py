@@ -94,6 +94,10 @@ def test_who_may_listen(listening, monkeypatch: pytest.MonkeyPatch) -> None:
     assert allowed(os.getuid()) and allowed(0) and allowed(STRANGER, False)
     assert not allowed(STRANGER)
     assert allowed(STRANGER, uri="http://192.0.2.1:5000")
+    # told as an argument of make: over the environment, a server's local.mk has its own
+    with pytest.raises(listener.Foreign, match=f": make train {listener.ACCOUNT}=nobody$"):
+        listening(("127.0.0.1", 5000, listener._uid("nobody")))
+        listener.check("http://127.0.0.1:5000", True)
     # on a server: that account's and root's alone, with a login and without
     monkeypatch.setenv(listener.ACCOUNT, "nobody")
     monkeypatch.setattr(os, "getuid", lambda: STRANGER)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from recommender import algorithm, cli, evaluate, registry, tracking, train
+from recommender import algorithm, cli, evaluate, promotion, registry, reports, tracking, train
 from recommender.errors import InputError, RecommenderError
 from tests.conftest import ROOT
 
@@ -377,6 +377,16 @@ def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o060 for path in (tmp_path / "mlruns").iterdir()} == {0o060}
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o644), (0o002, 0o664)])
+def test_a_report_can_be_read_whatever_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        train.write_report(tmp_path / "report.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == mode
+
+
 # Servers
 
 
@@ -463,6 +473,78 @@ def test_artifacts_at_another_server_are_not_asked_for(monkeypatch: pytest.Monke
     with pytest.raises(tracking.Untrusted, match="The login would be sent there"):
         tracking.trusted(place)
     assert tracking.trusted("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"
+
+
+@pytest.fixture
+def elsewhere(store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place at another server; the local store passes for a tracking server's."""
+    tracking.connect(store)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    return "mlflow-artifacts://127.0.0.1:6666/"
+
+
+def version_at(experiment: str, source: str = "") -> mlflow.entities.model_registry.ModelVersion:
+    """The champion, of a run of the experiment, without a digest."""
+    client, name = mlflow.MlflowClient(), f"{registry.environment()}.movie-recommender"
+    run = client.create_run(experiment)
+    client.create_registered_model(name)
+    version = client.create_model_version(name, source or f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias(name, "champion", version.version)
+    return version
+
+
+@pytest.mark.parametrize("folder_of_its_own", [False, True])
+def test_training_writes_nothing_elsewhere(
+    elsewhere: str, make_config, store: str, environment: str, tmp_path: Path, folder_of_its_own: bool
+) -> None:
+    mlflow.create_experiment(environment, tmp_path.as_uri() if folder_of_its_own else elsewhere)
+    config = make_config(tracking={"experiment": environment})
+    with pytest.raises(tracking.Untrusted), tracking.run(config, store, {}):
+        mlflow.log_dict({}, "config.yaml")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_run_that_goes_on_writes_nothing_elsewhere(
+    elsewhere: str, make_config, store: str, environment: str
+) -> None:
+    run = mlflow.MlflowClient().create_run(mlflow.create_experiment(environment, elsewhere))
+    mlflow.create_experiment(f"{environment}-mine", "mlflow-artifacts:/1")
+    config = make_config(tracking={"experiment": f"{environment}-mine"})
+    with pytest.raises(tracking.Untrusted), tracking.run(config, store, {}, run_id=run.info.run_id):
+        mlflow.log_dict({}, "config.yaml")
+
+
+def test_training_reads_no_champion_elsewhere(elsewhere: str, environment: str) -> None:
+    version = version_at(mlflow.create_experiment(environment, elsewhere))
+    with pytest.raises(tracking.Untrusted):
+        reports.of_champion(version.name)
+
+
+def test_deployment_reads_no_report_elsewhere(elsewhere: str, environment: str) -> None:
+    version = version_at(mlflow.create_experiment(environment, elsewhere))
+    with pytest.raises(tracking.Untrusted):
+        train.kept_report(version)
+    # without a digest there is nothing to fetch and compare
+    with pytest.raises(tracking.Untrusted):
+        promotion.check_whole(version)
+
+
+@pytest.mark.parametrize("what", ["run", "source", "model", "one of a run"])
+def test_no_model_is_loaded_from_elsewhere(elsewhere: str, environment: str, what: str) -> None:
+    there = mlflow.create_experiment(environment, elsewhere)
+    here = mlflow.create_experiment(f"{environment}-mine", "mlflow-artifacts:/1")
+    uri = f"models:/{environment}.movie-recommender@champion"
+    if what == "run":
+        version_at(there)
+    elif what == "source":
+        version_at(here, f"{elsewhere}model")
+    elif what == "model":
+        model = mlflow.MlflowClient().create_logged_model(there)
+        version_at(here, f"models:/{model.model_id}")
+    else:
+        uri = f"runs:/{mlflow.MlflowClient().create_run(there).info.run_id}/model"
+    with pytest.raises(tracking.Untrusted):
+        registry.load(uri)
 
 
 class Guarded(Answer):

@@ -56,12 +56,40 @@ def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None
     refused("not the report of a training")
     path.write_text(json.dumps({**REPORT, "metrics": {"rmse": "low"}}))
     refused("not the report of a training")
+    # each of these would fail what prints it
+    for section, name, value in [
+        ("metrics", "rmse", "0.8"),
+        ("metrics", "mae", float("inf")),
+        ("metrics", "mae", 10**400),
+        ("model", "name", [["x"]]),
+        ("recommendations", "items", [{**REPORT["recommendations"]["items"][0], "rank": "1"}]),
+    ]:
+        path.write_text(json.dumps({**REPORT, section: {**REPORT[section], name: value}}))
+        refused("not the report of a training")
+    path.write_text(json.dumps({**REPORT, "dataset": sorted(REPORT["dataset"])}))
+    refused("not the report of a training")
 
 
 def test_the_run_reads_it_as_the_account_that_trains() -> None:
     [play] = yaml.safe_load((ROOT / "playbooks/report.yml").read_text())
     task = play["tasks"][0]["ansible.builtin.command"]
     assert task["argv"][:3] == ["runuser", "-u", "{{ recommender_user | default('recommender') }}"]
+
+
+def test_a_report_that_is_refused_fails_no_run(tmp_path: pathlib.Path) -> None:
+    [play] = yaml.safe_load((ROOT / "playbooks/report.yml").read_text())
+    reading, showing = play["tasks"]
+    assert reading["failed_when"] is False
+    refused = read(tmp_path / "report.json")
+    training = {"rc": refused.returncode, "stdout": refused.stdout, "stderr": refused.stderr}
+    given = {"environment_name": "dev", "operator": "deploy", "analyst": "ana", "training": training}
+    (tmp_path / "templates").symlink_to(ROOT / "playbooks/templates")
+    again = {"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": [showing]}
+    (tmp_path / "play.yml").write_text(json.dumps([again]))
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "WARNING  the training's report cannot be shown: " in done.stdout and "No such file" in done.stdout
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles/recommender/tasks").glob("*.yml")), ids=lambda path: path.name)

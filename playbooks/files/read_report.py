@@ -6,6 +6,7 @@ usage: read_report.py PATH
 """
 
 import json
+import math
 import os
 import stat
 import sys
@@ -13,27 +14,30 @@ from typing import Any, NoReturn
 
 LARGEST = 2**20
 # What the report of site.yml shows.
-NEEDED = {
+SHOWN = {
     "model": {"name", "version", "alias"},
     "dataset": {"name", "ratings", "users", "items"},
     "metrics": {"rmse", "mae"},
-    "recommendations": {"user", "items"},
+    "recommendations": {"user"},
 }
+PICK = {"item", "title", "estimate", "rank"}
+NUMBERS = {"rmse", "mae", "estimate", "rank"}
 
 
 def stop(path: str, message: str) -> NoReturn:
     sys.exit(f"{path}: {message}. Remove it and train again: rm {path}, then make -C /srv/recommender/current train.")
 
 
-def printable(value: Any) -> Any:
-    """The same with a ? for each sign that does not print."""
-    if isinstance(value, str):
-        return "".join(sign if sign.isprintable() else "?" for sign in value)
-    if isinstance(value, list):
-        return [printable(each) for each in value]
-    if isinstance(value, dict):
-        return {printable(key): printable(each) for key, each in value.items()}
-    return value
+def value(of: dict[str, Any], name: str) -> Any:
+    """One value that can be printed: a number, or a text with a ? for each sign that does not print."""
+    found = of[name]
+    if isinstance(found, (int, float)) and math.isfinite(found):
+        return found
+    if name not in NUMBERS and isinstance(found, str):
+        return "".join(sign if sign.isprintable() else "?" for sign in found)
+    if name not in NUMBERS and found is None:
+        return found
+    raise TypeError(f"{name} is of type {type(found).__name__}")
 
 
 def read(path: str) -> Any:
@@ -44,17 +48,18 @@ def read(path: str) -> Any:
             stop(path, "not a regular file")
         with open(file, encoding="utf-8") as text:
             report = json.loads(text.read(LARGEST))
-        float(report["metrics"]["rmse"]), float(report["metrics"]["mae"])
-        missing = [key for key, inner in NEEDED.items() if inner - set(report[key])]
-        if missing or not isinstance(report["algorithm"], str):
-            stop(path, f"not the report of a training ({', '.join(missing) or 'algorithm'})")
-        for pick in report["recommendations"]["items"]:
-            int(pick["rank"]), float(pick["estimate"]), pick["item"]
+        found = {key: {name: value(report[key], name) for name in names} for key, names in SHOWN.items()}
+        # a title is not needed
+        listed = [
+            {name: value(pick, name) for name in PICK if name != "title" or name in pick}
+            for pick in report["recommendations"]["items"]
+        ]
+        found["recommendations"]["items"] = listed
+        return found | {"algorithm": value(report, "algorithm")}
     except OSError as error:
         stop(path, str(error.strerror))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        stop(path, f"not the report of a training ({error!r})")
-    return printable(report)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        stop(path, f"not the report of a training ({repr(error)[:200]})")
 
 
 if __name__ == "__main__":

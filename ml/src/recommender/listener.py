@@ -42,7 +42,8 @@ def check(uri: str, credentials: bool) -> None:
         raise Foreign(
             f"{parts.hostname}:{port}: a program of {', '.join(strangers)} listens there, and the tracking "
             f"server would be {expected or 'mlflow'}'s. Nothing was sent to it. End that program and start "
-            f"the server (systemctl restart mlflow); if it is the right one, say {ACCOUNT}={strangers[0]}."
+            "the server (systemctl restart mlflow); if it is the right one, tell make, as in: "
+            f"make train {ACCOUNT}={strangers[0]}"
         )
 
 

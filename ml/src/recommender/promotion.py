@@ -371,10 +371,14 @@ def _done(version: "ModelVersion") -> None:
 
 
 def check_whole(version: "ModelVersion") -> None:
-    """Raise Refusal when the artifacts of a version are not those that training recorded."""
+    """Raise Refusal when the artifacts of a version are not those that training recorded.
+
+    Raises Untrusted where the tracking server does not keep them itself.
+    """
     recorded = registry.tags(version).get("artifact_digest")
     if not recorded:
         # trained before digests were recorded: there is nothing to compare with
+        registry.check_places(version)
         return
     with tempfile.TemporaryDirectory() as scratch:
         bundle.download(str(version.run_id), str(version.source), Path(scratch))

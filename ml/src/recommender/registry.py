@@ -4,6 +4,7 @@ import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from recommender import confined, tracking
 from recommender.errors import InputError, RecommenderError
@@ -163,6 +164,38 @@ def run_of(version: "ModelVersion") -> "Run | None":
     return run if run and run.info.lifecycle_stage == "active" else None
 
 
+def check_places(version: "ModelVersion") -> None:
+    """Raise Untrusted for a version whose model or run the tracking server does not keep itself."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if (run := run_of(version)) is not None:
+        tracking.trusted(run.info.artifact_uri)
+    _pinned(client.get_model_version_download_uri(version.name, str(version.version)))
+
+
+def _pinned(uri: str) -> str:
+    """`uri` without its alias, which could move meanwhile; raises Untrusted as `check_places` does."""
+    import mlflow
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    client = mlflow.MlflowClient()
+    parts = urlsplit(uri)
+    if parts.scheme == "runs":
+        tracking.trusted(client.get_run(parts.path.lstrip("/").partition("/")[0]).info.artifact_uri)
+        return uri
+    if parts.scheme != "models":
+        return tracking.trusted(uri)
+    root, inner = ModelsArtifactRepository.split_models_uri(uri)  # type: ignore[no-untyped-call]
+    named = get_model_name_and_version(client, root)  # type: ignore[no-untyped-call]
+    if len(named) == 1:
+        tracking.trusted(client.get_logged_model(named[0]).artifact_location)
+    else:
+        check_places(client.get_model_version(*named))
+    return f"models:/{'/'.join([*map(str, named), *filter(None, [inner])])}"
+
+
 def _model(name: str) -> "RegisteredModel | None":
     """The registered model, None where there is none.
 
@@ -193,14 +226,16 @@ def champion(name: str) -> str | None:
 def load(uri: str) -> Any:
     """Load a model by its MLflow URI; raises InputError when there is none.
 
-    Its code runs here: raises RecommenderError where an account with sudo asks on a server.
+    Its code runs here: raises RecommenderError where an account with sudo asks on a server, and Untrusted
+    where a tracking server does not keep the model itself.
     """
     confined.check()
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        return mlflow.pyfunc.load_model(uri)
+        # a path was chosen by who asks, no server
+        return mlflow.pyfunc.load_model(_pinned(uri) if urlsplit(uri).scheme in ("models", "runs") else uri)
     # ValueError: an address that MLflow cannot take apart
     except (MlflowException, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)

@@ -136,18 +136,19 @@ def of_champion(name: str) -> dict[str, Any] | None:
     """Version, profile and ids of the data that the champion of registered model `name` was trained on.
 
     None when there is no champion, or it has no profile: it is older than these reports, or its run was
-    deleted. Raises RecommenderError when MLflow does not answer.
+    deleted. Raises RecommenderError when MLflow does not answer, Untrusted where another server keeps them.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from recommender import registry
+    from recommender import registry, tracking
 
     try:
         version = registry.champion(name)
         if version is None:
             return None
         run = str(mlflow.MlflowClient().get_model_version(name, version).run_id)
+        tracking.trusted(mlflow.MlflowClient().get_run(run).info.artifact_uri)
         found = {path.path for path in mlflow.MlflowClient().list_artifacts(run, "data")}
         if not {PROFILE, IDS} <= found:
             return None

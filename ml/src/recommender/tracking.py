@@ -280,7 +280,7 @@ def run(
 
     It is called `name`, or after the algorithm; with `nested` it belongs to the active run, and with `run_id`
     an earlier run goes on.
-    Raises RecommenderError for whatever MLflow cannot do.
+    Raises RecommenderError for whatever MLflow cannot do, Untrusted before anything is written elsewhere.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -296,6 +296,8 @@ def run(
             nested=nested,
             tags={**tags, **_process()},
         ) as active:
+            # one that goes on may be of another experiment
+            trusted(active.info.artifact_uri)
             yield active
     except MlflowException as error:
         raise RecommenderError(f"{shown(uri)}: MLflow: {why(error)}") from error
@@ -313,7 +315,7 @@ def why(error: "MlflowException") -> str:
 
 
 def experiment(name: str, uri: str) -> str:
-    """The id of an experiment, made where there is none; raises InputError for a deleted one."""
+    """The id of an experiment, made where there is none; raises InputError, Untrusted for one of no use."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -335,6 +337,7 @@ def experiment(name: str, uri: str) -> str:
             f"{shown(uri)}: experiment {name!r} is deleted. Restore it (mlflow experiments restore -x "
             f"{found.experiment_id}), or give another name as tracking.experiment."
         )
+    trusted(found.artifact_location)
     return str(found.experiment_id)
 
 

@@ -153,10 +153,14 @@ def _registered(name: str, version: str) -> dict[str, str]:
 
 
 def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
-    """The report of the training that a champion is of, or None where its run has kept none."""
+    """The report of the training that a champion is of, or None where its run has kept none.
+
+    Raises Untrusted where the tracking server does not keep it itself.
+    """
     import mlflow
 
     run_id = str(version.run_id)
+    tracking.trusted(mlflow.MlflowClient().get_run(run_id).info.artifact_uri)
     if REPORT not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     report: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}")
@@ -165,8 +169,8 @@ def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all."""
-    write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    """Write a report as JSON, whole or not at all; the account that trains can read it, whoever wrote it."""
+    write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
 
 
 def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
@@ -182,8 +186,11 @@ def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
     return Recommender.build(scorer, ratings, settings), algo
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` whole: no reader or second run ever sees half a file; the umask sets its mode."""
+def write_atomically(path: Path, text: str, at_least: int = 0) -> None:
+    """Replace `path` whole: no reader or second run ever sees half a file.
+
+    The umask sets its mode, which has the bits of `at_least` in any case.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = os.umask(0)
     os.umask(mask)
@@ -191,7 +198,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with open(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(name, 0o666 & ~mask)
+        os.chmod(name, 0o666 & ~mask | at_least)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
