@@ -6,6 +6,9 @@ import pathlib
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 PATH = pathlib.Path(__file__).parents[1] / "filter_plugins/firewall_foreign.py"
 spec = importlib.util.spec_from_file_location("firewall_foreign", PATH)
@@ -208,3 +211,14 @@ def test_networks_that_would_be_cut_are_named() -> None:
 def test_our_forward_chain_in_force_is_seen() -> None:
     counter = {"counter": {"family": "inet", "name": "not_forwarded", "table": "firewall", "packets": 0}}
     assert foreign.firewall_foreign(probe(counter))["loaded"]
+
+
+def test_the_commands_that_remove_a_filter_name_it() -> None:
+    tasks = yaml.safe_load(PATH.parents[1].joinpath("tasks/foreign.yml").read_text())
+    (removals,) = [
+        task["vars"]["__firewall_removals"] for task in tasks if "__firewall_removals" in task.get("vars", {})
+    ]
+    templar = Templar(DataLoader(), {"__firewall_strange": [{"name": "table ip filter"}, {"name": "iptables-legacy"}]})
+    first, second = templar.template(trust_as_template(removals))
+    assert first == "sudo nft delete table ip filter"
+    assert second.startswith("sudo iptables-legacy -P INPUT ACCEPT")
