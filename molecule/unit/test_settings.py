@@ -176,7 +176,7 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
         ({"jupyter_port": "5000"}, "jupyter_port and mlflow_port name the same port, 5000"),
         ({"mlflow_users": {"name": "ana"}}, "mlflow_users is a mapping: give a list"),
         ({"mlflow_users": [{"name": "ana", "accounts": "ana"}]}, "accounts in entry 1 of mlflow_users (ana) is 'ana'"),
-        ({"mlflow_logins": "false"}, "mlflow_logins is 'false': give true or false"),
+        ({"mlflow_logins": "maybe"}, "mlflow_logins is 'maybe': give true or false"),
         ({"mlflow_backend": "sqllite"}, "mlflow_backend is 'sqllite': give sqlite"),
         ({"download_environment": "x=y"}, "download_environment is 'x=y': give a mapping"),
         ({"registry_servers": ["dev"]}, "registry_servers is a list: give a mapping"),
@@ -188,6 +188,35 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
 def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words: str) -> None:
     (fault,) = checks.settings_faults(SETTINGS | settings)
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("~/ca.pem", "{home}/ca.pem"), ("ca.pem", "{home}/ca.pem"), ("bootstrap.yml", "{root}/playbooks/bootstrap.yml")],
+)
+def test_a_file_is_found_where_a_person_means_it(
+    path: str, found: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("ca.pem").touch()
+    assert checks.settings_faults(SETTINGS | {"site_ca_bundle": path}) == []
+    assert checks.local_file(path) == found.format(home=tmp_path, root=ROOT)
+    # the one place that uses it
+    assert 'src: "{{ site_ca_bundle | local_file }}"' in (ROOT / "playbooks/bootstrap.yml").read_text()
+
+
+@pytest.mark.parametrize(("said", "meant"), [("false", False), ("no", False), ("False", False), ("true", True)])
+def test_logins_are_switched_on_the_command_line(said: str, meant: bool) -> None:
+    """-e mlflow_logins=false gives a text, which by itself counts as true."""
+    assert checks.settings_faults(SETTINGS | {"mlflow_logins": said}) == []
+    common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    templar = Templar(DataLoader(), {"mlflow_logins": said})
+    assert templar.template(trust_as_template(common["mlflow_server_auth"])) is meant
+    assert bool(templar.template(trust_as_template(common["recommender_credentials"]))) is meant
+    for file in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("playbooks/**/*.j2"), *ROOT.glob("inventory/**/*.yml")]:
+        uses = re.findall(r"(?:if|\{\{|and|or|not|when:) mlflow_logins\b(?! \| bool)", file.read_text())
+        assert uses == [], file
 
 
 def test_a_private_key_without_its_public_one(tmp_path: pathlib.Path) -> None:

@@ -31,6 +31,13 @@ def shown(value: Any) -> str:
     return "empty" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
+def local_file(path: str) -> str:
+    """The file of this machine that a path names: where copy looks, else below the current folder; empty for none."""
+    playbooks = ROLES.parent / "playbooks"
+    paths = [os.path.join(folder, os.path.expanduser(path)) for folder in (playbooks / "files", playbooks, os.getcwd())]
+    return next(filter(os.path.isfile, paths), "")
+
+
 def kind(fits: Callable[[Any], Any], wanted: str) -> Check:
     def check(name: str, value: Any) -> Iterator[str]:
         if not fits(value):
@@ -55,9 +62,14 @@ text = kind(lambda value: isinstance(value, str) and value.strip(), "a text")
 a_number = kind(lambda value: (found := number(value)) is not None and found >= 0, "a number")
 # the text "false" would count as true
 truth = kind(lambda value: isinstance(value, bool) or value in ("true", "True", "yes"), "true or false, not as a text")
+# also from -e NAME=false, where it is used through | bool
+switch = kind(
+    lambda value: isinstance(value, bool) or str(value).lower() in ("true", "false", "yes", "no", "on", "off"),
+    "true or false",
+)
 scalar = kind(lambda value: isinstance(value, str | int | float), "a text")
 file = kind(
-    lambda value: value in (None, "") or (isinstance(value, str) and os.path.isfile(value)),
+    lambda value: value in (None, "") or (isinstance(value, str) and local_file(value)),
     "the path of a file on this machine",
 )
 backend = kind(
@@ -242,7 +254,7 @@ CHECKS: dict[str, Check] = {
     "jupyter_people": jupyter_people,
     "mlflow_port": port(1024),
     "mlflow_backend": backend,
-    "mlflow_logins": truth,
+    "mlflow_logins": switch,
     "mlflow_users": mlflow_users,
     "tunnel_ports": mapping(port(1), "{mlflow: 5000}"),
     "registry_servers": mapping(text, "{staging: NAME}"),
@@ -299,4 +311,4 @@ def port_fault(asked: Any, wanted: Any, before: list[Any], said: str) -> str:
 
 class FilterModule:
     def filters(self) -> dict[str, Any]:
-        return {"port_fault": port_fault, "settings_faults": settings_faults}
+        return {"local_file": local_file, "port_fault": port_fault, "settings_faults": settings_faults}

@@ -23,6 +23,8 @@ options:
     type: str
 """
 SYSTEMD = "org.freedesktop.systemd1"
+# sshd's options without and with a value
+FLAGS, VALUED = "[46Ddeiqrt]*", "[ofpchEgbku]"
 
 
 def expand(argv: list[str], environment: dict[str, str]) -> list[str]:
@@ -57,10 +59,39 @@ def options_of(argv: list[str]) -> list[str]:
     found: list[str] = []
     words = iter(argv)
     for word in words:
-        if match := re.fullmatch(r"-(?:[46Ddeiqrt]*)([ofpchEgbku])(.*)", word):
+        if match := re.fullmatch(f"-{FLAGS}({VALUED})(.*)", word):
             value = match[2] or next(words, "")
             if match[1] in "ofpch":
                 found += [f"-{match[1]}", value]
+    return found
+
+
+def argv_of(title: str) -> list[str]:
+    """Arguments of a running sshd, from its /proc/PID/cmdline.
+
+    The listener shows "sshd: /usr/sbin/sshd -D … [listener] 0 of 10-100 startups", where blanks no longer tell
+    one argument from the next: all up to the next option is the value of the one before.
+    """
+    words = [word for word in title.split("\0") if word]
+    if not words or not words[0].startswith("sshd: "):
+        return words[1:]
+    joined: list[str] = []
+    for word in re.sub(r" \[listener\].*", "", words[0], flags=re.S).split()[2:]:
+        # -o and the like take one argument, whatever is in it
+        if len(joined) > 1 and re.fullmatch(f"-{FLAGS}{VALUED}", joined[-2]) and not word.startswith("-"):
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def both(running: list[str], started: list[str]) -> list[str]:
+    """Options of the running sshd, then those that only its next start would have."""
+    found = list(running)
+    known = {(flag, " ".join(value.split())) for flag, value in zip(running[::2], running[1::2], strict=True)}
+    for flag, value in zip(started[::2], started[1::2], strict=True):
+        if (flag, " ".join(value.split())) not in known:
+            found += [flag, value]
     return found
 
 
@@ -73,9 +104,26 @@ def service_property(module: AnsibleModule, unit: str, name: str) -> Any:
 
 
 def command_line(module: AnsibleModule) -> list[str]:
-    """Options that systemd starts sshd with: they win over every file, and `sshd -T` alone knows nothing of them."""
+    """Options that sshd runs with or is next started with.
+
+    They win over every file, and `sshd -T` alone knows nothing of them. A reload keeps those of the running process.
+    """
     if not shutil.which("busctl"):
         return []
+    return both(options_of(running(module)), options_of(starting(module)))
+
+
+def running(module: AnsibleModule) -> list[str]:
+    """Arguments of the sshd that listens; empty where none does, as with a socket that nobody has used yet."""
+    _, pid, _ = module.run_command(["systemctl", "show", "--property=MainPID", "--value", "ssh.service"])
+    try:
+        return argv_of(pathlib.Path("/proc", str(int(pid)), "cmdline").read_text(errors="replace"))
+    except (OSError, ValueError):
+        return []
+
+
+def starting(module: AnsibleModule) -> list[str]:
+    """Arguments that systemd starts sshd with."""
     _, accept, _ = module.run_command(["systemctl", "show", "--property=Accept,ActiveState", "ssh.socket"])
     unit = "ssh@0.service" if {"Accept=yes", "ActiveState=active"} <= set(accept.split()) else "ssh.service"
     started = [entry[1] for entry in service_property(module, unit, "ExecStart") or [] if entry[1]]
@@ -85,7 +133,7 @@ def command_line(module: AnsibleModule) -> list[str]:
     for file, _ in service_property(module, unit, "EnvironmentFiles") or []:
         path = pathlib.Path(file)
         environment |= read_environment(path.read_text()) if path.is_file() else {}
-    return options_of(expand(started[-1][1:], environment))
+    return expand(started[-1][1:], environment)
 
 
 def ask_sshd(module: AnsibleModule, options: list[str], user: str, strict: bool = True) -> tuple[list[str], str]:

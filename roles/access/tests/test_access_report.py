@@ -1,4 +1,4 @@
-"""sshd's own command line, as systemd has it: what of it changes who gets in."""
+"""sshd's own command line, as systemd and the running process have it: what of it changes who gets in."""
 
 import importlib.util
 import pathlib
@@ -31,3 +31,31 @@ COMMAND = "AuthorizedKeysCommand /usr/share/ec2-instance-connect/eic_run_authori
 )  # fmt: skip
 def test_options_of_the_command_line(argv: list[str], environment: str, options: list[str]) -> None:
     assert module.options_of(module.expand(argv, module.read_environment(environment))) == options
+
+
+@pytest.mark.parametrize(
+    ("title", "options"),
+    [
+        ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", []),
+        # a reload keeps the command line that the drop-in once gave, and shows it without quotes
+        (f"sshd: /usr/sbin/sshd -D -o {COMMAND} -o AuthorizedKeysCommandUser x [listener] 0 of 10-100 startups\0\0",
+         ["-o", COMMAND, "-o", "AuthorizedKeysCommandUser x"]),
+        ("sshd: /usr/sbin/sshd -De -p 2222 -oAllowUsers=eve [listener] 1 of 10-100 startups",
+         ["-p", "2222", "-o", "AllowUsers=eve"]),
+        # before it has named itself
+        (f"/usr/sbin/sshd\0-D\0-o\0{COMMAND}\0", ["-o", COMMAND]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_options_of_the_running_process(title: str, options: list[str]) -> None:
+    assert module.options_of(module.argv_of(title)) == options
+
+
+def test_options_of_the_process_and_of_its_next_start_both_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, starting = ["-D", "-o", COMMAND], ["-D", "-o", COMMAND.replace(" %u", "  %u"), "-o", "AllowUsers eve"]
+    monkeypatch.setattr(module.shutil, "which", lambda name: name)
+    monkeypatch.setattr(module, "running", lambda of: running)
+    monkeypatch.setattr(module, "starting", lambda of: starting)
+    assert module.command_line(None) == ["-o", COMMAND, "-o", "AllowUsers eve"]
+    monkeypatch.setattr(module, "starting", lambda of: ["-D"])
+    assert module.command_line(None) == ["-o", COMMAND]

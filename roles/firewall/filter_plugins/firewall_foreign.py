@@ -20,15 +20,26 @@ def sections(probe: str) -> dict[str, str]:
     return defaultdict(str, zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
+def concerns_tcp(match: dict[str, Any]) -> bool:
+    """Whether a match leaves all of TCP in: it asks for address family or protocol alone, and not for another one."""
+    key = match["left"].get("meta", {}).get("key")
+    if key != "l4proto":
+        return bool(key == "nfproto")
+    right = match["right"]
+    protocols = right.get("set", []) if isinstance(right, dict) else right
+    asked = [str(protocol) for protocol in (protocols if isinstance(protocols, list) else [protocols])]
+    return ("tcp" in asked or "6" in asked) != (match.get("op") == "!=")
+
+
 def ends(rule: list[dict[str, Any]]) -> bool:
-    """Whether the rule drops or rejects every packet that comes to it, or all of a protocol or address family."""
+    """Whether the rule drops or rejects every packet that comes to it, or all of TCP or of an address family."""
     verdict = False
     for part in rule:
         ((kind, about),) = part.items()
         if kind in ("drop", "reject") or (kind == "xt" and about and about.get("name") in ("DROP", "REJECT")):
             verdict = True
         elif kind == "match":
-            if about["left"].get("meta", {}).get("key") not in ("l4proto", "nfproto"):
+            if not concerns_tcp(about):
                 return False
         elif kind not in HARMLESS:
             return False
@@ -43,7 +54,7 @@ def leads_to(rule: list[dict[str, Any]]) -> str:
         if kind in ("jump", "goto"):
             target = about["target"]
         elif kind == "match":
-            if about["left"].get("meta", {}).get("key") not in ("l4proto", "nfproto", "iif", "iifname"):
+            if about["left"].get("meta", {}).get("key") not in ("iif", "iifname") and not concerns_tcp(about):
                 return ""
         elif kind not in HARMLESS:
             return ""
@@ -90,9 +101,7 @@ def iptables(saved: str) -> str:
             in_filter = line == "*filter"
         elif in_filter and line.startswith(":INPUT DROP"):
             return "chain INPUT: policy DROP"
-        elif in_filter and re.match(
-            r"-A INPUT (-i \S+ )?(-m comment --comment (\"[^\"]*\"|\S+) )?-j (DROP|REJECT)\b", line
-        ):
+        elif in_filter and re.match(r"-A INPUT (-m comment --comment (\"[^\"]*\"|\S+) )?-j (DROP|REJECT)\b", line):
             return "chain INPUT: drops or rejects what it does not list"
     return ""
 

@@ -6,6 +6,9 @@ import pathlib
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 PATH = pathlib.Path(__file__).parents[1] / "filter_plugins/firewall_foreign.py"
 spec = importlib.util.spec_from_file_location("firewall_foreign", PATH)
@@ -43,8 +46,16 @@ COMMIT
 -A f2b-sshd -j RETURN
 COMMIT
 """
-L4 = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}
+
+
+def l4(right: Any, op: str = "==") -> dict[str, Any]:
+    """A match of the protocol, as nft --json prints it."""
+    return {"match": {"op": op, "left": {"meta": {"key": "l4proto"}}, "right": right}}
+
+
+L4 = l4("tcp")
 SOURCE = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "@banned"}}
+LINK = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth1"}}
 INVALID = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
 RECENT = {"xt": {"type": "match", "name": "recent"}}
 FLOOD = {"limit": {"rate": 100, "per": "second", "inv": True}}
@@ -105,6 +116,11 @@ def test_iptables_persistent_is_found_in_force_and_at_the_next_boot() -> None:
     assert names(ip_save=accepting, kept_ip=accepting) == []
 
 
+@pytest.mark.parametrize("end", ["-i eth1 -j DROP", "-p icmp -j DROP", "-i eth1 -m comment --comment x -j REJECT"])
+def test_an_iptables_rule_for_a_link_or_another_protocol_is_left_alone(end: str) -> None:
+    assert names(ip_save=ORACLE.replace("-j REJECT --reject-with icmp-host-prohibited", end)) == []
+
+
 def test_rules_of_nobody_known_are_not_taken_over() -> None:
     for parts, name in (
         ({"ip_save": ORACLE}, "table ip filter"),
@@ -122,6 +138,10 @@ def test_rules_of_nobody_known_are_not_taken_over() -> None:
         [chain("mine", "in", "prerouting", "drop")],
         [chain("mine", "in", "input"), rule("mine", "in", COUNT, {"drop": None})],
         [chain("mine", "in", "input"), rule("mine", "in", L4, REJECT)],
+        [chain("mine", "in", "input"), rule("mine", "in", l4({"set": ["tcp", "udp"]}), REJECT)],
+        [chain("mine", "in", "input"), rule("mine", "in", l4("icmp", "!="), {"drop": None})],
+        [chain("mine", "in", "input"), rule("mine", "in", L4, {"jump": {"target": "last"}}), chain("mine", "last"),
+         rule("mine", "last", {"drop": None})],
         [chain("mine", "in", "input"), rule("mine", "in", COUNT, {"xt": {"type": "target", "name": "REJECT"}})],
         [chain("mine", "in", "input"), rule("mine", "in", {"goto": {"target": "last"}}), chain("mine", "last"),
          rule("mine", "last", {"drop": None})],
@@ -141,6 +161,14 @@ def test_a_table_that_drops_what_it_does_not_list_is_found(ruleset: list[dict[st
         [chain("theirs", "in", "input"), rule("theirs", "in", INVALID, {"drop": None})],
         [chain("theirs", "in", "input"), rule("theirs", "in", RECENT, {"drop": None})],
         [chain("theirs", "in", "input"), rule("theirs", "in", FLOOD, {"drop": None})],
+        # other protocols than SSH's and the services'
+        [chain("theirs", "in", "input"), rule("theirs", "in", l4("icmp"), {"drop": None})],
+        [chain("theirs", "in", "input"), rule("theirs", "in", l4({"set": ["icmp", "ipv6-icmp"]}), {"drop": None})],
+        [chain("theirs", "in", "input"), rule("theirs", "in", l4("tcp", "!="), {"drop": None})],
+        [chain("theirs", "in", "input"), rule("theirs", "in", l4("udp"), {"jump": {"target": "last"}}),
+         chain("theirs", "last"), rule("theirs", "last", {"drop": None})],
+        # one link
+        [chain("theirs", "in", "input"), rule("theirs", "in", LINK, {"drop": None})],
         # not on the way in
         [chain("docker", "forward", "forward", "drop"), chain("docker", "out", "output", "drop")],
         [chain("filter", "unused"), rule("filter", "unused", {"drop": None})],
@@ -183,3 +211,14 @@ def test_networks_that_would_be_cut_are_named() -> None:
 def test_our_forward_chain_in_force_is_seen() -> None:
     counter = {"counter": {"family": "inet", "name": "not_forwarded", "table": "firewall", "packets": 0}}
     assert foreign.firewall_foreign(probe(counter))["loaded"]
+
+
+def test_the_commands_that_remove_a_filter_name_it() -> None:
+    tasks = yaml.safe_load(PATH.parents[1].joinpath("tasks/foreign.yml").read_text())
+    (removals,) = [
+        task["vars"]["__firewall_removals"] for task in tasks if "__firewall_removals" in task.get("vars", {})
+    ]
+    templar = Templar(DataLoader(), {"__firewall_strange": [{"name": "table ip filter"}, {"name": "iptables-legacy"}]})
+    first, second = templar.template(trust_as_template(removals))
+    assert first == "sudo nft delete table ip filter"
+    assert second.startswith("sudo iptables-legacy -P INPUT ACCEPT")

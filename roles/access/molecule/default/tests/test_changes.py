@@ -156,7 +156,11 @@ def test_a_list_that_cannot_be_is_refused(people, said, login):
 @pytest.mark.parametrize(
     ("lay", "undo", "said"),
     [
-        (EC2, NO_EC2, "ssh -p {port} deploy@127.0.0.1 sudo apt-get purge -y ec2-instance-connect"),
+        (
+            EC2,
+            NO_EC2,
+            "ssh -p {port} deploy@127.0.0.1 'sudo apt-get purge -y ec2-instance-connect && sudo systemctl restart ssh'",
+        ),
         (
             "echo '#### Google OS Login control. Do not edit this section. ####' >> /etc/ssh/sshd_config",
             "sed -i '$d' /etc/ssh/sshd_config",

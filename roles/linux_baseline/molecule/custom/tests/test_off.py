@@ -37,6 +37,7 @@ def test_kernel_settings_are_not_applied_at_boot(server):
 
 def test_sessions_have_the_distribution_s_limits(server):
     assert server.check_output("systemctl show user-4711.slice --property=MemoryMax --value") == "infinity"
+    assert server.check_output("find /etc/systemd/system -path '*/user*.slice.d/*'") == ""
 
 
 def test_the_disk_s_reserve_is_root_s_alone(server):

@@ -149,6 +149,10 @@ def test_sessions_are_limited(host):
         limit = int(properties(host, unit, "MemoryMax")["MemoryMax"])
         assert abs(limit / total - share) < 0.02
     assert properties(host, "user-4711.slice", "TasksMax") == {"TasksMax": "4096"}
+    # root, and daemon as the play names it
+    for uid in (0, 1):
+        limits = properties(host, f"user-{uid}.slice", "MemoryMax", "TasksMax")
+        assert limits == {"MemoryMax": "infinity", "TasksMax": "4096"}
 
 
 def test_the_disk_s_reserve_is_made_at_boot(host):
