@@ -178,8 +178,8 @@ def test_network_lost_before_the_confirmation(server: Server, before: str) -> No
     server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=15)
     output = server.interrupt("Prove", lambda: server.inside("ip link set eth0 down"))
     assert "goes back to what it was before by itself, within 15 s" in output
-    # the route went with the link
-    server.inside(f"ip link set eth0 up && ip route add default via {server.gateway}")
+    # the route and the IPv6 address went with the link
+    server.inside(f"ip link set eth0 up && ip route add default via {server.gateway} && container-network")
     server.wait_for_login()
 
 
