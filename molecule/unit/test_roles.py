@@ -62,7 +62,9 @@ def test_every_play_on_a_server_speaks_plain_language() -> None:
             if "import_playbook" in play or play.get("become") is False:
                 continue
             raw = [task for task in play.get("tasks", []) if "ansible.builtin.raw" in task]
-            assert (play.get("environment") == "{{ plain_language }}") == (not raw), f"{path.name}: {play['name']}"
+            assert (play.get("environment") == {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}) == (not raw), (
+                f"{path.name}: {play['name']}"
+            )
 
 
 @pytest.mark.parametrize(
