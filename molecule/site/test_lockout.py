@@ -348,7 +348,7 @@ def bare(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_first_contact_without_python(checkout: Checkout, bare: Server) -> None:
     packages = bare.inside("dpkg --get-selections")
     output = " ".join(checkout.run(*SITE, "--check", "--diff", code=2).split())
-    assert "desk has no python3 and no python3-apt, and a check installs nothing" in output
+    assert "desk has no python3 and no python3-apt, and --check installs nothing" in output
     assert f"ssh root@{bare.address} apt-get install --no-install-recommends python3 python3-apt" in output
     assert bare.inside("dpkg --get-selections") == packages
     checkout.run(*SITE, "--tags", "access")
