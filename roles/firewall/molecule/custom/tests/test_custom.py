@@ -129,7 +129,7 @@ def test_another_packet_filter_is_refused_before_anything_changes(server):
     )
     refused = server.ansible()
     assert "- ufw (it is enabled)" in refused.stdout, refused.stdout
-    assert "set firewall_foreign: replace" in refused.stdout
+    assert "put firewall_foreign: replace" in refused.stdout
     assert "changed=0 " in refused.stdout
 
 
