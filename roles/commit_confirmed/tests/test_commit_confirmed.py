@@ -333,7 +333,8 @@ def test_a_folder_that_cannot_be_renamed_is_put_back(place: Place, module: Modul
     assert place.tree() == before
 
 
-def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("pipelining", ["true", "false"])
+def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.Path, pipelining: str) -> None:
     """The change took sudo from the login of the run: what would go back at once cannot even begin."""
     tasks = SCRIPT.parents[1] / "tasks"
     play = {
@@ -365,8 +366,9 @@ def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.P
     }
     (tmp_path / "play.yml").write_text(json.dumps([play]))
     result = subprocess.run(
-        [pathlib.Path(sys.executable).with_name("ansible-playbook"), "play.yml"],
+        [pathlib.Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "play.yml"],
         cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_PIPELINING": pipelining},
     )  # fmt: skip
     output = " ".join(result.stdout.split())
     assert "access of localhost goes back to what it was before by itself, within 77 s: wait until then" in output
