@@ -90,10 +90,11 @@ class Server:
         return bool(self.login(port=port).stdout.strip() == "0")
 
     def wait_for_login(self, seconds: int = 90) -> None:
+        """Waits until the operator gets in and the change is forgotten: sshd refuses all for a moment as it reloads."""
         deadline = time.monotonic() + seconds
-        while not self.gets_in() and time.monotonic() < deadline:
+        while self.inside("ls /etc/commit-confirmed") or not self.gets_in():
+            assert time.monotonic() < deadline
             time.sleep(1)
-        assert self.gets_in()
 
     def state(self) -> str:
         return self.inside(STATE)
