@@ -46,7 +46,7 @@ ready: $(READY) ## make the control environment .venv: ansible, molecule and wha
 up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
 	@$(if $(filter-out inventory/local,$(INVENTORY)),echo "make up is for a server on this machine; for a real one type: \
 	ansible-playbook site.yml -i $(INVENTORY)" >&2; exit 2)
-	@molecule/engine.sh $(MAKE) --no-print-directory .up
+	@bin/engine.sh $(MAKE) --no-print-directory .up
 
 .PHONY: .server .up .down .clean .test
 .server:
@@ -63,7 +63,7 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 	else echo "==> nothing had to be changed; next: make tunnel"; fi
 
 down: ## remove the throw-away server, its keys and all that make up generated (downloads stay; make clean)
-	@if command -v docker >/dev/null; then molecule/engine.sh $(MAKE) --no-print-directory .down; fi
+	@if command -v docker >/dev/null; then bin/engine.sh $(MAKE) --no-print-directory .down; fi
 	@rm -rf .local $(LOCAL)
 
 .down: $(READY)
@@ -76,7 +76,7 @@ ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): 
 	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
 
 bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
-	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do molecule/engine.sh "$$part" || exit 1; done
+	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do bin/engine.sh "$$part" || exit 1; done
 
 models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
 	@bin/models -i $(INVENTORY) show
@@ -94,28 +94,28 @@ status: $(READY) ## what runs, disk and memory by person, a due reboot, the fire
 	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
-	@molecule/engine.sh $(MAKE) --no-print-directory .test
+	@bin/engine.sh $(MAKE) --no-print-directory .test
 
 # What several parts need is made first, once: two of them at it at the same time would be in each other's way.
 .test:
 	@molecule/image.sh bookworm >/dev/null
 	@molecule/image.sh trixie >/dev/null
 	@molecule/conda_fixture/select.sh .cache >/dev/null
-	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra molecule/suite.py $(ARGS)
+	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
-	@pytest -q molecule/suite.py -k lint
+	@pytest -q tests/suite.py -k lint
 
 unit: $(READY) ## the unit tests alone: no container
-	@pytest -q molecule/suite.py -k unit
+	@pytest -q tests/suite.py -k unit
 
 lock: $(READY) ## resolve the control environment's and the roles' requirements anew, with hashes; needs the network
-	@for in in requirements.in $(wildcard roles/*/files/requirements.in) molecule/site/spark.in; do \
+	@for in in requirements.in $(wildcard roles/*/files/requirements.in) tests/site/spark.in; do \
 	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
 	@$(MAKE) -C ml lock
 
 clean: down ## down, and remove the control environment, caches and images
-	@if command -v docker >/dev/null; then molecule/engine.sh $(MAKE) --no-print-directory .clean; fi
+	@if command -v docker >/dev/null; then bin/engine.sh $(MAKE) --no-print-directory .clean; fi
 	@rm -rf .venv .cache
 
 .clean:

@@ -1,4 +1,4 @@
-"""molecule/engine.sh says what is missing, and does nothing, where it may not install or start a Docker engine."""
+"""bin/engine.sh says what is missing, and does nothing, where it may not install or start a Docker engine."""
 
 import pathlib
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-ENGINE = pathlib.Path(__file__).resolve().parents[1] / "engine.sh"
+ENGINE = pathlib.Path(__file__).resolve().parents[2] / "bin/engine.sh"
 
 
 @pytest.fixture

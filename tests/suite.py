@@ -16,18 +16,18 @@ PARTS = {
     "lint-ruff": "ruff check . bin/models bin/tunnel && ruff format --check . bin/models bin/tunnel",
     # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py"
-    " bin/tunnel bench molecule {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
+    " bin/tunnel bench molecule tests {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
     " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
-    "lint-shellcheck": "shellcheck .ci/run molecule/*.sh molecule/conda_fixture/*.sh",
-    "unit": "pytest -q --import-mode=importlib molecule/unit roles/*/tests",
+    "lint-shellcheck": "shellcheck .ci/run {bin,molecule,tests}/*.sh molecule/conda_fixture/*.sh",
+    "unit": "pytest -q --import-mode=importlib tests/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic
     "unit-training": "make -C ml test && cd ml && mypy --python-executable .venv/bin/python src",
     # those of one entry share a server
-    "site-up": f"{PYTEST} molecule/site/test_{{up,workbench,down}}.py",
-    "site-lockout": f"{PYTEST} molecule/site/test_lockout.py",
-    "site-portability": f"{PYTEST} molecule/site/test_portability.py",
-    "site-promotion": f"{PYTEST} molecule/site/test_promotion.py",
-    "site-vultr": f"{PYTEST} molecule/site/test_vultr.py",
+    "site-up": f"{PYTEST} tests/site/test_{{up,workbench,down}}.py",
+    "site-lockout": f"{PYTEST} tests/site/test_lockout.py",
+    "site-portability": f"{PYTEST} tests/site/test_portability.py",
+    "site-promotion": f"{PYTEST} tests/site/test_promotion.py",
+    "site-vultr": f"{PYTEST} tests/site/test_vultr.py",
     **{
         # molecule keys this folder on the role's name alone: two checkouts would share it
         f"molecule-{role}": f"cd roles/{role} && "

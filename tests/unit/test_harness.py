@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted(
     path
-    for folder in (ROOT / "molecule/site", ROOT / "roles", ROOT / "bench")
+    for folder in (ROOT / "tests/site", ROOT / "roles", ROOT / "bench")
     for path in folder.rglob("*.py")
     if folder != ROOT / "roles" or "molecule" in path.relative_to(folder).parts
 )

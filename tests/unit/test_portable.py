@@ -10,7 +10,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MAKEFILES = ["Makefile", "ml/Makefile"]
-SCRIPTS = [*(f"molecule/{name}.sh" for name in ("engine", "image", "chromium", "conda_fixture/select")), ".ci/run"]
+SCRIPTS = [
+    "bin/engine.sh", "molecule/image.sh", "molecule/conda_fixture/select.sh", "tests/chromium.sh", ".ci/run"
+]  # fmt: skip
 # commands and options that macOS, its bash or busybox lack, or take otherwise
 GNU = re.compile(
     r"""\b(?:

@@ -46,7 +46,7 @@ def checkout(shared_checkout: Checkout) -> Iterator[Checkout]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    image = subprocess.check_output([ROOT / "molecule/chromium.sh"], text=True).strip()
+    image = subprocess.check_output([ROOT / "tests/chromium.sh"], text=True).strip()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
