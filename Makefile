@@ -53,9 +53,9 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 	@mkdir -p .local && rm -f $(LOG)
 	@vars=$$(molecule/conda_fixture/select.sh .cache) && \
 	  if [ -n "$$vars" ]; then \
-	    { cat "$$vars"; echo "container_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \
+	    { cat "$$vars"; echo "cloud_server_local_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \
 	  else rm -f $(LOCAL); fi
-	@ANSIBLE_LOG_PATH=$(LOG) ansible-playbook molecule/create.yml -i inventory/local
+	@ANSIBLE_LOG_PATH=$(LOG) ansible-playbook playbooks/create.yml -i inventory/local
 
 .up: .server
 	@ANSIBLE_LOG_PATH=$(LOG) ansible-playbook site.yml -i inventory/local
@@ -67,7 +67,7 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 	@rm -rf .local $(LOCAL)
 
 .down: $(READY)
-	@ansible-playbook molecule/destroy.yml -i inventory/local
+	@ansible-playbook playbooks/destroy.yml -i inventory/local
 
 tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name] [USER=person]
 	@exec bin/tunnel -i $(INVENTORY) $(PERSON) $(HOST)
@@ -98,8 +98,8 @@ test: $(READY) ## everything: lint, unit tests, molecule test --all of every rol
 
 # What several parts need is made first, once: two of them at it at the same time would be in each other's way.
 .test:
-	@molecule/image.sh bookworm >/dev/null
-	@molecule/image.sh trixie >/dev/null
+	@roles/cloud_server/files/local/image.sh bookworm >/dev/null
+	@roles/cloud_server/files/local/image.sh trixie >/dev/null
 	@molecule/conda_fixture/select.sh .cache >/dev/null
 	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(ARGS)
 

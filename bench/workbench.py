@@ -26,10 +26,11 @@ PLAY = """
 
 
 def server(folder: pathlib.Path) -> dict[str, str]:
-    """What molecule/create.yml needs to know of the server, and Ansible to reach it."""
+    """What playbooks/create.yml needs to know of the server, and Ansible to reach it."""
     return {
-        "container_name": HOST, "container_suite": "trixie", "container_key": str(folder / "id_ed25519"),
-        "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
+        "cloud_server_vendor": "local", "cloud_server_name": HOST, "cloud_server_image": "trixie",
+        "cloud_server_local_key": str(folder / "id_ed25519"),
+        "cloud_server_local_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
         "ansible_port": str(20000 + os.getpid() % 12000), "ansible_user": "root",
         "ansible_private_key_file": str(folder / "id_ed25519"),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={folder}/known_hosts -o StrictHostKeyChecking=accept-new",
@@ -61,7 +62,7 @@ def main() -> None:
         folder = pathlib.Path(name)
         host: dict[str, object] = dict(server(folder))
         if fixture:
-            host["container_volumes"] = [f"{pathlib.Path(fixture).parent}:/srv/conda-fixture:ro"]
+            host["cloud_server_local_volumes"] = [f"{pathlib.Path(fixture).parent}:/srv/conda-fixture:ro"]
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {HOST: host}}}))
         (folder / "play.yml").write_text(PLAY)
         os.environ["ANSIBLE_ROLES_PATH"] = str(ROOT / "roles")
@@ -76,7 +77,7 @@ def main() -> None:
 
         wanted = [{"name": ENVIRONMENT, "file": str(ROOT / "ml/environment.yml")}]
         try:
-            run("ansible-playbook", "-i", str(folder / "hosts.yml"), str(ROOT / "molecule/create.yml"))
+            run("ansible-playbook", "-i", str(folder / "hosts.yml"), str(ROOT / "playbooks/create.yml"))
             role("conda", conda_environments=[])
             on_server("apt-get update -q && apt-get install -qy --no-install-recommends python3-venv curl")
             rows = [("the environment, by role conda", role("conda", conda_environments=wanted))]

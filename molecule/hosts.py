@@ -17,10 +17,11 @@ hosts = {}
 for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
     digest = hashlib.sha256(f"{project}/{scenario}/{host}".encode()).hexdigest()
     hosts[host] = {
-        "container_name": f"{project.name}-{scenario}-{host}-{digest[:6]}",
-        "container_suite": suite,
-        "container_key": str(state / "id_ed25519"),
-        "container_known_hosts": str(state / "known_hosts"),
+        "cloud_server_vendor": "local",
+        "cloud_server_name": f"{project.name}-{scenario}-{host}-{digest[:6]}".replace("_", "-"),
+        "cloud_server_image": suite,
+        "cloud_server_local_key": str(state / "id_ed25519"),
+        "cloud_server_local_known_hosts": str(state / "known_hosts"),
         "ansible_host": "127.0.0.1",
         "ansible_port": 20000 + int(digest, 16) % 12000,
         "ansible_user": os.environ.get("MOLECULE_LOGIN_USER", "root"),

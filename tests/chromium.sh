@@ -3,7 +3,7 @@
 # usage: chromium.sh
 set -eu
 cd "$(dirname "$0")"
-base=$(../molecule/image.sh trixie)
+base=$(../roles/cloud_server/files/local/image.sh trixie)
 image=bare-server:chromium-${base##*-}
 if docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 echo "==> building the browser image $image" >&2

@@ -18,7 +18,7 @@ PARTS = {
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/models bin/models_on_server.py bin/servers.py"
     " bin/tunnel bench molecule tests {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
     " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
-    "lint-shellcheck": "shellcheck .ci/run {bin,molecule,tests}/*.sh molecule/conda_fixture/*.sh",
+    "lint-shellcheck": "shellcheck .ci/run {bin,tests,molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
     "unit": "pytest -q --import-mode=importlib tests/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic
     "unit-training": "make -C ml test && cd ml && mypy --python-executable .venv/bin/python src",

@@ -23,7 +23,7 @@ def variables() -> dict[str, object]:
         return {}
     vars_file = pathlib.Path(path)
     mount = f"{vars_file.parent}:/srv/conda-fixture:ro"
-    return {"container_volumes": [mount], **yaml.safe_load(vars_file.read_text())}
+    return {"cloud_server_local_volumes": [mount], **yaml.safe_load(vars_file.read_text())}
 
 
 def main() -> None:

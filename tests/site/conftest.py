@@ -148,7 +148,7 @@ def shared_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checko
 @pytest.fixture(scope="module")
 def settings(checkout: Checkout) -> dict[str, Any]:
     """What the inventory says of the server of `make up`, templates resolved."""
-    names = ("container_name", "ansible_port", "ansible_private_key_file")
+    names = ("cloud_server_name", "ansible_port", "ansible_private_key_file")
     variables = {name: "{{ " + name + " }}" for name in names}
     output = checkout.run(".venv/bin/ansible", "local-server", "-m", "debug", "-a", json.dumps({"msg": variables}))
     return {name: re.search(rf"{name}: ['\"]?(.*?)['\"]?$", output, re.M)[1] for name in names}  # type: ignore[index]

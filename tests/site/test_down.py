@@ -16,7 +16,7 @@ def checkout(shared_checkout: Checkout) -> Checkout:
 def test_make_down_leaves_nothing(checkout: Checkout, settings: dict[str, Any]) -> None:
     checkout.run("make", "down")
     names = subprocess.check_output(["docker", "ps", "-a", "--format", "{{.Names}}"], text=True).split()
-    assert settings["container_name"] not in names
+    assert settings["cloud_server_name"] not in names
     files = subprocess.check_output(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=pathlib.Path(__file__).parents[2], text=True
     )

@@ -38,13 +38,14 @@ class Server:
         self.name = f"lockout-{os.getpid()}-{folder.name}"
         self.key = folder / "id_ed25519"
         container = {
-            "container_name": self.name, "container_suite": suite, "container_bare": bare,
-            "container_key": str(self.key),
-            "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
+            "cloud_server_vendor": "local", "cloud_server_name": self.name, "cloud_server_image": suite,
+            "cloud_server_local_bare": bare,
+            "cloud_server_local_key": str(self.key),
+            "cloud_server_local_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
             "ansible_port": 32000 + (os.getpid() + len(folder.name)) % 700,
         }  # fmt: skip
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
-        checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        checkout.run(".venv/bin/ansible-playbook", "playbooks/create.yml", "-i", str(folder / "hosts.yml"))
         self.locate()
         self.set()
 

@@ -91,7 +91,7 @@ class Machine:
     """A container of a Debian release, in which uv makes virtual environments of its own Python."""
 
     def __init__(self, suite: str) -> None:
-        image = subprocess.check_output([ROOT / "molecule/image.sh", suite], text=True).strip()
+        image = subprocess.check_output([ROOT / "roles/cloud_server/files/local/image.sh", suite], text=True).strip()
         # Names without a value are passed on from this environment, where they are set: proxies and indexes.
         handed = ("http_proxy", "https_proxy", "no_proxy", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
         settings = ["UV_CACHE_DIR=/var/cache/uv", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", "PYTHONPATH=src",

@@ -77,8 +77,9 @@ class Server:
     def __init__(self, name: str, folder: pathlib.Path, suite: str, number: int) -> None:
         self.name = f"promotion-{name}-{os.getpid()}"
         self.container = {
-            "container_name": self.name, "container_suite": suite, "container_key": str(folder / "id_ed25519"),
-            "container_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
+            "cloud_server_vendor": "local", "cloud_server_name": self.name, "cloud_server_image": suite,
+            "cloud_server_local_key": str(folder / "id_ed25519"),
+            "cloud_server_local_known_hosts": str(folder / "known_hosts"), "ansible_host": "127.0.0.1",
             "ansible_port": 32700 + (os.getpid() * 2 + number) % 60,
         }  # fmt: skip
 
@@ -118,7 +119,7 @@ class Site:
         (folder / "hosts.yml").write_text(
             yaml.safe_dump({"all": {"hosts": {name: server.container for name, server in servers.items()}}})
         )
-        checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(folder / "hosts.yml"))
+        checkout.run(".venv/bin/ansible-playbook", "playbooks/create.yml", "-i", str(folder / "hosts.yml"))
         # another container may have had the address before
         (checkout.folder / ".known_hosts").unlink(missing_ok=True)
         groups = {

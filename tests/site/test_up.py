@@ -71,7 +71,7 @@ def test_root_and_passwords_are_refused(ssh: Any) -> None:
 
 
 def test_another_machine_finds_only_ssh_open(settings: dict[str, Any]) -> None:
-    assert only_open(settings["container_name"], 22)
+    assert only_open(settings["cloud_server_name"], 22)
 
 
 def test_through_the_tunnel(checkout: Checkout) -> None:
@@ -91,7 +91,7 @@ def test_the_analyst_attaches_to_the_screen_session(ssh: Any) -> None:
 
 
 def test_all_is_back_after_a_restart_without_ansible(checkout: Checkout, settings: dict[str, Any], ssh: Any) -> None:
-    subprocess.run(["docker", "restart", settings["container_name"]], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["docker", "restart", settings["cloud_server_name"]], check=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     wanted = ["systemctl", "is-active", "ssh", "firewall", "jupyter-screen@analyst", "mlflow"]
     while (state := ssh("deploy", *wanted).stdout.split()) != ["active"] * 4 and time.monotonic() < deadline:

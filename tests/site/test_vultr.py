@@ -38,16 +38,17 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
     name = f"vultr-{os.getpid()}"
     fixture = conda_fixture(checkout)
     container = {
-        "container_name": name, "container_suite": "bookworm", "container_key": str(agent),
-        "container_known_hosts": str(state / "known_hosts"), "ansible_host": "127.0.0.1",
+        "cloud_server_vendor": "local", "cloud_server_name": name, "cloud_server_image": "bookworm",
+        "cloud_server_local_key": str(agent),
+        "cloud_server_local_known_hosts": str(state / "known_hosts"), "ansible_host": "127.0.0.1",
         "ansible_port": 20000 + os.getpid() % 12000,
-        "container_volumes": [f"{fixture.parent}:/srv/conda-fixture:ro"] if fixture else [],
+        "cloud_server_local_volumes": [f"{fixture.parent}:/srv/conda-fixture:ro"] if fixture else [],
     }  # fmt: skip
     (state / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
     if fixture:
         mine = checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml"
         mine.write_text(fixture.read_text())
-    checkout.run(".venv/bin/ansible-playbook", "molecule/create.yml", "-i", str(state / "hosts.yml"))
+    checkout.run(".venv/bin/ansible-playbook", "playbooks/create.yml", "-i", str(state / "hosts.yml"))
     speak_german(checkout, name, state)
     inspect = json.loads(subprocess.check_output(["docker", "inspect", name]))[0]
     address: str = inspect["NetworkSettings"]["IPAddress"]

@@ -133,7 +133,7 @@ def write_notebook(checkout: Checkout, settings: dict[str, Any]) -> Callable[...
         ]
         kernel = {"name": "recommender", "display_name": "Recommender", "language": "python"}
         notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        command = ["docker", "exec", "-i", "-u", "analyst", settings["container_name"]]
+        command = ["docker", "exec", "-i", "-u", "analyst", settings["cloud_server_name"]]
         command += ["sh", "-c", f"cat > /home/analyst/notebooks/{path}"]
         subprocess.run(command, input=json.dumps(notebook), text=True, check=True)
 
@@ -294,8 +294,10 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
         $python -m uv pip install --quiet --python $python --target /opt/spark --require-hashes -r /opt/spark.txt
     """
     lock = pathlib.Path(__file__).with_name("spark.txt")
-    subprocess.run(["docker", "cp", lock, f"{settings['container_name']}:/opt/"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["docker", "exec", settings["container_name"], "sh", "-c", prepare], check=True)
+    subprocess.run(
+        ["docker", "cp", lock, f"{settings['cloud_server_name']}:/opt/"], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(["docker", "exec", settings["cloud_server_name"], "sh", "-c", prepare], check=True)
     run = """
         set -eu
         mkdir -p ~/.local/share/jupyter/kernels ~/executed

@@ -53,7 +53,7 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
 
 
 def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:
-    command = ["ansible-playbook", "molecule/create.yml", "-i", "inventory/local", "-e", "ssh_port=2222"]
+    command = ["ansible-playbook", "playbooks/create.yml", "-i", "inventory/local", "-e", "ssh_port=2222"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert "Take ssh_port out of the inventory of this server" in " ".join(result.stdout.split()), result.stdout

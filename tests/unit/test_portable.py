@@ -11,8 +11,12 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MAKEFILES = ["Makefile", "ml/Makefile"]
 SCRIPTS = [
-    "bin/engine.sh", "molecule/image.sh", "molecule/conda_fixture/select.sh", "tests/chromium.sh", ".ci/run"
-]  # fmt: skip
+    ".ci/run",
+    "bin/engine.sh",
+    "molecule/conda_fixture/select.sh",
+    "roles/cloud_server/files/local/image.sh",
+    "tests/chromium.sh",
+]
 # commands and options that macOS, its bash or busybox lack, or take otherwise
 GNU = re.compile(
     r"""\b(?:

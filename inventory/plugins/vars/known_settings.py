@@ -37,8 +37,6 @@ author: [The maintainers of this repository]
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMON = "00-common.yml"
-# what the throw-away server is told besides: molecule/create.yml
-CONTAINER = {f"container_{name}" for name in ("name", "suite", "key", "known_hosts", "restart_policy", "volumes")}
 HELP = (
     "What there is to set stands in inventory/common.yml and in defaults/main.yml of each role. "
     "A name of your own begins with my_."
@@ -155,7 +153,7 @@ def check(folder: str, loader: Any) -> None:
     """Read the files of an inventory's folder. Raises AnsibleParserError that says what is wrong with them."""
     here = Path(folder)
     found: list[tuple[str, list[Name]]] = []
-    known, own = of_roles() | of_ansible() | CONTAINER, set[str]()
+    known, own = of_roles() | of_ansible(), set[str]()
     variables = sorted(path for part in ("group_vars", "host_vars") for path in here.glob(f"{part}/**/*"))
     # of another folder, where anything may lie, Ansible's own readers tell the inventory from the rest
     ours = (here / "group_vars/all" / COMMON).exists()

@@ -198,7 +198,7 @@ class Server:
         )  # fmt: skip
 
     def reboot(self):
-        subprocess.run(["docker", "restart", self.variables["container_name"]], check=True, capture_output=True)
+        subprocess.run(["docker", "restart", self.variables["cloud_server_name"]], check=True, capture_output=True)
         for _ in range(60):
             if subprocess.run([*self.login, "true"], capture_output=True).returncode == 0:
                 break

@@ -21,7 +21,7 @@ class Server:
     def __init__(self, name):
         self.name = name
         self.variables = VARIABLES[name]
-        self.host = testinfra.get_host(f"docker://{self.variables['container_name']}")
+        self.host = testinfra.get_host(f"docker://{self.variables['cloud_server_name']}")
         self.endpoint = (self.variables["ansible_host"], self.variables["ansible_port"])
 
     @functools.cached_property
@@ -41,7 +41,7 @@ class Server:
         return [
             "ssh", *options, *shlex.split(self.variables["ansible_ssh_common_args"]), "-o", "BatchMode=yes",
             "-o", "ControlPath=none", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10",
-            "-i", key or self.variables["container_key"], "-p", str(port), f"{user}@{address}",
+            "-i", key or self.variables["cloud_server_local_key"], "-p", str(port), f"{user}@{address}",
         ]  # fmt: skip
 
     def login(self, user, *command, options=(), key=None):

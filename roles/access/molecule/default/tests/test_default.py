@@ -68,7 +68,7 @@ def test_socks_reaches_nothing_but_the_port(connection):
 
 
 def test_the_report_names_everybody_and_every_key(host, variables):
-    report = pathlib.Path(variables["container_key"]).with_name("report.json")
+    report = pathlib.Path(variables["cloud_server_local_key"]).with_name("report.json")
     task = {"ansible.builtin.include_role": {"name": "access", "tasks_from": "report"}}
     play = {"hosts": variables["inventory_hostname"], "become": True, "gather_facts": False, "tasks": [task]}
     report.write_text(json.dumps([play]))
@@ -82,7 +82,9 @@ def test_the_report_names_everybody_and_every_key(host, variables):
     with host.sudo():
         host.check_output(f"rm -r {dropin} && systemctl daemon-reload")
     assert "any key that /bin/true prints (AuthorizedKeysCommand)" in output
-    fingerprint = subprocess.check_output(["ssh-keygen", "-lf", variables["container_key"]], text=True).split()[1]
+    fingerprint = subprocess.check_output(
+        ["ssh-keygen", "-lf", variables["cloud_server_local_key"]], text=True
+    ).split()[1]
     for name, role in (("deploy", "operator"), ("ana", "analyst"), ("tina", "tunnel")):
         assert [name, role] in [line.split() for line in output.splitlines()]
     assert output.count(fingerprint) == 3

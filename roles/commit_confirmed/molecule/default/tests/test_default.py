@@ -24,7 +24,7 @@ class Server:
         self.name = name
         self.variables = VARIABLES[name]
         # as root and not over SSH, which a test cuts off
-        self.host = testinfra.get_host(f"docker://{self.variables['container_name']}")
+        self.host = testinfra.get_host(f"docker://{self.variables['cloud_server_name']}")
 
     def converge(self, code=0, **variables):
         """Runs the scenario's play with other variables, asserts how it ends, and returns what it said on one line."""
@@ -39,7 +39,7 @@ class Server:
     def login(self):
         return subprocess.run(
             ["ssh", *shlex.split(self.variables["ansible_ssh_common_args"]), "-o", "BatchMode=yes",
-             "-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-i", self.variables["container_key"],
+             "-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-i", self.variables["cloud_server_local_key"],
              "-p", str(self.variables["ansible_port"]), f"root@{self.variables['ansible_host']}", "true"],
             capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_reboot_puts_back_what_was_not_confirmed_before_sshd_starts(server, as
     server.host.check_output("echo Port 2222 > /etc/ssh/sshd_config.d/00-first.conf")
     server.host.check_output("mkdir /etc/systemd/system/ssh.service.d")
     server.host.check_output("printf '[Service]\nExecStartPre=false\n' > /etc/systemd/system/ssh.service.d/broken.conf")
-    subprocess.run(["docker", "restart", server.variables["container_name"]], check=True, capture_output=True)
+    subprocess.run(["docker", "restart", server.variables["cloud_server_name"]], check=True, capture_output=True)
     until(lambda: server.login().returncode == 0)
     assert not server.host.file("/etc/ssh/sshd_config.d/00-first.conf").exists
     assert not server.host.file("/etc/systemd/system/ssh.service.d").exists

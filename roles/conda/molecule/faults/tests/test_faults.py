@@ -271,7 +271,7 @@ def test_a_half_made_prefix_becomes_a_conda_but_is_not_removed(
     assert host.run("/opt/half/bin/conda --version").rc != 0
     # by way of this machine, as for a server that cannot reach the installer
     url = "https://github.com/conda-forge/miniforge/releases/download/" + conda["installer"]
-    for volume in conda.get("container_volumes", ()):
+    for volume in conda.get("cloud_server_local_volumes", ()):
         url = f"file://{volume.split(':')[0]}/{conda['installer'].split('/')[-1]}"
     assert role(conda_prefix="/opt/half", conda_download_from="controller", conda_installer_url=url).ok
     assert not host.file("/var/cache/ansible-conda").exists

@@ -30,7 +30,7 @@ def test_the_time_of_the_reboot_is_in_force_without_a_restart(server):
 
 def test_no_reboot_while_the_server_works(server):
     """Nobody is logged in, but no load is below 0, and no number of days ends that."""
-    container = server.ansible.get_variables()["container_name"]
+    container = server.ansible.get_variables()["cloud_server_name"]
 
     def execute(*command):
         return subprocess.run(

@@ -167,7 +167,7 @@ def test_the_disk_s_reserve_is_made_at_boot(host):
 
 def test_reboot_when_needed_and_idle(host):
     """The last test: in a container a reboot is its end."""
-    container = host.ansible.get_variables()["container_name"]
+    container = host.ansible.get_variables()["cloud_server_name"]
     host.check_output("touch /run/reboot-required")
 
     def docker(*command):

@@ -74,7 +74,7 @@ def test_who_would_be_locked_out_is_not(server):
 
 
 def test_the_port_is_the_same_after_a_reboot(server):
-    subprocess.run(["docker", "restart", server.variables["container_name"]], check=True, capture_output=True)
+    subprocess.run(["docker", "restart", server.variables["cloud_server_name"]], check=True, capture_output=True)
     server.host.check_output("timeout 60 sh -c 'until systemctl is-active ssh.socket; do sleep 0.5; done'")
     # the engine may have given it another address
     server.endpoint = (server.host.check_output("hostname -I").split()[0], 2222)

@@ -137,7 +137,7 @@ def test_an_agent_with_many_keys_gets_in_again_and_again(server, tmp_path):
         for key in keys:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         # the right one comes last
-        keys.append(server.variables["container_key"])
+        keys.append(server.variables["cloud_server_local_key"])
         subprocess.run(["ssh-add", "-q", *keys], env={"SSH_AUTH_SOCK": agent}, check=True)
         options = ("-o", f"IdentityAgent={agent}", "-o", "IdentitiesOnly=no")
         for _ in range(4):
@@ -148,8 +148,8 @@ def test_an_agent_with_many_keys_gets_in_again_and_again(server, tmp_path):
 
 
 def test_brute_force_is_refused_and_nobody_else(server, other, exempt, forgiving):
-    attacker = other.variables["container_name"]
-    subprocess.run(["docker", "cp", server.variables["container_key"], f"{attacker}:/root/key"], check=True)
+    attacker = other.variables["cloud_server_name"]
+    subprocess.run(["docker", "cp", server.variables["cloud_server_local_key"], f"{attacker}:/root/key"], check=True)
     # somebody who is in already, from the address that is then held off
     ssh = ["docker", "exec", "-i", attacker, *QUIET, "-i", "/root/key", f"deploy@{server.address}"]
     with server.session(ssh) as alive:

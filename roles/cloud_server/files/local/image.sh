@@ -1,8 +1,10 @@
 #!/bin/sh
 # Prints the tag of the server image of a Debian release, made first where it is not there yet:
 # from the official image where a registry answers, else from Debian's own packages.
-# usage: image.sh bookworm|trixie [bare]      bare: without Python
+# usage: image.sh [--tag] bookworm|trixie [bare]      --tag: print it and make nothing; bare: without Python
 set -eu
+tag=
+if [ "$1" = --tag ]; then tag=$1; shift; fi
 suite=$1
 bare=${2:-}
 cd "$(dirname "$0")"
@@ -22,7 +24,7 @@ except subprocess.TimeoutExpired: sys.exit(124)' "$1" >/dev/null 2>&1
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
 digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | digest_of)
 image=bare-server:$suite${bare:+-$bare}-$digest
-if docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
+if [ -n "$tag" ] || docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 
 base=debian:$suite
 if docker image inspect "$base" >/dev/null 2>&1; then
