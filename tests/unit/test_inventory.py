@@ -108,7 +108,7 @@ def test_graph_is_clean_without_credentials(folder: str, tmp_path: Path) -> None
 def test_keys_of_people_stand_beside_the_settings(tmp_path: Path) -> None:
     copy = tmp_path / "inventory" / "onprem"
     shutil.copytree(INVENTORY / "onprem", copy, symlinks=True)
-    for name in ("common.yml", "groups.yml"):
+    for name in ("settings.yml", "wiring.yml", "groups.yml"):
         shutil.copy(INVENTORY / name, copy.parent)
     keys = copy / "group_vars/all/keys"
     keys.mkdir()
@@ -125,9 +125,9 @@ def test_keys_of_people_stand_beside_the_settings(tmp_path: Path) -> None:
 def test_vendor_wins_over_what_is_common(folder: str, tmp_path: Path) -> None:
     copy = tmp_path / "inventory" / folder
     shutil.copytree(INVENTORY / folder, copy, symlinks=True)
-    for name in ("common.yml", "groups.yml"):
+    for name in ("settings.yml", "wiring.yml", "groups.yml"):
         shutil.copy(INVENTORY / name, copy.parent)
-    with (copy.parent / "common.yml").open("a") as common:
+    with (copy.parent / "settings.yml").open("a") as common:
         common.write("only_common: true\n")
         common.write("first_login_user: common\n")
     run = ansible_inventory(tmp_path, "-i", str(copy), "--host", "recommender-dev")
@@ -145,7 +145,10 @@ def test_gate_leaves_standard_output_to_the_inventory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", VENDORS)
 def test_shared_settings_are_links(folder: str) -> None:
     here = INVENTORY / folder
-    links = {"groups.yml": INVENTORY / "groups.yml", "group_vars/all/00-common.yml": INVENTORY / "common.yml"}
+    links = {
+        "groups.yml": INVENTORY / "groups.yml",
+        **{f"group_vars/all/00-{name}": INVENTORY / name for name in ("settings.yml", "wiring.yml")},
+    }
     for name, target in links.items():
         assert (here / name).is_symlink() and (here / name).resolve(strict=True) == target
         assert not (here / name).readlink().is_absolute()

@@ -55,7 +55,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("logins")
     copy = folder / "inventory/onprem"
     shutil.copytree(ROOT / "inventory/onprem", copy, symlinks=True)
-    for name in ("common.yml", "groups.yml"):
+    for name in ("settings.yml", "wiring.yml", "groups.yml"):
         shutil.copy(ROOT / "inventory" / name, copy.parent)
     team = {"people": TEAM, "jupyter_people": [{"name": "ana", "port": 8889}]}
     groups: dict[str, Any] = {name: {"hosts": {f"{name}-two": {}}} for name in ("dev", "staging", "prod")}

@@ -44,7 +44,7 @@ def test_every_default_is_commented(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_inventory_sets_no_variable_that_a_role_does_not_have(role: str) -> None:
     known = set(read(ROOT / "roles" / role / "defaults/main.yml"))
-    used = {name for name in read(ROOT / "inventory/common.yml") if name.startswith(f"{role}_")}
+    used = {name for name in read(ROOT / "inventory/wiring.yml") if name.startswith(f"{role}_")}
     assert used <= known
 
 

@@ -91,7 +91,7 @@ def test_what_is_known_or_a_persons_own_is_let_pass(inventory: pathlib.Path, tex
 
 
 def test_a_folder_of_somebody_elses_is_let_pass(inventory: pathlib.Path) -> None:
-    (inventory / "group_vars/all/00-common.yml").unlink()
+    (inventory / "group_vars/all/00-settings.yml").unlink()
     (inventory / MINE).write_text("xyzzy: 1\n")
     (inventory / "other.yml").write_text("this: [is: {not YAML\n")
     known_settings.check(str(inventory), DataLoader())
@@ -121,7 +121,7 @@ def test_every_verb_says_which_line_is_wrong(inventory: pathlib.Path, tmp_path: 
         assert "has no host" not in result.stderr
 
 
-# as they stand in inventory/common.yml, templates resolved
+# as they stand in the inventory, templates resolved
 SETTINGS: dict[str, Any] = {
     "operator": "deploy", "analyst": "analyst", "people": [{"name": "deploy"}, {"name": "analyst"}],
     "operator_keys": ["ssh-ed25519 AAAA me"], "operators_before": ["deploy"], "first_login_user": "root",
@@ -138,11 +138,9 @@ SETTINGS: dict[str, Any] = {
 def test_every_list_is_checked_and_the_defaults_pass() -> None:
     assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file"}
     assert checks.settings_faults(SETTINGS) == []
-    common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
-    assert SETTINGS.keys() <= common.keys()
-    # what a person sets ends where the roles' own names begin
-    names = list(common)[: list(common).index("access_people")]
-    assert {name for name in names if isinstance(common[name], list | dict)} <= checks.CHECKS.keys()
+    plain, wired = (yaml.safe_load((ROOT / f"inventory/{name}.yml").read_text()) for name in ("settings", "wiring"))
+    assert SETTINGS.keys() <= plain.keys() | wired.keys()
+    assert {name for name in plain if isinstance(plain[name], list | dict)} <= checks.CHECKS.keys()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_a_file_is_found_where_a_person_means_it(
 def test_logins_are_switched_on_the_command_line(said: str, meant: bool) -> None:
     """-e mlflow_logins=false gives a text, which by itself counts as true."""
     assert checks.settings_faults(SETTINGS | {"mlflow_logins": said}) == []
-    common = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    common = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())
     templar = Templar(DataLoader(), {"mlflow_logins": said})
     assert templar.template(trust_as_template(common["mlflow_server_auth"])) is meant
     assert bool(templar.template(trust_as_template(common["recommender_credentials"]))) is meant
@@ -362,5 +360,16 @@ def test_commands_in_messages_hold_the_port() -> None:
 @pytest.mark.parametrize(("port", "words"), [(22, "ssh deploy@192.0.2.1"), (2222, "ssh -p 2222 deploy@192.0.2.1")])
 def test_the_login_that_messages_tell(port: int, words: str) -> None:
     variables = {"ansible_port": port, "ansible_user": "deploy", "ansible_host": "192.0.2.1"}
-    text = yaml.safe_load((ROOT / "inventory/common.yml").read_text())["log_in"]
+    text = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())["log_in"]
     assert Templar(DataLoader(), variables).template(trust_as_template(text)) == words
+
+
+def test_what_a_person_sets_is_plain() -> None:
+    """No template, and what stands behind # is worked out in the other file."""
+    text = (ROOT / "inventory/settings.yml").read_text()
+    assert "{{" not in text
+    wired = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())
+    assert not wired.keys() & yaml.safe_load(text).keys()
+    shown = re.findall(r"^# (\w+):(?: |$)", text, re.M)
+    assert set(shown) >= {"operator_keys", "people", "mlflow_logins", "site_ca_bundle"}
+    assert set(shown) <= wired.keys()

@@ -124,7 +124,7 @@ def test_a_service_is_asked_at_the_address_by_its_name() -> None:
 
 
 def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
-    settings = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    settings = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())
     template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
     variables = {
         "permitted": trust_as_template(settings["ssh_hardening_permit_open"]), "tunnel_ports": {"mlflow": 5000},

@@ -24,8 +24,9 @@ description:
   - Reads what a person wrote into an inventory's folder (C(group_vars), C(host_vars), C(hosts.yml)) and after C(-e);
     adds no variable.
   - A file that is not YAML is an error that names file and line, which Ansible's own reader leaves out.
-  - In a folder with C(group_vars/all/00-common.yml), a name that neither this file nor a role knows is an error that
-    names the nearest one. Names that begin with C(my_), or that a template of these files uses, are the person's own.
+  - In a folder with C(group_vars/all/00-settings.yml), a name that neither the files linked there nor a role
+    knows is an error that names the nearest one. Names that begin with C(my_), or that a template of these files
+    uses, are the person's own.
 options:
   stage:
     description: When the plugin runs. With the inventory, it comes before the first task.
@@ -36,9 +37,9 @@ author: [The maintainers of this repository]
 """
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMON = "00-common.yml"
+COMMON = ("00-settings.yml", "00-wiring.yml")
 HELP = (
-    "What there is to set stands in inventory/common.yml and in defaults/main.yml of each role. "
+    "What there is to set stands in inventory/settings.yml and in defaults/main.yml of each role. "
     "A name of your own begins with my_."
 )
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -156,7 +157,7 @@ def check(folder: str, loader: Any) -> None:
     known, own = of_roles() | of_ansible(), set[str]()
     variables = sorted(path for part in ("group_vars", "host_vars") for path in here.glob(f"{part}/**/*"))
     # of another folder, where anything may lie, Ansible's own readers tell the inventory from the rest
-    ours = (here / "group_vars/all" / COMMON).exists()
+    ours = (here / "group_vars/all" / COMMON[0]).exists()
     for path in [*variables, *(sorted(here.glob("*")) if ours else [])]:
         # as Ansible chooses them; a static inventory of another kind is left to its own reader
         kinds = (".yml", ".yaml") if path.parent == here else (".yml", ".yaml", ".json", "")
@@ -170,7 +171,7 @@ def check(folder: str, loader: Any) -> None:
         file = os.path.relpath(path)
         node = compose(text, file)
         names = list(of_groups(node) if path.parent == here else of_variables(node, file))
-        if path.name == COMMON:
+        if path.name in COMMON:
             known |= {name.name for name in names}
         else:
             own |= used(text)
