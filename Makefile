@@ -75,7 +75,7 @@ tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [IN
 ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
 	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
 
-bench: $(READY) ## measure what the README states: make bench [ONLY=workbench]; each file of bench/ prints a table
+bench: $(READY) ## measure what docs/figures.md states: make bench [ONLY=workbench]; each file of bench/ prints a table
 	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do bin/engine.sh "$$part" || exit 1; done
 
 models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
