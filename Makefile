@@ -10,6 +10,9 @@ ENV :=
 VERSION :=
 OVERRIDE :=
 MODEL := movie-recommender
+VENDOR :=
+NAME :=
+ADDRESS :=
 PYTHON3 ?= python3
 # checked first, so that a name that is not there is told which are
 LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
@@ -36,7 +39,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +95,9 @@ who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/v
 
 status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
+
+add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
+	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'
 
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
 	@bin/engine.sh $(MAKE) --no-print-directory .test
