@@ -19,6 +19,10 @@ def test_origins(server):
     assert "Allowed origins are: origin=Debian,codename=trixie" in said
 
 
+def test_packages_of_the_list(server):
+    assert server.package("tree").is_installed
+
+
 def test_the_time_of_the_reboot_is_in_force_without_a_restart(server):
     timer = server.check_output(
         "systemctl show linux-baseline-reboot.timer --property=ActiveState,NeedDaemonReload,TimersCalendar"

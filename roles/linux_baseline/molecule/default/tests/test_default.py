@@ -55,6 +55,10 @@ def properties(host, unit, *names):
     return dict(line.split("=", 1) for line in lines)
 
 
+def test_what_people_type_is_there(host):
+    host.check_output("git --version && curl --version && rsync --version && command -v less nano")
+
+
 def test_only_security_updates_are_installed_by_themselves(host):
     host.check_output("sh -c %s", REPOSITORIES)
     said = host.check_output("unattended-upgrade --dry-run --debug 2>&1")
