@@ -302,7 +302,11 @@ def test_who(checkout: Checkout, server: Server) -> None:
 
 
 def test_status_counts(checkout: Checkout, server: Server) -> None:
-    assert re.search(r"\d+ +\d+ +accepted: tcp 22, SSH", checkout.run("make", "status", "INVENTORY=inventory/onprem"))
+    status = checkout.run("make", "status", "INVENTORY=inventory/onprem")
+    assert re.search(r"\d+ +\d+ +accepted: tcp 22, SSH", status)
+    assert re.search(r"ssh\.(service|socket): since ", status)
+    assert "firewall.service: since " in status
+    assert "not set" not in status
 
 
 def test_a_changed_host_key_says_what_to_type(checkout: Checkout, server: Server) -> None:
