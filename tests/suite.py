@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 
@@ -54,7 +55,11 @@ def test_part(part: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = ["bash", "-e", "-c", PARTS[part]]
     with log.open("w") as file:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        file.write(f"\n{used:.0f} processor seconds of this machine's own programs, without the servers': {part}\n")
     if result.returncode != 0:
         output = log.read_text()
         sys.stdout.write(output)
