@@ -85,9 +85,11 @@ models: $(READY) ## versions, aliases and metrics in every environment: make mod
 	@bin/models -i $(INVENTORY) show
 
 promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
+	@$(if $(and $(FROM),$(TO)),,echo "FROM and TO are missing. Type for example: make promote FROM=dev TO=staging" >&2; exit 2)
 	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
 
 rollback: $(READY) ## swap champion and previous, or name a version: make rollback ENV=prod [VERSION=2] [MODEL=…]
+	@$(if $(ENV),,echo "ENV is missing. Type for example: make rollback ENV=prod" >&2; exit 2)
 	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]

@@ -287,6 +287,20 @@ def test_make_up_leaves_real_servers_alone(tmp_path: pathlib.Path) -> None:
     assert "type: ansible-playbook site.yml -i inventory/vultr" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["promote"], "make promote FROM=dev TO=staging"),
+        (["promote", "FROM=dev"], "make promote FROM=dev TO=staging"),
+        (["rollback"], "make rollback ENV=prod"),
+    ],
+)
+def test_a_verb_without_its_arguments_says_what_to_type(tmp_path: pathlib.Path, typed: list[str], said: str) -> None:
+    result = run("make", "-o", ".venv/.complete", *typed, home=tmp_path)
+    assert result.returncode == 2
+    assert f"Type for example: {said}\n" in result.stderr
+
+
 def test_verbs_act_on_the_host_named_and_else_on_all() -> None:
     for verb in ("status", "who"):
         command = ["make", "-n", "-o", ".venv/.complete", verb, "INVENTORY=inventory/onprem"]
