@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -20,6 +21,16 @@ mount -o remount,bind,rw /proc/sys/net
 sysctl -qw net.ipv6.conf.lo.disable_ipv6=0
 umount /proc/sys/net
 """
+# More messages than ZeroMQ keeps for a reader that is behind, several times.
+LINES = 5000
+BURSTS = [
+    f"for i in range({LINES}): print(i, flush=True)",
+    "import logging\nlogging.basicConfig(level='INFO', format='%(message)s')\n"
+    f"for i in range({LINES}):\n    logging.info('%d', i)\n    if i % 2: print(i, flush=True)",
+    f"bar = display('', display_id=True)\nfor i in range({LINES}):\n    bar.update(i)\n"
+    "    print(f'\\r{i} █', end='', flush=True)",
+    "print(('x' * 99 + '\\n') * 20_000)\n1 / 0",
+]
 # Answers 404 and writes down who was let in with what.
 SQUATTER = """
 import http.server as h, socket
@@ -94,6 +105,14 @@ def in_kernel(host: Host, name: str, kernel: str, code: str) -> str:
     script = (SCENARIO / "tests/run_in_kernel.py").read_text()
     command = "runuser -u %s -- %s -c %s %s %s %s"
     return str(host.check_output(command, name, PYTHON, script, str(PORTS[name]), kernel, code))
+
+
+def in_notebook(host: Host, name: str, kernel: str, *codes: str) -> dict[str, Any]:
+    """Returns how many cells have not ended, and the outputs of each in the shared document and in the file."""
+    script = (SCENARIO / "tests/run_in_notebook.py").read_text()
+    command = "runuser -u %s -- %s -c %s %s %s " + " ".join(["%s"] * len(codes))
+    said = host.check_output(command, name, PYTHON, script, str(PORTS[name]), kernel, *codes)
+    return dict(json.loads(said))
 
 
 def converge(host: Host, *variables: str) -> str:
@@ -251,6 +270,28 @@ def test_a_kernel_runs_code(host: Host, kernel: str, prefix: str) -> None:
     printed = in_kernel(host, "analyst", kernel, code).split()
     assert printed[0].startswith(prefix)
     assert printed[1:] == [str(host.user("analyst").uid), "hello" if kernel == "second" else "None"]
+
+
+def test_nothing_that_is_printed_is_lost(host: Host) -> None:
+    said = in_notebook(host, "analyst", "second", *BURSTS)
+    assert said["pending"] == 0
+    assert said["shared"] == said["disk"]
+    printed, mixed, updated, cut = said["disk"]
+    numbers = [*map(str, range(LINES))]
+    assert [output["text"].splitlines() for output in printed] == [numbers]
+    by_name = {
+        name: "".join(output["text"] for output in mixed if output["name"] == name).splitlines()
+        for name in ("stdout", "stderr")
+    }
+    assert by_name == {"stderr": numbers, "stdout": numbers[1::2]}
+    assert [output.get("text") or output["data"]["text/plain"] for output in updated] == [
+        str(LINES - 1),
+        f"{LINES - 1} █",
+    ]
+    # 1 MiB of 2 MB, and the error all the same
+    assert [output["output_type"] for output in cut] == ["stream", "stream", "error"]
+    assert cut[0]["text"] == ("x" * 99 + "\n") * (2**20 // 100)
+    assert "Output cut: the first 1 MB of this cell are kept" in cut[1]["text"]
 
 
 def test_attach_and_detach(host: Host) -> None:
