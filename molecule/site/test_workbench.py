@@ -280,6 +280,10 @@ def test_any_tool_of_ssh_can_use_the_configuration(checkout: Checkout) -> None:
     file.write_text(checkout.run("make", "-s", "ssh-config", "USER=ana"))
     found = subprocess.check_output(["ssh", "-F", file, "local-server", "id", "-un"], cwd="/", text=True)
     assert found.strip() == "ana"
+    # nothing listens there: let through by sshd for an editor, refused by the kernel
+    for there, said in [("127.0.0.1:9", "Connection refused"), ("192.0.2.1:9", "administratively prohibited")]:
+        forward = ["ssh", "-F", str(file), "-W", there, "local-server"]
+        assert said in subprocess.run(forward, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
 
 
 def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[str, Any], ssh: Any) -> None:
