@@ -303,6 +303,11 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
     run = """
         set -eu
         mkdir -p ~/.local/share/jupyter/kernels ~/executed
+        # what pip install --user left would come before the environment's own packages
+        beside=$(/opt/conda/envs/recommender/bin/python -c 'import site; print(site.getusersitepackages())')
+        trap 'rm -r "$beside"' EXIT
+        mkdir -p "$beside"
+        echo 'raise ImportError("of ~/.local")' | tee "$beside/numpy.py" > "$beside/mlflow.py"
         cp -r /usr/local/share/jupyter/kernels/recommender ~/.local/share/jupyter/kernels/
         sed -i 's|"PYTHONPATH": "|&/opt/spark:|' ~/.local/share/jupyter/kernels/recommender/kernel.json
         export RATINGS_DATABASE_URL='postgresql+psycopg:///ratings?host=/var/run/postgresql'
@@ -311,6 +316,7 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
         PATH=/opt/jupyter-screen/current/bin:$PATH
         jupyter nbconvert --to notebook --execute --output-dir ~/executed [13]-*.ipynb >&2
         rm -r ~/.local/share/jupyter/kernels/recommender
+        make -s -C /srv/recommender/current recommend USER_ID=1 >&2
         cat ~/executed/1-data.ipynb
     """
     executed = ssh("analyst", "bash -s", stdin=run)
