@@ -280,6 +280,10 @@ def test_any_tool_of_ssh_can_use_the_configuration(checkout: Checkout) -> None:
     file.write_text(checkout.run("make", "-s", "ssh-config", "USER=ana"))
     found = subprocess.check_output(["ssh", "-F", file, "local-server", "id", "-un"], cwd="/", text=True)
     assert found.strip() == "ana"
+    # nothing listens there: let through by sshd for an editor, refused by the kernel
+    for there, said in [("127.0.0.1:9", "Connection refused"), ("192.0.2.1:9", "administratively prohibited")]:
+        forward = ["ssh", "-F", str(file), "-W", there, "local-server"]
+        assert said in subprocess.run(forward, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
 
 
 def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[str, Any], ssh: Any) -> None:
@@ -301,6 +305,11 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
     run = """
         set -eu
         mkdir -p ~/.local/share/jupyter/kernels ~/executed
+        # what pip install --user left would come before the environment's own packages
+        beside=$(/opt/conda/envs/recommender/bin/python -c 'import site; print(site.getusersitepackages())')
+        trap 'rm -r "$beside"' EXIT
+        mkdir -p "$beside"
+        echo 'raise ImportError("of ~/.local")' | tee "$beside/numpy.py" > "$beside/mlflow.py"
         cp -r /usr/local/share/jupyter/kernels/recommender ~/.local/share/jupyter/kernels/
         sed -i 's|"PYTHONPATH": "|&/opt/spark:|' ~/.local/share/jupyter/kernels/recommender/kernel.json
         export RATINGS_DATABASE_URL='postgresql+psycopg:///ratings?host=/var/run/postgresql'
@@ -309,6 +318,7 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
         PATH=/opt/jupyter-screen/current/bin:$PATH
         jupyter nbconvert --to notebook --execute --output-dir ~/executed [13]-*.ipynb >&2
         rm -r ~/.local/share/jupyter/kernels/recommender
+        make -s -C /srv/recommender/current recommend USER_ID=1 >&2
         cat ~/executed/1-data.ipynb
     """
     executed = ssh("analyst", "bash -s", stdin=run)

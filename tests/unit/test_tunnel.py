@@ -137,6 +137,36 @@ def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
     assert permitted == ["127.0.0.1:5000 127.0.0.1:9000"]
 
 
+def test_sshd_lets_people_with_a_shell_go_to_the_loopback_alone() -> None:
+    settings = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    spec = importlib.util.spec_from_file_location("p", ROOT / "roles/access/filter_plugins/access_people.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    permitted = {name: settings[name] for name in ("access_permit_open", "access_permit_sockets")}
+    found = module.access_forwards(permitted["access_permit_open"], [], permitted["access_permit_sockets"])
+    assert found["errors"] == []
+    variables = {
+        "ansible_managed": "", "__access_keys": "", "__access_allowed": [], "__access_keep": [], **permitted,
+        "access_permit_listen": [], "__access_forwards": found,
+        "__access_present": [
+            {"name": "tina", "role": "tunnel", "ports": [5000]}, {"name": "deploy", "role": "operator", "ports": []},
+            {"name": "ana", "role": "analyst", "ports": []},
+        ],
+    }  # fmt: skip
+    template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
+    lines = Templar(DataLoader(), variables=variables).template(trust_as_template(template))
+    blocks = {block.split()[0]: block for block in lines.split("Match User ")[1:]}
+    assert list(blocks) == ["tina", "ana", "deploy"]
+    assert re.findall(r"PermitOpen .*", blocks["ana"]) == [
+        "PermitOpen 127.0.0.1:* [::1]:* localhost:* [/home/ana/forward.sock]:*"
+    ]
+    for name, tcp, sockets in (("ana", "local", "local"), ("deploy", "local", "local"), ("tina", "local", "no")):
+        assert re.findall(r"Allow(?:Tcp|StreamLocal)Forwarding (\w+)", blocks[name]) == [tcp, sockets]
+    assert "PermitListen" not in lines
+
+
 SOCKETS = """
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:22B9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 125070 1 0 100 0 0 10 0

@@ -19,6 +19,8 @@ ECDSA = {
     **{f"ecdsa-sha2-{curve}": curve for curve in CURVES},
     "sk-ecdsa-sha2-nistp256@openssh.com": "nistp256",
 }
+# sshd compares the host as the client sent it
+LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 REMEDY = "make one with: ssh-keygen -t ed25519"
 
 
@@ -213,6 +215,47 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
     return {"people": found, "errors": errors}
 
 
+def port_of(text: str, lowest: int) -> bool:
+    """Whether sshd reads it as a port, or as * for any."""
+    return text == "*" or bool(re.fullmatch(r"\d{1,5}", text) and lowest <= int(text) <= 65535)
+
+
+def access_forwards(opened: Any, listened: Any, sockets: Any) -> dict[str, list[str]]:
+    """What people with a shell may forward, as sshd_config writes it, and every fault of the settings in words.
+
+    opened is what ssh -L and -D may reach, each host:port, listened the ports where ssh -R may listen, and sockets the
+    paths of Unix sockets that ssh -L may reach. Returns open and listen, values of PermitOpen and PermitListen with %u
+    for the account's name, and errors; the values are not to be used while there are errors.
+    """
+    found: dict[str, list[str]] = {"open": [], "listen": [], "errors": []}
+    for entry in opened if isinstance(opened, list) else [opened]:
+        host, _, port = str(entry).rpartition(":")
+        if host not in LOOPBACK or not port_of(port, 1):
+            found["errors"].append(
+                f"access_permit_open: {shown(entry)} is not on the server's loopback: write HOST:PORT,"
+                f" where HOST is {', '.join(LOOPBACK)} and PORT a number, or * for any"
+            )
+        found["open"].append(str(entry))
+    for entry in sockets if isinstance(sockets, list) else [sockets]:
+        # characters that sshd_config gives a meaning are left out
+        if entry != "any" and not re.fullmatch(r"/(%u|[\w.,:@+/-])+", str(entry), re.ASCII):
+            found["errors"].append(
+                f"access_permit_sockets: {shown(entry)} is not the path of a socket: write it in full, as"
+                " /home/%u/forward.sock, where %u is the account's name"
+            )
+        found["open"].append(f"[{entry}]:*")
+    if "[any]:*" in found["open"]:
+        found["open"] = ["any"]
+    for entry in listened if isinstance(listened, list) else [listened]:
+        # below, root alone may listen
+        if isinstance(entry, bool) or not port_of(str(entry), 1024):
+            found["errors"].append(
+                f"access_permit_listen: {shown(entry)} is not a port from 1024 to 65535: write [5678], or ['*'] for any"
+            )
+        found["listen"].append("*:*" if entry == "*" else str(entry))
+    return found
+
+
 class FilterModule:
     def filters(self) -> dict[str, Any]:
-        return {"access_people": access_people}
+        return {"access_people": access_people, "access_forwards": access_forwards}

@@ -15,6 +15,10 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 
 
+# what the site sets
+LOOPBACK = ["127.0.0.1:*", "[::1]:*", "localhost:*"]
+
+
 def make(folder: pathlib.Path, kind: str, bits: int) -> pathlib.Path:
     """Path of a public key's file; the private one stands beside it."""
     private = folder / f"{kind}{bits}"
@@ -244,3 +248,35 @@ def test_an_entry_that_is_no_person_is_told_by_its_place(keys: pathlib.Path, ent
     _, errors = read(ana("ed25519256.pub"), entry, folder=keys)
     assert len(errors) == 1
     assert errors[0].startswith("entry 2 is ")
+
+
+def test_what_people_with_a_shell_may_forward() -> None:
+    assert module.access_forwards([], [], []) == {"open": [], "listen": [], "errors": []}
+    found = module.access_forwards(LOOPBACK, [5678], ["/home/%u/forward.sock"])
+    assert found == {"open": [*LOOPBACK, "[/home/%u/forward.sock]:*"], "listen": ["5678"], "errors": []}
+    # sshd reads a list for TCP as one for sockets too: each of them only beside every host
+    assert module.access_forwards(LOOPBACK, ["*"], ["any"]) == {"open": ["any"], "listen": ["*:*"], "errors": []}
+    # one that is no list, as YAML has it without the brackets
+    found = module.access_forwards("127.0.0.1:8888", 5678, "/run/postgresql/.s.PGSQL.5432")
+    assert found["open"] == ["127.0.0.1:8888", "[/run/postgresql/.s.PGSQL.5432]:*"]
+    assert (found["listen"], found["errors"]) == (["5678"], [])
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.5:*", "*:*", "any", "127.0.0.1", "localhost:", "localhost:70000", "::1:80"])
+def test_another_host_is_no_place_to_forward_to(entry: str) -> None:
+    (error,) = module.access_forwards([*LOOPBACK, entry], [], [])["errors"]
+    assert error.startswith(f'access_permit_open: "{entry}" is not on the server\'s loopback: write HOST:PORT')
+
+
+@pytest.mark.parametrize(
+    "entry", ["forward.sock", "~/forward.sock", "/home/%h/a", "/tmp/a b", "/tmp/a]:* *", "/a\nUser x"]
+)
+def test_a_socket_is_named_in_full(entry: str) -> None:
+    (error,) = module.access_forwards(LOOPBACK, [], [entry])["errors"]
+    assert "is not the path of a socket: write it in full" in error
+
+
+@pytest.mark.parametrize("entry", [22, 70000, "debug", "127.0.0.1:5678", True, -1])
+def test_a_debugger_has_a_port(entry: Any) -> None:
+    (error,) = module.access_forwards(LOOPBACK, [entry], [])["errors"]
+    assert "is not a port from 1024 to 65535: write [5678], or ['*'] for any" in error

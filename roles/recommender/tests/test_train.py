@@ -1,12 +1,17 @@
 """How the role asks for a champion, and what it makes of the answer."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROLE = pathlib.Path(__file__).parents[1]
 VARS = {
@@ -57,3 +62,28 @@ def test_what_the_job_answers(tmp_path: pathlib.Path, deployed: dict[str, Any], 
     assert "--uid=recommender" in answer["unit"]
     assert "--property=EnvironmentFile=-/etc/mlflow/users/recommender.env" in answer["unit"]
     assert answer["deploy"] == ["make", "-s", "-C", "/srv/recommender/current", "deploy", "CONF=conf/mine.yaml"]
+
+
+def test_the_job_does_not_read_what_a_person_installed_beside_it(tmp_path: pathlib.Path) -> None:
+    """With an interpreter that is no virtual environment, as conda's is none."""
+    python = str(pathlib.Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
+    variables = VARS | {
+        "recommender_python": python, "__recommender_report": "report.json", "recommender_tracking_account": "",
+        "recommender_operators": [], "recommender_environment": "dev", "__recommender_inputs": "a",
+        "__recommender_commit": "-", "ansible_managed": "",
+    }  # fmt: skip
+    template = trust_as_template((ROLE / "templates/local.mk.j2").read_text())
+    (tmp_path / "local.mk").write_text(Templar(DataLoader(), variables=variables).template(template))
+    shutil.copy(ROLE.parents[1] / "ml/Makefile", tmp_path)
+    (tmp_path / "src/recommender").mkdir(parents=True)
+    (tmp_path / "src/recommender/__main__.py").write_text("print('trained')\n")
+    home = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        "HOME": str(tmp_path)
+    }
+    where = [python, "-c", "import site; print(site.getusersitepackages())"]
+    beside = pathlib.Path(subprocess.check_output(where, env=home, text=True).strip())
+    beside.mkdir(parents=True)
+    (beside / "usercustomize.py").write_text("print('shadowed')\n")
+    assert "shadowed" in subprocess.check_output(where, env=home, text=True)
+    train = ["make", "-s", "-C", str(tmp_path), "train"]
+    assert subprocess.check_output(train, env=home, text=True) == "trained\n"

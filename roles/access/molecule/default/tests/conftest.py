@@ -1,6 +1,7 @@
 """Logins as a person makes them, beside Ansible's own connection."""
 
 import shlex
+import socket
 import subprocess
 import time
 
@@ -47,3 +48,10 @@ def make_key():
         return file
 
     return make
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,12 +1,33 @@
 """Who gets in and what they may do, tried over SSH."""
 
+import contextlib
 import json
+import os
 import pathlib
 import socket
 import subprocess
 import time
 
+import pytest
+
 INVENTORY = pathlib.Path(__file__).resolve().parents[5] / "molecule/hosts.py"
+# Says who serves, on a free port of either loopback and on a socket, as the server of an editor listens.
+SERVER = """
+import os, selectors, socket
+path = os.path.expanduser("~/forward.sock")
+if os.path.exists(path): os.unlink(path)
+one = socket.create_server(("127.0.0.1", 0))
+two = socket.create_server(("::1", 0), family=socket.AF_INET6)
+three = socket.socket(socket.AF_UNIX)
+three.bind(path)
+three.listen()
+poll = selectors.DefaultSelector()
+for listener in (one, two, three): poll.register(listener, selectors.EVENT_READ)
+print(one.getsockname()[1], two.getsockname()[1], path, flush=True)
+while True:
+    for key, _ in poll.select():
+        with key.fileobj.accept()[0] as client: client.sendall(f"served by {os.getuid()}\\n".encode())
+"""
 
 
 def test_an_operator_has_sudo(login):
@@ -88,3 +109,115 @@ def test_the_report_names_everybody_and_every_key(host, variables):
     for name, role in (("deploy", "operator"), ("ana", "analyst"), ("tina", "tunnel")):
         assert [name, role] in [line.split() for line in output.splitlines()]
     assert output.count(fingerprint) == 3
+
+
+@contextlib.contextmanager
+def running(command):
+    """A process that is ended afterwards, whatever happens."""
+    # ssh makes a standard error that it shares with others non-blocking
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def editor(connection):
+    """The server of an editor that ana runs: its two ports and its socket."""
+    with running([*connection("ana"), "python3 -"]) as process:
+        process.stdin.write(SERVER)
+        process.stdin.close()
+        process.stdin = None
+        first, second, path = process.stdout.readline().split()
+        yield int(first), int(second), path
+
+
+def reached(address):
+    """What the server says behind a local socket; empty where ssh was refused."""
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as client:
+            client.settimeout(10)
+            try:
+                client.connect(address)
+            except (ConnectionRefusedError, FileNotFoundError):
+                assert time.monotonic() < deadline, "ssh does not listen"
+                time.sleep(0.1)
+                continue
+            with contextlib.suppress(ConnectionResetError):
+                return client.recv(100).decode()
+            return ""
+
+
+def test_people_with_a_shell_forward_to_the_loopback_alone(login, editor):
+    first, second, _ = editor
+    for user in ("ana", "deploy"):
+        for there in (f"127.0.0.1:{first}", f"[::1]:{second}", f"localhost:{first}"):
+            assert login(user, options=("-W", there)).stdout.startswith("served by "), (user, there)
+    for user, elsewhere in [("deploy", "192.0.2.1:22"), ("ana", "192.0.2.1:22"), ("ana", "0.0.0.0:22"),
+                            ("ana", "[::]:22"), ("ana", "debian.org:80")]:  # fmt: skip
+        assert "administratively prohibited" in login(user, options=("-W", elsewhere)).stderr, (user, elsewhere)
+    for there in (f"127.0.0.1:{first}", f"[::1]:{second}", f"localhost:{first}"):
+        assert "administratively prohibited" in login("tina", options=("-W", there)).stderr
+
+
+@pytest.mark.parametrize(("kind", "name"), [(1, b"127.0.0.1"), (3, b"127.0.0.1"), (3, b"localhost")])
+def test_an_editor_goes_through_a_proxy_to_the_port_it_found(connection, editor, free_port, kind, name):
+    """As VS Code does it: ssh -D, then SOCKS 5 (RFC 1928) to the address or by its name."""
+    address = socket.inet_aton(name.decode()) if kind == 1 else bytes([len(name)]) + name
+    with running([*connection("ana", "-N", "-D", f"127.0.0.1:{free_port}")]):
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                proxied = socket.create_connection(("127.0.0.1", free_port), 10)
+                break
+            assert time.monotonic() < deadline, "ssh does not listen"
+            time.sleep(0.1)
+        with proxied:
+            proxied.sendall(b"\x05\x01\x00")
+            assert proxied.recv(2) == b"\x05\x00"
+            proxied.sendall(b"\x05\x01\x00" + bytes([kind]) + address + editor[0].to_bytes(2))
+            assert proxied.recv(10)[:2] == b"\x05\x00"
+            assert proxied.recv(100).startswith(b"served by ")
+
+
+def test_a_socket_is_reached_by_its_owner_alone(connection, login, editor, tmp_path):
+    # the name is free, and may lead to a socket that a program named itself
+    assert login("ana", "mv forward.sock editor.sock && ln -s editor.sock forward.sock").returncode == 0
+    assert login("deploy", "ln -sf /home/ana/editor.sock forward.sock").returncode == 0
+    reads = {}
+    for user, path in [
+        ("ana", "/home/ana/forward.sock"), ("ana", "/home/ana/editor.sock"), ("deploy", "/home/ana/forward.sock"),
+        ("deploy", "/home/deploy/forward.sock"), ("tina", "/home/ana/forward.sock"), ("ana", "/run/docker.sock"),
+    ]:  # fmt: skip
+        # an address of Unix has 107 bytes at most
+        local = os.path.relpath(tmp_path / f"{len(reads)}")
+        with running([*connection(user, "-N", "-L", f"{local}:{path}")]):
+            reads[user, path] = reached(local)
+    assert reads.pop(("ana", "/home/ana/forward.sock")) == f"served by {login('ana', 'id', '-u').stdout}"
+    assert set(reads.values()) == {""}
+
+
+def test_a_debugger_listens_on_the_port_that_was_granted(connection, login, tmp_path):
+    for user, port in (("ana", 5679), ("ana", 0), ("tina", 5678)):
+        refused = login(user, options=("-N", "-o", "ExitOnForwardFailure=yes", "-R", f"{port}:127.0.0.1:9"))
+        assert "remote port forwarding failed" in refused.stderr, (user, port)
+    local = os.path.relpath(tmp_path / "debugger")
+    with socket.socket(socket.AF_UNIX) as debugger:
+        debugger.bind(local)
+        debugger.listen()
+        # asked for all addresses, it listens on the loopback
+        with running([*connection("ana", "-R", f"*:5678:{local}"), "ss -Hltn sport = :5678; exec sleep 60"]) as remote:
+            assert remote.stdout.readline().split()[3] == "127.0.0.1:5678"
+            said = "import socket; socket.create_connection(('127.0.0.1', 5678)).sendall(b'breakpoint')"
+            assert login("ana", f'python3 -c "{said}"').returncode == 0
+            debugger.settimeout(10)
+            with debugger.accept()[0] as called:
+                assert called.recv(100) == b"breakpoint"
+    assert "remote port forwarding failed" in login(
+        "ana", options=("-N", "-o", "ExitOnForwardFailure=yes", "-R", "/tmp/ana.sock:127.0.0.1:9")
+    ).stderr  # fmt: skip

@@ -294,6 +294,31 @@ def test_nothing_that_is_printed_is_lost(host: Host) -> None:
     assert "Output cut: the first 1 MB of this cell are kept" in cut[1]["text"]
 
 
+def test_packages_of_ones_own_are_in_a_kernel_of_ones_own(host: Host) -> None:
+    # one that is made here: no registry has a part in this
+    wheel, files = "/tmp/extra-1-py3-none-any.whl", {
+        "extra.py": "VERSION = 1",
+        "extra-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: extra\nVersion: 1\n",
+        "extra-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "extra-1.dist-info/RECORD": "",
+    }  # fmt: skip
+    code = "import json, sys, zipfile as z; a = z.ZipFile(sys.argv[1], 'w')\n"
+    code += "for file, text in json.loads(sys.argv[2]).items(): a.writestr(file, text)\na.close()"
+    host.check_output("python3 -c %s %s %s", code, wheel, json.dumps(files))
+    said = in_kernel(host, "ana", "second", f"%pip install --user --no-index {wheel}")
+    assert "UsageError: the packages of this kernel are locked" in said
+    command = f"own-kernel mine --no-index {wheel}"
+    assert f"    {command}\n" in said
+    run_as(host, "ana", command)
+    code = "import extra, ipykernel, os; print(extra.VERSION, os.environ['GREETING'], ipykernel.__file__)\n%pip list"
+    printed = in_kernel(host, "ana", "mine", code)
+    assert printed.startswith("1 hello /opt/second/")
+    assert "UsageError" not in printed
+    assert host.run("runuser -l analyst -c 'ls /home/ana/.local'").rc != 0
+    in_kernel(host, "ana", "second", "import importlib.util as u; assert u.find_spec('extra') is None")
+    run_as(host, "ana", "rm -r ~/.local/share/jupyter/kernels/mine")
+
+
 def test_attach_and_detach(host: Host) -> None:
     assert "\t(Detached)" in run_as(host, "analyst", "screen -ls jupyter")
     before = jupyter_pid(host)
