@@ -80,14 +80,14 @@ def read(config: DataConfig) -> Ratings:
     scale = (float(low), float(high))
 
     def check() -> Ratings:
-        return _checked(source, scale, config.duplicates)
+        return _checked(source, scale, config)
 
-    if source.path is None:
+    if not source.paths:
         ratings = check()
     else:
-        # What the file's bytes mean depends on these.
-        meaning = config.model_dump(include={"columns", "duplicates", "encoding", "separator"})
-        ratings = store.cached(source.path, [source.kind, scale, meaning], check)
+        # What the files' bytes mean depends on these.
+        meaning = config.model_dump(exclude={"source", "table", "scale", "titles"})
+        ratings = store.cached(source.paths, source.shown, [source.kind, scale, meaning], check)
     known = set(ratings.items)
     titles = {item: title for item, title in source.titles().items() if item in known}
     return replace(ratings, name=source.name, titles=titles)
@@ -109,18 +109,19 @@ def from_frame(
         kind="frame",
         name=name,
         shown=name,
-        path=None,
+        paths=(),
         columns=Columns(user="user", item="item", rating="rating"),
         chunks=lambda: iter([frame]),
         locate=lambda row, user, item: f"{name}, row {row}",
         titles=dict,
     )
-    ratings = _checked(source, (float(scale[0]), float(scale[1])), "error")
+    ratings = _checked(source, (float(scale[0]), float(scale[1])), DataConfig(source=name))
     known = set(ratings.items)
     return replace(ratings, titles={i: t for i, t in (titles or {}).items() if i in known})
 
 
-def _checked(source: readers.Source, scale: tuple[float, float], duplicates: str) -> Ratings:
+def _checked(source: readers.Source, scale: tuple[float, float], config: DataConfig) -> Ratings:
+    duplicates = config.duplicates
     ids = {"user": _Ids(), "item": _Ids()}
     parts: list[tuple[NDArray[Any], ...]] = []
     period = (np.inf, -np.inf)
@@ -137,7 +138,7 @@ def _checked(source: readers.Source, scale: tuple[float, float], duplicates: str
                     f"{locate(int(gaps.argmax()))}, column {getattr(source.columns, column)}: "
                     "the value is missing. Fill it in or drop the row."
                 )
-        rating = _numbers(frame["rating"], scale, locate, source.columns.rating)
+        rating = _numbers(frame["rating"], scale, locate, source.columns.rating, config.decimal)
         part: list[NDArray[Any]] = [*codes, rating]
         if "timestamp" in frame:
             times = _times(frame["timestamp"])
@@ -209,23 +210,39 @@ class _Ids:
 
 
 def _numbers(
-    raw: "pd.Series[Any]", scale: tuple[float, float], locate: Callable[[int], str], column: str
+    raw: "pd.Series[Any]",
+    scale: tuple[float, float],
+    locate: Callable[[int], str],
+    column: str,
+    decimal: str,
 ) -> NDArray[np.float64]:
     codes, unique = pd.factorize(raw)
-    distinct = pd.to_numeric(pd.Series(np.asarray(unique, dtype=object)), errors="coerce")
+    distinct = pd.Series(np.asarray(unique, dtype=object))
+    if decimal == ",":
+        distinct = distinct.map(_pointed)
+    distinct = pd.to_numeric(distinct, errors="coerce")
     numbers: NDArray[np.float64] = distinct.to_numpy(dtype=np.float64)[codes]
     low, high = scale
+    written = "3.5, with a point" if decimal == "." else "3,5, with a comma, or leave --decimal out"
     for wrong, what in (
-        (~np.isfinite(numbers), "is no number. Write ratings as 3.5, with a point"),
+        (~np.isfinite(numbers), f"is no number. Write ratings as {written}"),
         (
             ~((numbers >= low) & (numbers <= high)),
-            f"is off the scale {low:g} to {high:g}. Mend it, or name the scale with --scale LOW HIGH",
+            f"is off the scale {low:g} to {high:g}. Mend it, or name the scale with --scale LOW HIGH "
+            "(data.scale)",
         ),
     ):
         if wrong.any():
             at = int(wrong.argmax())
+            if decimal == "." and "number" in what and "," in str(raw.iloc[at]):
+                what += ", or say --decimal , (data.decimal)"
             raise InputError(f"{locate(at)}, column {column}: rating {raw.iloc[at]!r} {what}.")
     return numbers
+
+
+def _pointed(value: Any) -> Any:
+    """A number with a decimal comma as Python writes it; one with a point is not one."""
+    return value.replace(".", "?").replace(",", ".") if isinstance(value, str) else value
 
 
 def _times(raw: "pd.Series[Any]") -> NDArray[np.float64]:
