@@ -30,7 +30,8 @@ _DATA_FLAGS = (
     ("separator", "data.separator", "character between the fields of a CSV file; \\t is a tab"),
     ("decimal", "data.decimal", "mark before the decimals of ratings, . or ,"),
     ("encoding", "data.encoding", "encoding of the ratings file"),
-    ("duplicates", "data.duplicates", "error, or latest to keep the newest of a pair"),
+    ("duplicates", "data.duplicates", "of a pair: error, latest, last, first or mean"),
+    ("time-format", "data.time_format", "how times are written, as %%d/%%m/%%Y"),
     *((f"{column}-column", f"data.columns.{column}", f"name or number of the {column} column")
       for column in ("user", "item", "rating", "timestamp")),
     ("title-column", "data.columns.title", "name of the column of titles"),
@@ -266,6 +267,13 @@ def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.ya
         action="store_const",
         const=False,
         help="the first line is a rating already: user, item, rating, time (data.header)",
+    )
+    parser.add_argument(
+        "--missing",
+        dest="data.missing",
+        nargs="+",
+        metavar="VALUE",
+        help="ratings that mean 'not rated', as 0 or -1: such rows are left out (data.missing)",
     )
     parser.add_argument(
         "--scale",

@@ -52,7 +52,15 @@ class DataConfig(_Section):
     titles_separator: str | None = None
     titles_encoding: str | None = None
     scale: tuple[float, float] | None = None
-    duplicates: Literal["error", "latest"] = "error"
+    missing: tuple[str, ...] = ()
+    duplicates: Literal["error", "latest", "last", "first", "mean"] = "error"
+    time_format: str | None = None
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _as_text(cls, missing: Any) -> Any:
+        values = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
+        return tuple(value if isinstance(value, str) else f"{value:g}" for value in values)
 
     @field_validator("separator", "titles_separator")
     @classmethod

@@ -31,6 +31,7 @@ RATINGS_FILES = {
     "jsonl": "ratings.jsonl",
 }
 TITLES_FILES = {"latest": "movies.csv", "100k": "u.item", "1m": "movies.dat"}
+_LINES = ("latest", "100k", "1m", "csv", "jsonl")
 FIELDS = ("user", "item", "rating", "timestamp")
 
 # Rows in one frame: 100 MB of text at most. Of SQL and JSON they are Python objects, ten times the size.
@@ -74,6 +75,8 @@ class Source:
     chunks: Callable[[], Iterator[pd.DataFrame]]
     locate: Callable[[int, Any, Any], str]
     titles: Callable[[], dict[str, str]]
+    # A text file as a shell takes it, if there is one to mend.
+    plain: str = ""
 
 
 def text(value: Any) -> str:
@@ -105,6 +108,7 @@ def source(config: DataConfig) -> Source:
         chunks=reader.chunks,
         locate=reader.locate,
         titles=lambda: _titles_beside(place.parent, kind, config),
+        plain=shlex.quote(str(place)) if place.is_file() and not found[0].layers and kind in _LINES else "",
     )
 
 
@@ -719,7 +723,7 @@ def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
     else:
         rows, item, title = _titles_table(file, content, config, wanted)
     try:
-        return {text(row[item]): row[title].strip() for row in rows if len(row) > max(item, title)}
+        return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
     except csv.Error as error:
         # only of the reader's: the other rows are split by hand
         line = getattr(rows, "line_num", 0)
@@ -730,7 +734,15 @@ def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
 
 def _paired(frame: pd.DataFrame) -> dict[str, str]:
     rows = zip(frame["item"], frame["title"], strict=True)
-    return {text(item): text(title) for item, title in rows if not (pd.isna(item) or pd.isna(title))}
+    return {
+        text(item): _written(text(title)) for item, title in rows if not (pd.isna(item) or pd.isna(title))
+    }
+
+
+def _written(title: str) -> str:
+    """A title as it can be written in UTF-8 and on one line: it is shown only."""
+    title = re.sub("[\ud800-\udfff]", "\ufffd", title)
+    return " ".join(title.split()) if not title.isprintable() else title.strip()
 
 
 def _titles_text(file: File, config: DataConfig) -> str:

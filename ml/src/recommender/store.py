@@ -90,6 +90,8 @@ def _save(ratings: "Ratings", path: Path) -> None:
         "scale": ratings.scale,
         "period": ratings.period,
         "replaced": ratings.replaced,
+        "unrated": ratings.unrated,
+        "remarks": ratings.remarks,
         "digest": ratings.digest(),
     }
     level, levels = pd.factorize(ratings.rating)
@@ -127,6 +129,8 @@ def _load(path: Path) -> "Ratings":
         tuple(about["scale"]),
         period=tuple(about["period"]) if about["period"] else None,
         replaced=about["replaced"],
+        unrated=about["unrated"],
+        remarks=tuple(about["remarks"]),
     )
     if ratings.digest() != about["digest"]:
         raise ValueError("its ratings have another digest")
