@@ -1,5 +1,7 @@
 import random
+import re
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -119,7 +121,10 @@ def test_digest_depends_on_content_only(tmp_path: Path) -> None:
     assert read(changed).digest() != read(csv).digest()
 
 
-ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5)
+# Neither words that mean "missing" nor 3.0, which is 3.
+ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5).filter(
+    lambda raw: raw.casefold() not in data.MISSING and data.whole(raw) == raw
+)
 tables = st.dictionaries(
     st.tuples(ids, ids), st.integers(1, 10).map(lambda half: half / 2), min_size=1, max_size=20
 )
@@ -174,7 +179,13 @@ def test_chunks_make_no_difference(tmp_path_factory, table: dict, rows_in_a_chun
         patch.setattr(readers, "CHUNK", rows_in_a_chunk)
         ratings = read(path, duplicates="latest")
         with pytest.raises(InputError, match=f"rates item .* again .*; {len(table)} such rows"):
-            read(write(path.with_name("r.csv"), frame.drop(columns="timestamp").to_csv(index=False)))
+            other = frame.drop(columns="timestamp").assign(
+                rating=frame["rating"].where(frame.index < len(table), 0.5)
+            )
+            other["rating"] = other["rating"].mask(
+                (frame.index >= len(table)) & (frame["rating"] == 0.5), 1.0
+            )
+            read(write(path.with_name("r.csv"), other.to_csv(index=False)))
     assert {(user, item): rating for user, item, rating in triples(ratings)} == table
     assert (ratings.replaced, ratings.period) == (len(table), (0.0, 2 * len(table) - 1))
 
@@ -389,7 +400,7 @@ def test_sql_in_chunks(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(
         InputError, match=r"row 10 \(user '1', item '1'\): user '1' rates item '1' again \(first: .* row 5"
     ):
-        read(database(tmp_path / "again", [*votes, votes[4]]), table="votes", columns=SQL)
+        read(database(tmp_path / "again", [*votes, (1, 1, 5, 1)]), table="votes", columns=SQL)
 
 
 # Duplicates on request
@@ -399,6 +410,189 @@ def test_sql_in_chunks(tmp_path: Path, monkeypatch) -> None:
 def test_latest_of_duplicates(tmp_path: Path, times: tuple[str, ...]) -> None:
     lines = "".join(f"1,2,{rating},{time}\n" for rating, time in zip((1, 2, 3), times, strict=True))
     assert triples(read(write(tmp_path / "r.csv", HEAD + lines), duplicates="latest")) == [("1", "2", 2.0)]
+
+
+DATES = {
+    "day first, told by the first row": (["13/02/2015", "02/03/2015"], 2),
+    "day first, told by a later row": (["02/03/2015", "01/02/2015", "13/02/2015"], 1),
+    "day first, with points and times": (["13.02.2015 10:00", "02.03.2015 9:00"], 2),
+    "day first, of two figures": (["13-02-15", "02-03-15"], 2),
+    "month first": (["02/13/2015", "01/03/2015"], 1),
+    "month first, with noon": (["02/13/2015 11:00 AM", "02/13/2015 01:00 PM"], 2),
+    "mixed lengths": (["13/02/2015", "02/03/2015 10:00:01", "02/03/2015 10:00"], 2),
+    "equal both ways": (["02/02/2015", "03/03/2015"], 2),
+    "year first": (["2015/02/13", "2015/02/03"], 1),
+    "names of months": (["13-Feb-15", "02-Mar-15"], 2),
+    "mails": (["Fri, 13 Feb 2015 10:00:00 +0000", "Mon, 02 Mar 2015 10:00:00 +0000"], 2),
+    "zones": (["2015-02-13T10:00:00+02:00", "2015-02-13T09:00:00Z", "2015-02-13T08:30"], 2),
+    "milliseconds": (["1425283200000", "1423821600000"], 1),
+    "nanoseconds": (["1425283200000000000", "1423821600000000000"], 1),
+    "days as numbers": (["20150302", "20150213"], 1),
+}
+
+
+def dated(path: Path, times: list[str]) -> Path:
+    lines = "".join(f'1,2,{at},"{time}"\n' for at, time in enumerate(times, start=1))
+    return write(path, HEAD + lines)
+
+
+@pytest.mark.parametrize(("times", "newest"), DATES.values(), ids=DATES)
+@pytest.mark.parametrize("rows_in_a_chunk", [1, 100])
+def test_times_are_read_in_one_way(
+    tmp_path: Path, times: list[str], newest: int, rows_in_a_chunk: int, monkeypatch
+) -> None:
+    monkeypatch.setattr(readers, "CHUNK", rows_in_a_chunk)
+    ratings = read(dated(tmp_path / "r.csv", times), duplicates="latest")
+    assert triples(ratings) == [("1", "2", float(newest))]
+    low, high = (pd.Timestamp(end, unit="s").year for end in ratings.period)
+    assert (low, high) == (2015, 2015)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (["01/02/2015", "02/01/2015"], "'01/02/2015': no row says .* '%d/%m/%Y' or '%m/%d/%Y'"),
+        (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is no time, or not like .*--time-format"),
+        (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is no time, or not like"),
+        (["1423821600", "1425283200000"], "some times are seconds and some milliseconds"),
+        (["2015-02-13", "02/03/2015"], "line 3, .*'02/03/2015' is no time, or not like"),
+        (["1423821600", "NULL"], "line 3, .* is no time"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows_in_a_chunk", [1, 100])
+def test_times_that_cannot_be_read_in_one_way(
+    tmp_path: Path, times: list[str], message: str, rows_in_a_chunk: int, monkeypatch
+) -> None:
+    monkeypatch.setattr(readers, "CHUNK", rows_in_a_chunk)
+    path = dated(tmp_path / "r.csv", times)
+    with pytest.raises(InputError, match=message):
+        read(path, duplicates="latest")
+    # Nothing depends on them without it: a remark.
+    other = read(write(path, path.read_text().replace("1,2,2,", "1,3,2,")))
+    assert (other.period is None) == bool(other.remarks)
+    assert bool(other.remarks) == ("NULL" not in times)
+
+
+def test_the_format_of_times_is_told(tmp_path: Path) -> None:
+    path = dated(tmp_path / "r.csv", ["01/02/2015", "02/01/2015"])
+    for pattern, newest in (("%d/%m/%Y", 1.0), ("%m/%d/%Y", 2.0)):
+        assert triples(read(path, duplicates="latest", time_format=pattern)) == [("1", "2", newest)]
+    with pytest.raises(InputError, match=r"line 2, .*'01/02/2015' is no time"):
+        read(path, duplicates="last", time_format="%Y-%m-%d")
+    with pytest.raises(InputError, match="--time-format '%Q'"):
+        read(path, duplicates="last", time_format="%Q")
+
+
+# Ratings of one pair
+
+
+TWICE = [("a", "x", 3.0, 5), ("a", "x", 1.0, 4), ("a", "x", 3.0, 5), ("a", "y", 2.0, 1)]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize(
+    ("duplicates", "rating"), [("first", 3.0), ("last", 3.0), ("mean", 2.0), ("latest", 3.0)]
+)
+def test_which_of_a_pair_counts(tmp_path: Path, duplicates: str, rating: float, timed: bool) -> None:
+    columns = ["userId", "movieId", "rating", "timestamp"][: 3 + timed]
+    path = tmp_path / "r.csv"
+    pd.DataFrame([row[: 3 + timed] for row in TWICE], columns=columns).to_csv(path, index=False)
+    if duplicates == "latest" and not timed:
+        with pytest.raises(
+            InputError, match=r"column 'timestamp' is missing; .*--duplicates last, first or mean"
+        ):
+            read(path, duplicates=duplicates)
+        return
+    ratings = read(path, duplicates=duplicates)
+    assert triples(ratings) == [("a", "x", rating), ("a", "y", 2.0)]
+    assert ratings.replaced == 2
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert ("latest" in str(caught.value)) == timed
+    for named in re.findall(r"latest|last|first|mean", str(caught.value).split("--duplicates ")[1]):
+        read(path, duplicates=named)
+
+
+def test_equal_rows_count_once(tmp_path: Path) -> None:
+    rows = [("a", "x", 3.0, 5), ("a", "y", 2.0, 1), ("a", "x", 3.0, 5)]
+    frame = pd.DataFrame(rows, columns=["userId", "movieId", "rating", "timestamp"])
+    for columns in (4, 3):
+        frame.iloc[:, :columns].to_csv(tmp_path / "r.csv", index=False)
+        ratings = read(tmp_path / "r.csv")
+        assert triples(ratings) == [("a", "x", 3.0), ("a", "y", 2.0)] and ratings.replaced == 1
+    frame.assign(timestamp=[5, 1, 6]).to_csv(tmp_path / "r.csv", index=False)
+    with pytest.raises(
+        InputError, match=r"line 4: user 'a' rates item 'x' again \(first: .*line 2; 1 such rows"
+    ):
+        read(tmp_path / "r.csv")
+
+
+# Ids and values that are missing
+
+
+@pytest.mark.parametrize("word", ["NULL", "\\N", "NaN", "None", "nan", "null", "NONE", "N/A", "<NA>"])
+@pytest.mark.parametrize("column", ["userId", "movieId"])
+def test_words_for_missing_ids(tmp_path: Path, word: str, column: str) -> None:
+    line = f"{word},2,3,0\n" if column == "userId" else f"1,{word},3,0\n"
+    with pytest.raises(InputError) as caught:
+        read(write(tmp_path / "r.csv", f"{HEAD}1,2,3,0\n{line}"))
+    assert f"line 3, column {column}: the value is missing ({word!r})" in str(caught.value)
+
+
+def test_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    write(tmp_path / "movies.csv", "movieId,title\n20.0,Twenty\n3,Three\n")
+    ratings = read(write(tmp_path / "r.csv", HEAD + "1.0,20,3,0\n1,3.0,4,0\n2.0,3,5,0\n"))
+    assert triples(ratings) == [("1", "3", 4.0), ("1", "20", 3.0), ("2", "3", 5.0)]
+    assert ratings.titles == {"20": "Twenty", "3": "Three"}
+    # where there are fractions it is not a whole number's other name
+    versions = read(write(tmp_path / "v.csv", HEAD + "a,1.0,3,0\na,1.5,4,0\na,1,5,0\n"))
+    assert versions.items == ("1", "1.0", "1.5")
+    with pytest.raises(InputError, match=r"line 3: user '1' rates item '2' again"):
+        read(write(tmp_path / "d.csv", HEAD + "1,2,3,0\n1.0,2,4,0\n"))
+
+
+@pytest.mark.parametrize("character", ["\0", "\x01", "\x7f"])
+def test_control_characters_in_ids(tmp_path: Path, character: str) -> None:
+    path = write(tmp_path / "a b.csv", HEAD + f"ab,1,3,0\na{character}b,2,4,0\n")
+    with pytest.raises(InputError, match=r"line 3, column userId: .* holds a control character") as caught:
+        read(path)
+    command = str(caught.value).split("Take such out: ")[1].split(", then say")[0]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert triples(read(tmp_path / "ratings-clean.csv")) == [("ab", "1", 3.0), ("ab", "2", 4.0)]
+
+
+def test_halves_of_a_surrogate_pair(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", '{"userId": "\\ud800", "movieId": 1, "rating": 3}\n')
+    with pytest.raises(InputError, match=r"line 1, column userId: .* half of a surrogate pair \(U\+D800\)"):
+        read(path)
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        data.from_frame(pd.DataFrame({"user": ["\udfff"], "item": ["a"], "rating": [3.0]}, dtype=object))
+    write(tmp_path / "t.jsonl", '{"movieId": 1, "title": "a\\ud800b"}\n')
+    write(path, '{"userId": "x", "movieId": 1, "rating": 3}\n')
+    assert read(path, titles=str(tmp_path / "t.jsonl")).titles == {"1": "a\ufffdb"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "left"), [([0], 2), (0, 2), (["0", "-1"], 1), (["0.0", "NULL", "-1", ""], 1)]
+)
+def test_ratings_that_mean_not_rated(tmp_path: Path, missing: object, left: int) -> None:
+    lines = "a,x,4\nb,x,0\nb,y,0\nc,x,-1\n" + ("d,x,NULL\nd,z,\n" if "" in str(missing).split("'") else "")
+    path = write(tmp_path / "r.csv", "userId,movieId,rating\n" + lines)
+    if left == 1:
+        ratings = read(path, missing=missing)
+        assert triples(ratings) == [("a", "x", 4.0)] and ratings.users == ("a",)
+        assert ratings.unrated == lines.count("\n") - 1
+    else:
+        # the row is that of the file, not of what is left
+        with pytest.raises(
+            InputError, match=r"line 5, .*'-1' is off the scale.* say --missing -1 \(data\.missing"
+        ):
+            read(path, missing=missing)
+    write(path, "userId,movieId,rating\na,x,0\nc,x,3\nb,x,0\nc,x,4\n")
+    with pytest.raises(InputError, match=r"line 5: user 'c' rates item 'x' again \(first: .*, line 3; 1"):
+        read(path, missing=[0])
+    with pytest.raises(InputError, match="holds no ratings"):
+        read(path, missing=[0, 3, 4])
 
 
 def test_latest_needs_times(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from recommender import reports
 from recommender.cli import main
 from recommender.data import Ratings, from_frame
+from tests.conftest import ROOT
 
 
 def ratings_of(lines: list[tuple[str, str, float]], **keys) -> Ratings:
@@ -60,6 +61,70 @@ def test_profile(ratings: Ratings) -> None:
 )
 def test_remarks(lines: list, remark: str) -> None:
     assert any(found.startswith(remark) for found in reports.profile(ratings_of(lines))["remarks"])
+
+
+def spread(counts: dict[float, int]) -> Ratings:
+    lines = [(f"u{at}", "x", value) for value, count in counts.items() for at in range(count)]
+    return ratings_of([(f"{user}of{value}", item, value) for user, item, value in lines], scale=(-1, 100))
+
+
+@pytest.mark.parametrize(
+    ("counts", "value"),
+    [
+        ({0: 60, 1: 1, 5: 9, 6: 9, 7: 9, 8: 9, 10: 9}, "0"),
+        ({-1: 19, 1: 3, 2: 10, 3: 20, 4: 30, 5: 20}, "-1"),
+        ({1: 10, 2: 10, 3: 10, 4: 10, 99: 40}, "99"),
+        ({1: 10, 2: 5, 3: 8, 4: 20, 5: 60}, None),
+        ({0: 10, 1: 8, 2: 10, 3: 30, 4: 40}, None),
+        ({0: 50, 1: 50}, None),
+        ({0.5: 1, 1: 3, 2: 8, 3: 20, 3.5: 20, 4: 20, 5: 15}, None),
+    ],
+)
+def test_a_peak_apart_is_remarked_on(counts: dict, value: str | None) -> None:
+    remarks = [each for each in reports.profile(spread(counts))["remarks"] if "--missing" in each]
+    assert len(remarks) == (value is not None)
+    if value:
+        assert remarks[0].endswith(f"If {value} means 'not rated', say --missing {value} (data.missing).")
+
+
+@pytest.mark.parametrize(
+    ("pair", "remarked"),
+    [
+        (("Bob", "bob"), True),
+        (("Bob B", "BobB"), True),
+        (("a", "a\u200b"), True),
+        (("007", "7"), True),
+        (("caf\u00e9", "cafe\u0301"), True),
+        (("10", "1"), False),
+        (("a1", "a10"), False),
+        (("NA", "b"), True),
+    ],
+)
+def test_ids_that_look_alike_are_remarked_on(pair: tuple[str, str], remarked: bool) -> None:
+    lines = [(user, item, 3.0 + at) for at, (user, item) in enumerate([(pair[0], "x"), (pair[1], "y")])]
+    found = [
+        each
+        for each in reports.profile(ratings_of(lines))["remarks"]
+        if "users differ" in each or "is 'NA'" in each
+    ]
+    assert bool(found) == remarked
+    turned = ratings_of([(item, user, rating) for user, item, rating in lines])
+    assert (
+        any("items differ" in each or "items is 'NA'" in each for each in reports.profile(turned)["remarks"])
+        == remarked
+    )
+
+
+def test_what_reading_found_is_remarked_on(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("userId,movieId,rating,timestamp\n1,1,1,01/02/2015\n1,2,5,02/01/2015\n1,3,0,x\n")
+    line = ["check", "--config", str(ROOT / "conf/default.yaml"), "--data", str(path), "--missing", "0"]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "ok: 1 rows that mean 'not rated' are left out" in printed
+    assert "LOOK: Times are not used: '01/02/2015': no row says" in printed
+    assert main([*line, "--time-format", "%d/%m/%Y"]) == 0
+    assert "rated from 2015-01-02" in capsys.readouterr().out
 
 
 def test_ratings_of_the_future_and_of_any_value() -> None:

@@ -22,14 +22,20 @@ from recommender.errors import InputError, RecommenderError
 # Flag, key in the parameter file, what it is.
 _DATA_FLAGS = (
     ("data", "data.source", "MovieLens folder, ratings file, or SQLAlchemy URL"),
-    ("format", "data.format", "auto, latest, 100k, 1m, csv, parquet or sql"),
+    ("format", "data.format", "auto, latest, 100k, 1m, csv, jsonl, parquet or sql"),
     ("table", "data.table", "SQL table or view, also schema.table"),
     ("titles", "data.titles", "file (or, for SQL, table) with the items' titles"),
-    ("separator", "data.separator", "character between the fields of a CSV file"),
+    ("titles-separator", "data.titles_separator", "character between the fields of the titles file"),
+    ("titles-encoding", "data.titles_encoding", "encoding of the titles file"),
+    ("separator", "data.separator", "character between the fields of a CSV file; \\t is a tab"),
+    ("decimal", "data.decimal", "mark before the decimals of ratings, . or ,"),
     ("encoding", "data.encoding", "encoding of the ratings file"),
-    ("duplicates", "data.duplicates", "error, or latest to keep the newest of a pair"),
-    *((f"{column}-column", f"data.columns.{column}", f"name of the {column} column in CSV, Parquet or SQL")
-      for column in ("user", "item", "rating", "timestamp", "title")),
+    ("duplicates", "data.duplicates", "of a pair: error, latest, last, first or mean"),
+    ("time-format", "data.time_format", "how times are written, as %%d/%%m/%%Y"),
+    *((f"{column}-column", f"data.columns.{column}", f"name or number of the {column} column")
+      for column in ("user", "item", "rating", "timestamp")),
+    ("title-column", "data.columns.title", "name of the column of titles"),
+    ("title-item-column", "data.columns.title_item", "name of the item column in the titles"),
 )  # fmt: skip
 
 
@@ -255,6 +261,20 @@ def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.ya
         parser.add_argument(
             f"--{flag}", dest=key, metavar=flag.rpartition("-")[2].upper(), help=f"{what} ({key})"
         )
+    parser.add_argument(
+        "--no-header",
+        dest="data.header",
+        action="store_const",
+        const=False,
+        help="the first line is a rating already: user, item, rating, time (data.header)",
+    )
+    parser.add_argument(
+        "--missing",
+        dest="data.missing",
+        nargs="+",
+        metavar="VALUE",
+        help="ratings that mean 'not rated', as 0 or -1: such rows are left out (data.missing)",
+    )
     parser.add_argument(
         "--scale",
         dest="data.scale",

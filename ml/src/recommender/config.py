@@ -24,6 +24,8 @@ class Columns(_Section):
     rating: str = "rating"
     timestamp: str = "timestamp"
     title: str = "title"
+    # The items' column in the titles, where it has another name than in the ratings.
+    title_item: str | None = None
 
     @model_validator(mode="after")
     def _different(self) -> "Columns":
@@ -36,17 +38,41 @@ class Columns(_Section):
 
 
 class DataConfig(_Section):
-    """Where the ratings are and how they are written."""
+    """Where the ratings are and how they are written; conf/default.yaml explains each key."""
 
     source: str
-    format: Literal["auto", "latest", "100k", "1m", "csv", "parquet", "sql"] = "auto"
+    format: Literal["auto", "latest", "100k", "1m", "csv", "jsonl", "parquet", "sql"] = "auto"
     table: str | None = None
-    titles: str | None = None
     columns: Columns = Columns()
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    separator: str | None = None
+    header: bool = True
+    decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
+    titles: str | None = None
+    titles_separator: str | None = None
+    titles_encoding: str | None = None
     scale: tuple[float, float] | None = None
-    duplicates: Literal["error", "latest"] = "error"
+    missing: tuple[str, ...] = ()
+    duplicates: Literal["error", "latest", "last", "first", "mean"] = "error"
+    time_format: str | None = None
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _as_text(cls, missing: Any) -> Any:
+        values = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
+        return tuple(value if isinstance(value, str) else f"{value:g}" for value in values)
+
+    @field_validator("separator", "titles_separator")
+    @classmethod
+    def _one_character(cls, separator: str | None) -> str | None:
+        if separator is None:
+            return None
+        # As a shell and most tools write them; \\x01 is Hive's.
+        separator = {"\\t": "\t", "tab": "\t", "\\x01": "\x01"}.get(separator, separator)
+        if len(separator) != 1 or separator in '"\r\n':
+            hint = "; for '::' say format 1m" if separator == "::" else ""
+            raise ValueError(f"one character, or \\t for a tab, and {separator!r} is not{hint}")
+        return separator
 
     @field_validator("scale")
     @classmethod
@@ -162,7 +188,8 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
         for key in ("source", "titles"):
             # A table's name is not a path, and neither is an SQL address.
             if isinstance(data.get(key), str) and "://" not in str(data.get("source")):
-                data[key] = str((path.parent / os.path.expandvars(data[key])).resolve())
+                named = os.path.expanduser(os.path.expandvars(data[key]))
+                data[key] = str((path.parent / named).resolve())
     if isinstance(experiments := content.get("experiments"), list):
         content["experiments"] = [str((path.parent / str(name)).resolve()) for name in experiments]
     for key, value in (overrides or {}).items():

@@ -1,41 +1,68 @@
-"""Ratings as frames of text, a chunk at a time: MovieLens files, any CSV or Parquet file, any SQL table."""
+"""Ratings as frames of text, a chunk at a time: MovieLens, CSV, JSON lines and Parquet files, SQL tables."""
 
-import codecs
-import contextlib
 import csv
 import io
+import itertools
+import json
 import math
 import re
+import shlex
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from os.path import expanduser
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import pandas as pd
 
+from recommender import files
 from recommender.config import Columns, DataConfig
 from recommender.errors import InputError
+from recommender.files import File
 
 RATINGS_FILES = {
     "latest": "ratings.csv",
     "100k": "u.data",
     "1m": "ratings.dat",
     "parquet": "ratings.parquet",
+    "jsonl": "ratings.jsonl",
 }
 TITLES_FILES = {"latest": "movies.csv", "100k": "u.item", "1m": "movies.dat"}
+_LINES = ("latest", "100k", "1m", "csv", "jsonl")
 FIELDS = ("user", "item", "rating", "timestamp")
 
-# Rows in one frame: 100 MB of text at most. Of SQL they are Python objects, ten times the size.
+# Rows in one frame: 100 MB of text at most. Of SQL and JSON they are Python objects, ten times the size.
 CHUNK = 2**20
 SQL_CHUNK = 2**17
+
+# A matrix has at least so many columns, or gaps and one column more than a table of ratings needs.
+_WIDE = 11
+# How a line begins that is a comment, where it stands before the ratings.
+_COMMENTS = ("#", "%", "//")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_NETFLIX = re.compile(r"\d+:")
+
+# Words in the names of columns, to guess which is meant when a name is missing.
+_GUESSES = {
+    "user": ("user", "reviewer", "customer", "member", "person", "who"),
+    "item": ("movie", "item", "film", "product", "book", "isbn", "asin", "song", "anime", "what", "id"),
+    "rating": ("rating", "score", "stars", "overall", "vote"),
+    "timestamp": ("timestamp", "time", "date", "when"),
+    "title": ("title", "name", "label"),
+}
+
+# A field of any length: csv refuses more than 128 KiB otherwise.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
 class Source:
     """Where ratings come from.
 
-    `path` is the file, None for SQL. `columns` are the names that messages use. `chunks` reads frames with
+    `paths` are the files, none for SQL. `columns` are the names that messages use. `chunks` reads frames with
     the columns user, item, rating and, where there is one, timestamp. `locate` says where a row is, by its
     number from 0 and what it has as user and item. `titles` reads the items' titles.
     """
@@ -43,11 +70,13 @@ class Source:
     kind: str
     name: str
     shown: str
-    path: Path | None
+    paths: tuple[Path, ...]
     columns: Columns
     chunks: Callable[[], Iterator[pd.DataFrame]]
     locate: Callable[[int, Any, Any], str]
     titles: Callable[[], dict[str, str]]
+    # A text file as a shell takes it, if there is one to mend.
+    plain: str = ""
 
 
 def text(value: Any) -> str:
@@ -63,127 +92,272 @@ def text(value: Any) -> str:
 
 
 def source(config: DataConfig) -> Source:
-    """The source that `config` names; nothing is read yet. Raises InputError when there is none."""
+    """The source that `config` names; no rating is read yet. Raises InputError when there is none."""
     if config.is_sql:
         return _sql(config)
-    kind, path = _recognise(config)
-    reader = _Parquet(path, config) if kind == "parquet" else _Text(path, kind, config)
+    kind, place, found = _recognise(config)
+    readers = [_reader(kind, file, config, _wanted(kind, config)) for file in found]
+    reader = _Parts(readers)
+    logical = place.name if place.is_dir() else found[0].name
     return Source(
         kind=kind,
-        name=path.parent.name if path.name in RATINGS_FILES.values() else path.stem,
-        shown=str(path),
-        path=path,
-        columns=config.columns if kind in ("csv", "parquet") else Columns(),
+        name=place.parent.name if _is_known(logical) else Path(logical).stem,
+        shown=str(place),
+        paths=tuple(file.path for file in found),
+        columns=Columns() if kind in ("100k", "1m") else config.columns,
         chunks=reader.chunks,
         locate=reader.locate,
-        titles=lambda: _titles_beside(path, kind, config),
+        titles=lambda: _titles_beside(place.parent, kind, config),
+        plain=shlex.quote(str(place)) if place.is_file() and not found[0].layers and kind in _LINES else "",
     )
 
 
-def _recognise(config: DataConfig) -> tuple[str, Path]:
-    path = Path(config.source)
+def _is_known(name: str) -> bool:
+    return name in RATINGS_FILES.values()
+
+
+def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
+    """The kind, the file or folder that holds the ratings, and the files to read one after the other."""
+    path = Path(expanduser(config.source))
     if not path.exists():
         raise InputError(
             f"{path}: no such file or folder. Give --data a MovieLens folder, a file, or a database's "
             "SQLAlchemy URL (postgresql+psycopg://host/database)."
         )
-    if path.is_dir():
-        kinds = (
-            RATINGS_FILES
-            if config.format in ("auto", "csv")
-            else {config.format: RATINGS_FILES[config.format]}
-        )
-        for kind, file in kinds.items():
-            if (path / file).is_file():
-                return kind, path / file
+    kind = None
+    if path.is_dir() and not files.parts(path):
+        kind, path = _in_folder(path, config)
+    if not path.is_dir():
+        file = files.examine(path)
+        kind = config.format if config.format != "auto" else kind or _kind(file)
+        return _settled(kind, file), path, [file]
+    found = [files.examine(part) for part in files.parts(path)]
+    if partition := next(
+        (
+            piece.partition("=")[0]
+            for file in found
+            for piece in file.path.relative_to(path).parent.parts
+            if piece.partition("=")[0] in [getattr(config.columns, each) for each in FIELDS]
+        ),
+        None,
+    ):
         raise InputError(
-            f"{path}: holds none of {', '.join(kinds.values())}. Give --data the ratings file itself."
+            f"{path}: column {partition!r} is in the names of folders. Write it again without partitionBy."
         )
-    if config.format != "auto":
-        return config.format, path
-    if path.name == "u.data":
-        return "100k", path
-    if path.suffix == ".dat":
-        return "1m", path
-    if path.suffix in (".parquet", ".pq"):
-        return "parquet", path
-    return "csv", path
-
-
-def _opened(path: Path, encoding: str) -> IO[str]:
-    try:
-        codecs.lookup(encoding)
-        return path.open(encoding=_marked(encoding), newline="")
-    except LookupError as error:
+    kinds = {config.format if config.format != "auto" else _kind(file) for file in found if file.head}
+    if len(kinds) > 1:
         raise InputError(
-            f"{encoding!r} is no encoding that Python knows. Name one, as utf-8 or latin-1."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Give --data a file that you can read.") from error
+            f"{path}: files of several kinds ({', '.join(sorted(kinds))}). Give --data one of them."
+        )
+    return next(iter(kinds), "csv"), path, found
 
 
-def _marked(encoding: str) -> str:
-    # Spreadsheets put a byte order mark before the header, which would otherwise become part of a column's
-    # name.
-    return "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+def _settled(kind: str, file: File) -> str:
+    # Parquet is not text, whatever its name
+    return "parquet" if file.head.startswith(b"PAR1") else kind
 
 
-def _undecodable(path: Path, encoding: str) -> InputError:
-    with path.open("rb") as file, contextlib.suppress(UnicodeError):
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError as error:
-                return InputError(
-                    f"{path}, line {number}: byte 0x{line[error.start]:02x} is not {encoding}. "
-                    "Name the file's encoding, for instance --encoding latin-1, or save it as UTF-8."
-                )
-    return InputError(f"{path}: not {encoding}. Name the file's encoding, for instance --encoding latin-1.")
+def _in_folder(path: Path, config: DataConfig) -> tuple[str, Path]:
+    """The kind and the place of the ratings in a folder with files of known names."""
+    kinds = (
+        RATINGS_FILES if config.format in ("auto", "csv") else {config.format: RATINGS_FILES[config.format]}
+    )
+    for kind, file in kinds.items():
+        for ending in files.ENDINGS:
+            place = path / f"{file}{ending}"
+            if place.is_file() or (place.is_dir() and files.parts(place)):
+                return kind, place
+    if blocks := next((glob for glob in ("combined_data_*.txt", "mv_*.txt") if any(path.glob(glob))), None):
+        _refuse_netflix(path, f"{shlex.quote(str(path))}/{blocks}")
+    held = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
+    raise InputError(
+        f"{path}: holds none of {', '.join(kinds.values())}. Give --data the ratings file itself; "
+        f"the folder has: {', '.join(held[:10]) or 'nothing'}."
+    )
+
+
+def _kind(file: File) -> str:
+    """What a file is by its name and its first bytes."""
+    if file.head.startswith(b"PAR1"):
+        return "parquet"
+    if file.name == "u.data":
+        return "100k"
+    suffix = Path(file.name).suffix.lower()
+    if suffix == ".dat":
+        return "1m"
+    if suffix in (".parquet", ".pq"):
+        return "parquet"
+    if suffix in (".jsonl", ".ndjson", ".json") or re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"', file.head):
+        return "jsonl"
+    return "csv"
+
+
+def _wanted(kind: str, config: DataConfig) -> "_Wanted":
+    optional = frozenset({"timestamp"} if config.duplicates != "latest" else ())
+    columns = Columns() if kind in ("100k", "1m") else config.columns
+    return _Wanted({field: getattr(columns, field) for field in FIELDS}, optional)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Fields to read and the columns' names; `optional` fields may be missing."""
+
+    names: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
+    # Of titles the item has a flag of its own.
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    def match(self, present: list[str]) -> dict[str, int]:
+        """Which position has which field. A name counts exactly, else whatever its case and blanks."""
+        folded = [_folded(name) for name in present]
+        found = {}
+        for each, name in self.names.items():
+            if name in present:
+                found[each] = present.index(name)
+            elif _folded(name) in folded:
+                found[each] = folded.index(_folded(name))
+        return found
+
+    def columns(
+        self, present: list[str], where: str, of: str, hint: Callable[[], str | None]
+    ) -> dict[int, str]:
+        """The position of each field. Raises InputError for names that are missing or there twice."""
+        found = self.match(present)
+        folded = [_folded(name) for name in present]
+        for each, at in found.items():
+            name = self.names[each]
+            if present.count(name) > 1 or (name not in present and folded.count(_folded(name)) > 1):
+                raise InputError(f"{where}: column {present[at]!r} is there twice. Rename or drop one.")
+        missing = [each for each in self.names if each not in found and each not in self.optional]
+        if missing:
+            remedy = hint() or self._name_it(
+                missing, [n for at, n in enumerate(present) if at not in found.values()]
+            )
+            if "timestamp" in missing:
+                remedy += ". Without times say --duplicates last, first or mean (data.duplicates)"
+            raise InputError(
+                f"{where}: column {self.names[missing[0]]!r} is missing; the {of} has: {_listed(present)}"
+                f"{'; ' if remedy[0].islower() else '. '}{remedy}."
+            )
+        return {at: each for each, at in found.items()}
+
+    def _name_it(self, missing: list[str], free: list[str]) -> str:
+        flags, keys = [], []
+        for each in missing:
+            words = _GUESSES.get(each, ())
+            guess = next((name for word in words for name in free if word in name.lower()), None)
+            if guess is not None:
+                free = [name for name in free if name != guess]
+            flag = self.flags.get(each, each)
+            flags.append(f"--{flag}-column {shlex.quote(guess) if guess else 'NAME'}")
+            keys.append(f"data.columns.{flag.replace('-', '_')}")
+        return f"name it with {' '.join(flags)} ({', '.join(keys)} in a parameter file)"
+
+
+def _folded(name: str) -> str:
+    return name.replace("\ufeff", "").strip().lstrip("#").strip().casefold()
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:20])
+    shown = shown if len(shown) <= 1000 else f"{shown[:1000]}…"
+    return f"{shown}, … ({len(names)} in all)" if len(names) > 20 else shown
+
+
+def _reader(kind: str, file: File, config: DataConfig, wanted: _Wanted) -> "_Text | _Json | _Parquet":
+    if kind == "parquet":
+        return _Parquet(file.on_disk(), wanted)
+    if kind == "jsonl":
+        return _Json(file, config, wanted)
+    return _Text(file, kind, config, wanted)
+
+
+class _Parts:
+    """Several files, one after the other."""
+
+    def __init__(self, readers: "list[_Text | _Json | _Parquet]") -> None:
+        self._readers = readers
+        self._starts = [0]
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        self._starts, row = [], 0
+        for reader in self._readers:
+            self._starts.append(row)
+            for frame in reader.chunks():
+                row += len(frame)
+                yield frame
+
+    def locate(self, row: int, user: Any, item: Any) -> str:
+        at = max(at for at, start in enumerate(self._starts) if start <= row)
+        return self._readers[at].locate(row - self._starts[at], user, item)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Lines before the header or the first row, the mark between fields, which position has which field."""
+
+    skip: int
+    separator: str
+    header: list[str] | None
+    fields: dict[int, str]
 
 
 class _Text:
     """A file of lines: MovieLens' three formats and CSV."""
 
-    def __init__(self, path: Path, kind: str, config: DataConfig) -> None:
-        self._path, self._kind, self._config = path, kind, config
-        # pandas' fast parser takes one character: of "1::1193::5" every other field is empty.
-        self._separator = {"latest": ",", "100k": "\t", "1m": ":"}.get(kind, config.separator)
-        self._header = kind not in ("100k", "1m")
-        self._quoting: Any = csv.QUOTE_MINIMAL if self._header else csv.QUOTE_NONE
+    def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted) -> None:
+        self._file, self._kind, self._config, self._wanted = file, kind, config, wanted
+        self._csv = kind not in ("100k", "1m")
+        self._header = self._csv and config.header
+        self._quoting: Any = csv.QUOTE_MINIMAL if self._csv else csv.QUOTE_NONE
+
+    @cached_property
+    def _encoding(self) -> str:
+        return files.encoding_of(self._file, self._config.encoding, "--encoding")
 
     def chunks(self) -> Iterator[pd.DataFrame]:
+        file = self._file
         try:
-            columns = self._columns()
+            layout = self._layout
+            if layout is None:
+                return
+            names = layout.header
+            columns = {names[at] if names else at: each for at, each in layout.fields.items()}
             # All columns: told which to use, pandas takes lines with too many fields for sound ones, and a
             # decimal comma makes such.
-            frames = pd.read_csv(
-                self._path,
-                sep=self._separator,
-                quoting=self._quoting,
-                header=0 if self._header else None,
-                index_col=False,
-                # Ratings and ids are text here, or 007 would become 7 and a wrong rating nameless.
-                dtype={at: str for at, field in columns.items() if field != "timestamp"},
-                keep_default_na=False,
-                na_values=[""],
-                encoding=_marked(self._config.encoding),
-                compression=None,
-                chunksize=CHUNK,
-            )
-            with frames:
-                while (frame := self._next(frames)) is not None:
-                    yield frame.rename(columns=columns)[list(columns.values())]
+            with files.sound(file), file.open() as stream:
+                frames = pd.read_csv(
+                    stream,
+                    sep=layout.separator,
+                    quoting=self._quoting,
+                    header=0 if names else None,
+                    skiprows=layout.skip,
+                    skipinitialspace=self._csv,
+                    index_col=False,
+                    # Ratings and ids are text here, or 007 would become 7 and a wrong rating nameless.
+                    dtype={at: str for at, each in columns.items() if each != "timestamp"},
+                    keep_default_na=False,
+                    na_values=[""],
+                    encoding=self._encoding,
+                    compression=None,
+                    chunksize=CHUNK,
+                )
+                with frames:
+                    while (frame := self._next(frames)) is not None:
+                        yield frame.rename(columns=columns)[list(columns.values())]
         # the parent class: UTF-16 without its mark is no UnicodeDecodeError
         except UnicodeError as error:
-            raise _undecodable(self._path, self._config.encoding) from error
+            raise files.undecodable(file, self._encoding, "--encoding") from error
         except (pd.errors.ParserError, csv.Error) as error:
             detail = str(error).split("C error: ")[-1].strip()
             # pandas counts lines from 1 elsewhere, and from 0 here
             detail = re.sub(
                 r"starting at row (\d+)", lambda row: f"starting at line {int(row[1]) + 1}", detail
             )
+            if (line := re.search(r"fields in line (\d+)", detail)) is not None:
+                self._refuse_comment(int(line[1]))
             raise InputError(
-                f"{self._path}: {detail}. Every line must have the same fields; check quotes too."
+                f"{file.shown}: {detail}. Every line must have the same fields; check quotes too."
             ) from error
 
     def _next(self, frames: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
@@ -193,155 +367,438 @@ class _Text:
                 return next(frames, None)
             except pd.errors.ParserWarning as error:
                 raise InputError(
-                    f"{self._path}, line 2: more fields than line 1 names columns. Every line must have the "
-                    "same fields: is a comma in a number, or a column without a name?"
+                    f"{self._file.shown}, line 2: more fields than line 1 names columns. Every line must "
+                    "have the same fields: is a comma in a number, or a column without a name?"
                 ) from error
 
-    def _columns(self) -> dict[Any, str]:
-        """The columns to read, by position or name, and which field each is."""
-        path, config = self._path, self._config
-        with _opened(path, config.encoding) as file:
-            first = next((line for line in file if line.strip()), "")
+    def _text(self) -> IO[str]:
+        return self._file.text(self._encoding)
+
+    @cached_property
+    def _layout(self) -> _Layout | None:
+        """Where everything stands, by the first lines; None for one empty part of many."""
+        file, config = self._file, self._config
+        with files.sound(file), self._text() as lines:
+            skip, separator = 0, config.separator
+            first = ""
+            for number, line in enumerate(lines, start=1):
+                bare = line.strip("\r\n")
+                if not bare.strip():
+                    continue
+                if self._csv and not skip and (told := _SEPARATOR_LINE.fullmatch(bare)):
+                    skip, separator = number, separator or told[1]
+                elif self._csv and self._is_comment(bare, separator or self._usual):
+                    skip = number
+                else:
+                    first = line
+                    break
             if not first:
-                raise InputError(f"{path}: the file is empty. Give a file with at least one rating.")
-            if not self._header:
-                mark, shown = ("\t", "tabs") if self._kind == "100k" else ("::", "'::'")
-                if mark not in first:
+                raise InputError(f"{file.shown}: the file is empty. Give a file with at least one rating.")
+            if _NETFLIX.fullmatch(first.strip()):
+                _refuse_netflix(file.shown, shlex.quote(file.shown))
+            if not self._csv:
+                return self._of_movielens(first)
+            separator = separator or self._usual
+            rest = csv.reader(itertools.chain([first], lines), delimiter=separator, skipinitialspace=True)
+            header = next(record for record in rest if any(record))
+            sample = [record for record in itertools.islice(rest, 20) if record]
+        if not self._header:
+            return self._positions(skip, separator, header, sample)
+        where = f"{file.shown}, line 1"
+        # A column of ratings that is called 3.5 is a rating, unless all columns are numbered.
+        at = self._wanted.match(header).get("rating")
+        if at is not None and _is_number(header[at]) and header != [str(each) for each in range(len(header))]:
+            raise InputError(
+                f"{where}: {_listed(header)}: this looks like data, not names. {self._say_no_header}."
+            )
+        fields = self._wanted.columns(header, where, "file", lambda: self._hint(header, sample, separator))
+        return _Layout(skip, separator, header, fields)
+
+    @property
+    def _usual(self) -> str:
+        return "\t" if Path(self._file.name).suffix.lower() in (".tsv", ".tab") else ","
+
+    def _is_comment(self, line: str, separator: str) -> bool:
+        """Whether a line before the ratings is a comment: no header, and no row where there is none."""
+        if not line.lstrip().startswith(_COMMENTS):
+            return False
+        record = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        if self._header:
+            return not {"user", "item", "rating"} <= self._wanted.match(record).keys()
+        return len(record) < 3 or not any(_is_number(value) for value in record[1:])
+
+    def _of_movielens(self, first: str) -> _Layout:
+        mark, shown = ("\t", "tabs") if self._kind == "100k" else ("::", "'::'")
+        where = f"{self._file.shown}, line 1"
+        if mark not in first:
+            raise InputError(f"{where}: no {shown} between the fields. For a CSV file say --format csv.")
+        found = min(first.count(mark) + 1, len(FIELDS))
+        if found < 3:
+            raise InputError(f"{where}: fewer than three fields. Each line needs user, item and rating.")
+        # pandas' fast parser takes one character: of "1::1193::5" every other field is empty.
+        fields = {at * len(mark): each for at, each in enumerate(FIELDS[:found])}
+        return _Layout(0, mark[0], None, fields)
+
+    def _positions(self, skip: int, separator: str, first: list[str], sample: list[list[str]]) -> _Layout:
+        """Without a header columns are numbers from 1; what is not named has its usual place."""
+        where = f"{self._file.shown}, line 1"
+        usual = Columns()
+        found: dict[int, str] = {}
+        for each in sorted(FIELDS, key=lambda each: self._wanted.names[each] == getattr(usual, each)):
+            name = self._wanted.names[each]
+            flag = f"--{each}-column"
+            if name == getattr(usual, each):
+                at = FIELDS.index(each)
+                if each == "timestamp" and (at in found or at >= len(first)):
+                    if each in self._wanted.optional:
+                        continue
                     raise InputError(
-                        f"{path}, line 1: no {shown} between the fields. For a CSV file say --format csv."
+                        f"{where}: no column of times. Say {flag} NUMBER, or --duplicates last, first or "
+                        "mean (data.duplicates)."
                     )
-                found = min(first.count(mark) + 1, len(FIELDS))
-                if found < 3:
-                    raise InputError(
-                        f"{path}, line 1: fewer than three fields. Each line needs user, item and rating."
-                    )
-                return {at * len(mark): field for at, field in enumerate(FIELDS[:found])}
-            file.seek(0)
-            records = csv.reader(file, delimiter=self._separator)
-            header = next(record for record in records if any(record))
-            for name in (getattr(config.columns, field) for field in FIELDS):
-                if header.count(name) > 1:
-                    raise InputError(f"{path}, line 1: column {name!r} is there twice. Rename or drop one.")
-        named = Columns() if self._kind == "latest" else config.columns
-        names = {getattr(named, field): field for field in FIELDS}
-        for name, field in names.items():
-            if name not in header and (field != "timestamp" or config.duplicates == "latest"):
-                hint = f"name it with --{field}-column"
-                if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
-                    hint = "or is the separator another? Name it with --separator"
+            elif name.isdecimal() and int(name) >= 1:
+                at = int(name) - 1
+            else:
                 raise InputError(
-                    f"{path}, line 1: column {name!r} is missing; the file has: {', '.join(header)}. {hint}."
+                    f"{where}: without a header columns are numbers from 1, and {name!r} is not one. "
+                    f"Say {flag} {FIELDS.index(each) + 1}, for instance (data.columns.{each})."
                 )
-        return {name: field for name, field in names.items() if name in header}
+            if at in found:
+                raise InputError(
+                    f"{where}: column {at + 1} is {found[at]} and {each}. Name both: {flag} NUMBER."
+                )
+            if at >= len(first):
+                mark = _other_mark(separator.join(first), separator)
+                hint = f"Name the separator: {mark}" if mark else f"Say {flag} NUMBER, from 1"
+                raise InputError(
+                    f"{where}: {len(first)} columns, and {each} would be number {at + 1}. {hint}."
+                )
+            found[at] = each
+        if _is_wide(first, sample):
+            self._refuse_wide(first, sample, separator)
+        return _Layout(skip, separator, None, found)
+
+    @property
+    def _say_no_header(self) -> str:
+        return "If there is no header, say --no-header (data.header: false in a parameter file)"
+
+    def _hint(self, header: list[str], sample: list[list[str]], separator: str) -> str | None:
+        """What else may be wrong where names are missing: the separator, the header, the shape."""
+        line = separator.join(header)
+        if (mark := _other_mark(line, separator)) is not None:
+            numbers = re.split(r"::|[,;\t|]", line)
+            hint = f"or is the separator another? Name it with {mark}"
+            if not mark.startswith("--format") and len(numbers) >= 3 and any(map(_is_number, numbers)):
+                hint += f". {self._say_no_header}"
+            return hint
+        if _is_wide(header, sample):
+            self._refuse_wide(header, sample, separator)
+        if len(header) >= 3 and any(map(_is_number, header)):
+            return f"Line 1 looks like data, not names. {self._say_no_header}"
+        return None
+
+    def _refuse_wide(self, header: list[str], sample: list[list[str]], separator: str) -> NoReturn:
+        names = sum(map(_is_number, header)) < len(header) / 2 or not _is_number(header[0])
+        ids = "index_col=0" if names else "header=None"
+        mark = "" if separator == "," else f", sep={separator!r}".replace('"', "").replace("'", '"')
+        target = "ratings-long.csv"
+        raise InputError(
+            f"{self._file.shown}: a wide matrix of {len(header)} columns, one an item; it has to be one "
+            f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
+            f'pandas.read_csv(sys.argv[1], {ids}{mark}).rename_axis(index="userId", columns="movieId")'
+            f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(self._file.shown)}, '
+            f"then say --data {target}."
+        )
+
+    def _refuse_comment(self, number: int) -> None:
+        """Raise InputError if that line is a comment."""
+        with self._text() as lines:
+            line = next(itertools.islice(lines, number - 1, None), "")
+        if self._csv and line.startswith(_COMMENTS):
+            mark = next(mark for mark in _COMMENTS if line.startswith(mark))
+            path = shlex.quote(self._file.shown)
+            raise InputError(
+                f"{self._file.shown}, line {number}: a comment among the ratings. Take them out: "
+                f"grep -v '^{mark}' {path} > ratings-clean.csv, then say --data ratings-clean.csv."
+            )
 
     def locate(self, row: int, user: Any, item: Any) -> str:
         # Counted only for a message: quoted fields may span lines and blank lines are skipped.
-        with _opened(self._path, self._config.encoding) as file:
-            reader = csv.reader(file, delimiter=self._separator, quoting=self._quoting)
-            start, seen = 1, -1 - self._header
+        layout = self._layout
+        assert layout is not None
+        with self._text() as lines:
+            for _ in itertools.islice(lines, layout.skip):
+                pass
+            reader = csv.reader(
+                lines, delimiter=layout.separator, quoting=self._quoting, skipinitialspace=self._csv
+            )
+            start, seen, record = 1, -1 - self._header, []
             for record in reader:
-                seen += any(record)
+                seen += len(record) > 1 or any(map(str.strip, record))
                 if seen == row:
                     break
                 start = reader.line_num + 1
-        return f"{self._path}, line {start}"
+        if len(record) <= max(layout.fields):
+            self._refuse_comment(start + layout.skip)
+        return f"{self._file.shown}, line {start + layout.skip}"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _other_mark(line: str, separator: str) -> str | None:
+    """How to name the mark that a line has between its fields, if it is not `separator`."""
+    if line.count("::") >= 2:
+        return "--format 1m (data.format)"
+    marks = {mark: line.count(mark) for mark in (";", "\t", "|", ",") if mark != separator}
+    best = max(marks, key=lambda mark: marks[mark])
+    if not marks[best] or marks[best] < line.count(separator):
+        return None
+    shown = {"\t": "'\\t'"}.get(best, f"'{best}'")
+    return f"--separator {shown} (data.separator in a parameter file)"
+
+
+def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
+    """Whether a row has many ratings: more columns than ratings have, or gaps, and small numbers in all."""
+    if len(header) < 4 or not sample:
+        return False
+    values = [value.strip() for record in sample for value in record[1:]]
+    numbers = [value for value in values if value]
+    if not numbers or not all(
+        _is_number(value) and abs(float(value.replace(",", "."))) <= 100 for value in numbers
+    ):
+        return False
+    return len(header) >= _WIDE or len(numbers) < len(values)
+
+
+def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
+    raise InputError(
+        f"{shown}: blocks of the Netflix Prize ('1:', then user, rating, date). Write the film into "
+        "each line: "
+        f'awk \'/:\\r?$/ {{sub(/:\\r?$/, ""); film = $0; next}} {{print film "," $0}}\' '
+        f"{quoted} > ratings.csv, "
+        "then say --data ratings.csv --no-header --item-column 1 --user-column 2 --rating-column 3 "
+        "--timestamp-column 4."
+    )
+
+
+class _Json:
+    """JSON lines, or one JSON array: an object for each rating."""
+
+    def __init__(self, file: File, config: DataConfig, wanted: _Wanted) -> None:
+        self._file, self._config, self._wanted = file, config, wanted
+        self._unit = "line"
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        found: dict[str, str] = {}
+        rows: list[list[Any]] = []
+        for number, record in self._records():
+            where = f"{self._file.shown}, {self._unit} {number}"
+            if not isinstance(record, dict):
+                raise InputError(f'{where}: not an object. Write {{"userId": 1, "movieId": 2, "rating": 3}}.')
+            if not found:
+                names = list(record)
+                at = self._wanted.columns(names, where, "record", lambda: None)
+                found = {each: names[place] for place, each in at.items()}
+            row = [record.get(name) for name in found.values()]
+            for name, value in zip(found.values(), row, strict=True):
+                if isinstance(value, dict | list):
+                    raise InputError(f"{where}: {name!r} holds {value!r:.60}, and single values are needed.")
+            rows.append(row)
+            if len(rows) == SQL_CHUNK:
+                yield pd.DataFrame(rows, columns=list(found), dtype=object)
+                rows = []
+        if rows:
+            yield pd.DataFrame(rows, columns=list(found), dtype=object)
+
+    def _records(self) -> Iterator[tuple[int, Any]]:
+        file = self._file
+        encoding = files.encoding_of(file, self._config.encoding, "--encoding")
+        try:
+            with files.sound(file), file.text(encoding) as lines:
+                if re.match(rb"(\xef\xbb\xbf)?\s*\[", file.head):
+                    self._unit = "record"
+                    yield from enumerate(json.load(lines), start=1)
+                    return
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        try:
+                            yield number, json.loads(line)
+                        except json.JSONDecodeError as error:
+                            raise InputError(
+                                f"{file.shown}, line {number}: not JSON ({error.msg}). Write objects."
+                            ) from error
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{file.shown}, line {error.lineno}: not JSON ({error.msg}). Copy it again."
+            ) from error
+        except UnicodeError as error:
+            raise files.undecodable(file, encoding, "--encoding") from error
+
+    def locate(self, row: int, user: Any, item: Any) -> str:
+        number = next(itertools.islice((number for number, _ in self._records()), row, None))
+        return f"{self._file.shown}, {self._unit} {number}"
 
 
 class _Parquet:
     """A Parquet file, ids of any type."""
 
-    def __init__(self, path: Path, config: DataConfig) -> None:
-        self._path, self._config = path, config
+    def __init__(self, file: File, wanted: _Wanted) -> None:
+        self._file, self._wanted = file, wanted
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path, names = self._path, self._config.columns
+        shown = self._file.shown
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(self._file.path) as file:
                 present = file.schema_arrow.names
-                for field in FIELDS:
-                    optional = field == "timestamp" and self._config.duplicates == "error"
-                    if (name := getattr(names, field)) not in present and not optional:
+                at = self._wanted.columns(present, shown, "file", lambda: None)
+                found = {present[place]: each for place, each in at.items()}
+                for name in found:
+                    if pa.types.is_nested(kind := file.schema_arrow.field(name).type):
                         raise InputError(
-                            f"{path}: column {name!r} is missing; the file has: {', '.join(present)}. "
-                            f"Name it with --{field}-column."
+                            f"{shown}: column {name!r} holds {kind}, and single values are needed."
                         )
-                    if present.count(name) > 1:
-                        raise InputError(f"{path}: column {name!r} is there twice. Rename or drop one.")
-                    if name in present and pa.types.is_nested(kind := file.schema_arrow.field(name).type):
-                        raise InputError(
-                            f"{path}: column {name!r} holds {kind}, and single values are needed."
-                        )
-                found = {getattr(names, f): f for f in FIELDS if getattr(names, f) in present}
                 for batch in file.iter_batches(CHUNK, columns=list(found)):
                     # Arrow's own types, or an integer column with a gap would turn 7 into 7.0.
                     yield batch.to_pandas(types_mapper=pd.ArrowDtype).rename(columns=found)
         except OSError as error:
             raise InputError(
-                f"{path}: {error.strerror or error}. Give --data a file that you can read."
+                f"{shown}: {error.strerror or error}. Give --data a file that you can read."
             ) from error
         except pa.ArrowException as error:
             raise InputError(
-                f"{path}: no sound Parquet file ({str(error).splitlines()[0]}). Write or copy it anew."
+                f"{shown}: no sound Parquet file ({str(error).splitlines()[0]}). Write or copy it anew."
             ) from error
 
     def locate(self, row: int, user: Any, item: Any) -> str:
-        return f"{self._path}, row {row + 1} (user {_plain(user)}, item {_plain(item)})"
+        return f"{self._file.shown}, row {row + 1} (user {_plain(user)}, item {_plain(item)})"
 
 
 def _plain(value: Any) -> str:
     return repr(None if pd.isna(value) else str(value))
 
 
-def _titles_beside(path: Path, kind: str, config: DataConfig) -> dict[str, str]:
+def _titles_beside(folder: Path, kind: str, config: DataConfig) -> dict[str, str]:
     if config.titles is not None:
-        file = Path(config.titles)
-        if not file.is_file():
+        path = Path(expanduser(config.titles))
+        if path.is_dir() and files.parts(path):
+            titles: dict[str, str] = {}
+            for part in files.parts(path):
+                titles |= _read_titles(files.examine(part), config)
+            return titles
+        if not path.exists() or path.is_dir():
             raise InputError(
-                f"{file}: no such file. Give --titles a file with items and titles, or leave it out."
+                f"{path}: no such file. Give --titles a file with items and titles, or leave it out."
             )
-    else:
-        file = path.parent / TITLES_FILES.get(kind, TITLES_FILES["latest"])
-        if not file.is_file():
-            return {}
-    return _read_titles(file, config)
+        return _read_titles(files.examine(path), config)
+    name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
+    path = next((p for ending in files.ENDINGS if (p := folder / f"{name}{ending}").is_file()), folder / name)
+    return _read_titles(files.examine(path), config) if path.is_file() else {}
 
 
-def _read_titles(path: Path, config: DataConfig) -> dict[str, str]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Give --titles a file that you can read.") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        # MovieLens' older sets are latin-1, which decodes anything.
-        text = raw.decode("latin-1")
-    if path.name in ("u.item", "movies.dat"):
-        mark = "|" if path.name == "u.item" else "::"
-        rows: Iterable[list[str]] = (line.split(mark) for line in text.splitlines())
+def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
+    columns = config.columns
+    wanted = _Wanted(
+        {"item": columns.title_item or columns.item, "title": columns.title}, flags={"item": "title-item"}
+    )
+    kind = _kind(file)
+    if kind in ("parquet", "jsonl"):
+        titled: dict[str, str] = {}
+        for frame in _reader(kind, file, config, wanted).chunks():
+            titled |= _paired(frame)
+        return titled
+    content = _titles_text(file, config)
+    if file.name in ("u.item", "movies.dat"):
+        mark = "|" if file.name == "u.item" else "::"
+        rows: Iterable[list[str]] = (line.split(mark) for line in content.splitlines())
         item, title = 0, 1
     else:
-        rows = csv.reader(
-            io.StringIO(text, newline=""), delimiter="," if path.name == "movies.csv" else config.separator
-        )
-        header = next(iter(rows), [])
-        named = Columns() if path.name == "movies.csv" else config.columns
-        for column in (named.item, named.title):
-            if column not in header:
-                raise InputError(
-                    f"{path}, line 1: column {column!r} is missing; the file has: {', '.join(header)}. "
-                    "Name it with --item-column or --title-column."
-                )
-        item, title = header.index(named.item), header.index(named.title)
+        rows, item, title = _titles_table(file, content, config, wanted)
     try:
-        return {row[item].strip(): row[title].strip() for row in rows if len(row) > max(item, title)}
+        return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
     except csv.Error as error:
         # only of the reader's: the other rows are split by hand
         line = getattr(rows, "line_num", 0)
-        raise InputError(f"{path}, up to line {line}: {error}. Is a quote before it never closed?") from error
+        raise InputError(
+            f"{file.shown}, up to line {line}: {error}. Is a quote before it never closed?"
+        ) from error
+
+
+def _paired(frame: pd.DataFrame) -> dict[str, str]:
+    rows = zip(frame["item"], frame["title"], strict=True)
+    return {
+        text(item): _written(text(title)) for item, title in rows if not (pd.isna(item) or pd.isna(title))
+    }
+
+
+def _written(title: str) -> str:
+    """A title as it can be written in UTF-8 and on one line: it is shown only."""
+    title = re.sub("[\ud800-\udfff]", "\ufffd", title)
+    return " ".join(title.split()) if not title.isprintable() else title.strip()
+
+
+def _titles_text(file: File, config: DataConfig) -> str:
+    with files.sound(file), file.open() as stream:
+        raw = stream.read()
+    named = config.titles_encoding
+    encoding = files.encoding_of(file, named or "utf-8", "--titles-encoding")
+    try:
+        return raw.decode(encoding)
+    except UnicodeError as error:
+        if named is not None:
+            raise files.undecodable(file, encoding, "--titles-encoding") from error
+        # MovieLens' older sets are latin-1, which decodes anything.
+        return raw.decode("latin-1")
+
+
+def _titles_table(
+    file: File, content: str, config: DataConfig, wanted: _Wanted
+) -> tuple[Iterable[list[str]], int, int]:
+    """The rows of a titles file, and the positions of items and titles in them."""
+    lines = io.StringIO(content, newline="")
+    first = lines.readline()
+    told = _SEPARATOR_LINE.fullmatch(first.strip("\r\n"))
+    start = len(first) if told else 0
+    usual = "\t" if Path(file.name).suffix.lower() in (".tsv", ".tab") else ","
+    given = config.titles_separator or (told[1] if told else None)
+    # MovieLens' own names and comma count in a movies.csv beside ratings of another shape.
+    for mark in [given] if given else dict.fromkeys([config.separator or usual, usual, ","]):
+        for names in (
+            (wanted, _Wanted({**wanted.names, "item": "movieId"}))
+            if not config.columns.title_item
+            else (wanted,)
+        ):
+            lines.seek(start)
+            rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+            header = next((record for record in rows if any(record)), [])
+            found = names.match(header)
+            if len(found) == 2:
+                return rows, found["item"], found["title"]
+    lines.seek(start)
+    mark = given or config.separator or usual
+    header = next((row for row in csv.reader(lines, delimiter=mark, skipinitialspace=True) if any(row)), [])
+
+    def hint() -> str | None:
+        other = _other_mark(mark.join(header), mark)
+        return (
+            None
+            if other is None
+            else "or is the separator another? Name it with "
+            + other.replace("--separator", "--titles-separator").replace(
+                "data.separator", "data.titles_separator"
+            )
+        )
+
+    wanted.columns(header, f"{file.shown}, line 1", "file", hint)
+    raise AssertionError("a header that fits was found before")
 
 
 def _sql(config: DataConfig) -> Source:
@@ -362,7 +819,7 @@ def _sql(config: DataConfig) -> Source:
         raise InputError(
             f"{shown}: SQLAlchemy knows no such database. Files from the web have to be downloaded first."
         ) from error
-    # ValueError: a port that is no number
+    # ValueError: a port that is not a number
     except (sa.exc.ArgumentError, ValueError) as error:
         raise InputError(
             f"{config.source.split('@')[-1]}: not an SQLAlchemy URL (dialect+driver://host/database)."
@@ -377,40 +834,34 @@ def _sql(config: DataConfig) -> Source:
             f"{shown}: no table is named. Name it with --table, or data.table in the parameter file."
         )
     names = config.columns
-    required = {"user": names.user, "item": names.item, "rating": names.rating}
-    optional = {"timestamp": names.timestamp}
-    if config.duplicates == "latest":
-        required |= optional
+    wanted = _wanted("sql", config)
     table = config.table
     where = f"{shown}, table {table}"
 
     def titles() -> dict[str, str]:
         if config.titles is None:
             return {}
-        wanted = {"item": names.item, "title": names.title}
+        of_titles = _Wanted(
+            {"item": names.title_item or names.item, "title": names.title}, flags={"item": "title-item"}
+        )
         found: dict[str, str] = {}
-        for frame in _select(engine, shown, config.titles, wanted, {}):
-            rows = zip(frame["item"], frame["title"], strict=True)
-            found |= {
-                text(item): text(title) for item, title in rows if item is not None and title is not None
-            }
+        for frame in _select(engine, shown, config.titles, of_titles):
+            found |= _paired(frame)
         return found
 
     return Source(
         kind="sql",
         name=table,
         shown=where,
-        path=None,
+        paths=(),
         columns=names,
-        chunks=lambda: _select(engine, shown, table, required, optional),
+        chunks=lambda: _select(engine, shown, table, wanted),
         locate=lambda row, user, item: f"{where}, row {row + 1} (user {_plain(user)}, item {_plain(item)})",
         titles=titles,
     )
 
 
-def _select(
-    engine: Any, shown: str, table: str, required: dict[str, str], optional: dict[str, str]
-) -> Iterator[pd.DataFrame]:
+def _select(engine: Any, shown: str, table: str, wanted: _Wanted) -> Iterator[pd.DataFrame]:
     import sqlalchemy as sa
 
     schema, _, bare = table.rpartition(".")
@@ -424,13 +875,8 @@ def _select(
                     "Name it with --table."
                 )
             present = [column["name"] for column in inspector.get_columns(bare, schema or None)]
-            for column, name in required.items():
-                if name not in present:
-                    raise InputError(
-                        f"{shown}, table {table}: column {name!r} is missing; the table has: "
-                        f"{', '.join(present)}. Name it with --{column}-column."
-                    )
-            found = {column: name for column, name in {**required, **optional}.items() if name in present}
+            at = wanted.columns(present, f"{shown}, table {table}", "table", lambda: None)
+            found = {each: present[place] for place, each in at.items()}
             query: Any = sa.select(*(sa.column(name) for name in found.values())).select_from(
                 sa.table(bare, schema=schema or None)
             )

@@ -2,6 +2,7 @@
 
 import html
 import json
+import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,6 +19,12 @@ from recommender.errors import RecommenderError
 FEW = 5
 # More different ratings than this are shown in as many bins.
 BINS = 20
+# The lowest value is a peak with this share of the ratings and so many times its neighbour's.
+PEAK_SHARE, PEAK_TIMES = 0.25, 4
+# A smaller share is enough for a value that is so many steps away from the others.
+PEAK_APART, PEAK_GAP = 0.1, 1.5
+# Ids that often stand for none.
+FILLERS = frozenset({"na", "-", "?", "nil", "undefined", "unknown", "anonymous", "missing"})
 # Where the report says that somebody should look. Shares, and the distance of two distributions (0 to 1).
 LOOK = {"new_users": 0.5, "new_items": 0.2, "ratings_of_new_items": 0.2, "distance": 0.1, "coverage": 0.8}
 
@@ -54,7 +61,8 @@ def profile(ratings: Ratings) -> dict[str, Any]:
     period = [] if ratings.period is None else [_time(moment) for moment in ratings.period]
     checks = [
         f"every row has a user, an item and a rating between {low:g} and {high:g}",
-        f"no pair of user and item twice ({ratings.replaced} gave way to a newer one)",
+        f"no pair of user and item twice ({ratings.replaced} gave way to another row of their pair)",
+        *([f"{ratings.unrated} rows that mean 'not rated' are left out"] if ratings.unrated else []),
         f"rated from {period[0]} to {period[1]}" if period else "without times",
     ]
     return {
@@ -86,8 +94,62 @@ def _remarks(numbers: dict[str, Any], ratings: Ratings) -> Iterable[str]:
     for what in ("users", "items"):
         if numbers[f"{what}_with_few"] > 0.5:
             yield f"{numbers[f'{what}_with_few']:.0%} of the {what} have fewer than {FEW} ratings."
+    yield from _peaks(ratings)
+    for what, ids in (("users", ratings.users), ("items", ratings.items)):
+        yield from _unlike_ids(what, ids)
+    yield from ratings.remarks
     if ratings.period is not None and ratings.period[1] > datetime.now(UTC).timestamp() + 86400:
         yield f"The newest rating is of the future: {_time(ratings.period[1])}. Are times in seconds?"
+
+
+def _peaks(ratings: Ratings) -> Iterable[str]:
+    """Remark on a lowest or highest value that many rows have and that stands apart from the others."""
+    values, counts = np.unique(ratings.rating, return_counts=True)
+    if len(values) < 4:
+        return
+    shares = counts / len(ratings)
+    low_apart = values[1] - values[0] > PEAK_GAP * float(np.median(np.diff(values[1:])))
+    towers = shares[0] >= PEAK_SHARE and counts[0] >= PEAK_TIMES * counts[1]
+    # High ratings are often the most frequent: only the distance tells of a 99.
+    high_apart = values[-1] - values[-2] > values[-2] - values[0]
+    for at, beside, found in ((0, 1, towers or (low_apart and shares[0] >= PEAK_APART)),
+                              (-1, -2, high_apart and shares[-1] >= PEAK_APART)):  # fmt: skip
+        if found:
+            value = values[at]
+            yield (
+                f"{shares[at]:.0%} of the ratings are {value:g}, and {shares[beside]:.0%} are "
+                f"{values[beside]:g}. If {value:g} means 'not rated', say --missing {value:g} (data.missing)."
+            )
+
+
+def _unlike_ids(what: str, ids: tuple[str, ...]) -> Iterable[str]:
+    """Remark on ids that differ only by case, blanks, zeros in front or what nobody sees, and on fillers."""
+    odd = [raw for raw in ids if not (raw.isascii() and raw.isdecimal() and raw[0] != "0")]
+    known: dict[str, list[str]] = {}
+    for raw in odd:
+        known.setdefault(_bare(raw), []).append(raw)
+    if odd and len(odd) < len(ids):
+        for raw in {*ids}.difference(odd) & known.keys():
+            known[raw].append(raw)
+    alike = [group for group in known.values() if len(group) > 1]
+    if alike:
+        first, second = sorted(alike[0])[:2]
+        yield (
+            f"{len(alike)} times {what} differ only by case, blanks, zeros in front or invisible "
+            f"characters, as {first!r} and {second!r}: each is another one here. If not, write them alike."
+        )
+    for raw in odd:
+        if raw.casefold() in FILLERS:
+            yield f"One of the {what} is {raw!r}. If that means a missing id, drop its rows."
+
+
+def _bare(raw: str) -> str:
+    seen = "".join(
+        each
+        for each in unicodedata.normalize("NFKC", raw).casefold()
+        if unicodedata.category(each)[0] not in "CZ"
+    )
+    return seen.lstrip("0") or "0"
 
 
 def drift(ratings: Ratings, now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

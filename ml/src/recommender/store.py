@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recommender.data import Ratings
 
 # One more whenever what is kept, or what passes the checks, changes.
-FORMAT = 1
+FORMAT = 2
 # Files kept; the one that was not used for longest goes first.
 KEPT = 8
 VARIABLE = "RECOMMENDER_CACHE"
@@ -41,21 +41,23 @@ def folder() -> Path | None:
     return Path(platformdirs.user_cache_dir("recommender")) if os.access(home, os.W_OK) else None
 
 
-def cached(path: Path, settings: Any, check: Callable[[], "Ratings"]) -> "Ratings":
-    """The ratings in file `path`, from the cache when the file's bytes and `settings` are those of before.
+def cached(paths: Sequence[Path], shown: str, settings: Any, check: Callable[[], "Ratings"]) -> "Ratings":
+    """The ratings in the files `paths`, from the cache when their bytes and `settings` are those of before.
 
     Else they come from `check` and are kept. `settings` is whatever else they depend on, as JSON can write
     it. A cache that cannot be read or written is a warning, and the ratings are read from the file. Raises
-    what `check` raises, and InputError when the file cannot be read.
+    what `check` raises, and InputError when a file cannot be read. `shown` is what messages call them.
     """
     place = folder()
     if place is None:
         return check()
-    try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Give --data a file that you can read.") from error
+    content = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}. Give --data a file that you can read.") from error
     key = hashlib.sha256(json.dumps([FORMAT, content, settings], sort_keys=True).encode()).hexdigest()
     kept = place / f"ratings-{key[:32]}.npz"
     with contextlib.suppress(FileNotFoundError):
@@ -66,7 +68,7 @@ def cached(path: Path, settings: Any, check: Callable[[], "Ratings"]) -> "Rating
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever damage makes of a file, the source still has everything
-            _log.warning("%s: damaged, read anew from %s (%s)", kept, path, error)
+            _log.warning("%s: damaged, read anew from %s (%s)", kept, shown, error)
     ratings = check()
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def cached(path: Path, settings: Any, check: Callable[[], "Ratings"]) -> "Rating
     except OSError as error:
         _log.warning(
             "%s: %s; nothing is kept, and the next run reads %s again. Name another folder with %s, or off",
-            place, error.strerror or error, path, VARIABLE,
+            place, error.strerror or error, shown, VARIABLE,
         )  # fmt: skip
     return ratings
 
@@ -88,6 +90,8 @@ def _save(ratings: "Ratings", path: Path) -> None:
         "scale": ratings.scale,
         "period": ratings.period,
         "replaced": ratings.replaced,
+        "unrated": ratings.unrated,
+        "remarks": ratings.remarks,
         "digest": ratings.digest(),
     }
     level, levels = pd.factorize(ratings.rating)
@@ -125,6 +129,8 @@ def _load(path: Path) -> "Ratings":
         tuple(about["scale"]),
         period=tuple(about["period"]) if about["period"] else None,
         replaced=about["replaced"],
+        unrated=about["unrated"],
+        remarks=tuple(about["remarks"]),
     )
     if ratings.digest() != about["digest"]:
         raise ValueError("its ratings have another digest")
