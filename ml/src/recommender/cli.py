@@ -454,12 +454,14 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
-    from recommender import data, registry, reports, tracking
+    from recommender import data, registry, reports, tracking, train
 
     ratings = data.read(settings.data)
-    now = reports.profile(ratings)
+    now, lists = reports.profile(ratings), train.support(ratings, settings)
+    now["numbers"]["items_recommended_first"] = lists["share"]
+    now["remarks"] += [lists["remark"]] if lists["remark"] else []
     pages: dict[str, Any] = {"validation": now}
-    print(reports.text(now))
+    print(f"{reports.text(now)}\n{lists['says']}")
     if arguments.champion:
         tracking.connect(arguments.tracking_uri)
         name = f"{registry.environment()}.{settings.tracking.model}"
@@ -523,7 +525,9 @@ def _recommend(arguments: argparse.Namespace) -> int:
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
     # Of all users at once the answer alone would be gigabytes.
-    answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
+    parts = (asked[at : at + _USERS] for at in range(0, len(asked), _USERS))
+    empty: list[str] = []
+    answers = (_answered(model, part, empty) for part in parts)
     if to_file:
         _write_csv(answers, to_file)
     elif arguments.output or (arguments.all and not arguments.json):
@@ -532,6 +536,9 @@ def _recommend(arguments: argparse.Namespace) -> int:
             answered.to_csv(sys.stdout, index=False, header=number == 0)
     else:
         _print_lists(pd.concat(answers), arguments.json)
+    if empty:
+        recommender = model.unwrap_python_model().recommender
+        _say(f"recommender: {_why_empty(recommender, empty, history, bool(arguments.similar))}")
     return 0
 
 
@@ -557,6 +564,37 @@ def _predict(model: Any, asked: Any) -> Any:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
         raise InputError(str(error.message)) from error
+
+
+def _answered(model: Any, asked: Any, empty: list[str]) -> Any:
+    """The answer to a part of what is asked; puts into `empty` the ids that get an empty list."""
+    answered = _predict(model, asked)
+    of = answered.columns[0]
+    got = set(answered[of].tolist())
+    empty += [each for each in asked[of].tolist() if each not in got]
+    return answered
+
+
+def _why_empty(recommender: Any, empty: list[str], history: dict[str, float], similar: bool) -> str:
+    """Why these users, or this item, get an empty list."""
+    if similar:
+        return f"no item is like {empty[0]}: too few of its users have rated another item as well"
+    named = f"user {empty[0]}" if len(empty) == 1 else f"{len(empty)} users ({', '.join(empty[:3])}, …)"
+    items, users = set(recommender.items), {user: at for at, user in enumerate(recommender.users)}
+    whole = all(
+        items <= {*history, *(recommender.items[item] for item in _rated(recommender, users.get(user)))}
+        for user in empty
+    )
+    if whole:
+        return f"no list for {named}: all {len(items)} items are rated already"
+    return (
+        f"no list for {named}: all items with enough ratings are rated already. This model is of an earlier "
+        "version; one that is trained now fills up lists: recommender train"
+    )
+
+
+def _rated(recommender: Any, at: int | None) -> Any:
+    return () if at is None else recommender.rated[slice(*recommender.start[at : at + 2])].tolist()
 
 
 def _write_csv(answers: Any, path: Path) -> None:
