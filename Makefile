@@ -9,7 +9,7 @@ TO :=
 ENV :=
 VERSION :=
 OVERRIDE :=
-MODEL := movie-recommender
+MODEL :=
 PYTHON3 ?= python3
 # checked first, so that a name that is not there is told which are
 LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')

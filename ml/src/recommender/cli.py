@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -33,6 +35,9 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
+# Names the parameter file where no --config does: make sets it to CONF.
+CONFIG = "RECOMMENDER_CONFIG"
+_DEFAULT = "conf/default.yaml"
 # As --output: standard output, as CSV.
 STDOUT = Path("-")
 # Users that are asked for at a time.
@@ -104,9 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     deploy = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
-    deploy.add_argument(
-        "--config", type=Path, default=Path("conf/default.yaml"), metavar="PATH", help="parameter file"
-    )
+    deploy.add_argument("--config", type=Path, default=Path(_DEFAULT), metavar="PATH", help="parameter file")
     _add_tracking(deploy)
     deploy.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
     deploy.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
@@ -140,8 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         "recommend", help="print the best items of a user, of several or of all, or the items like one"
     )
     recommend.add_argument(
-        "--model", metavar="URI", help="default: models:/<environment>.movie-recommender@champion"
+        "--model",
+        metavar="NAME|URI",
+        help="default: tracking.model of the parameter file, its champion; a URI as models:/dev.NAME/3",
     )
+    _add_named(recommend)
     who = recommend.add_mutually_exclusive_group()
     who.add_argument("--user", nargs="+", metavar="ID", help="a user nobody knows gets the popular items")
     who.add_argument("--all", action="store_true", help="every known user; prints CSV")
@@ -227,10 +233,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
     parser.add_argument(environment, required=True, metavar="NAME", help="as in dev, staging, prod")
-    parser.add_argument(
-        "--model", default="movie-recommender", metavar="NAME", help="default: movie-recommender"
-    )
+    parser.add_argument("--model", metavar="NAME", help="default: tracking.model of the parameter file")
+    _add_named(parser)
     _add_tracking(parser)
+
+
+def _add_named(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help=f"parameter file that names the model (default: ${CONFIG}, else {_DEFAULT}, where it is there)",
+    )
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The model's name: --model, else tracking.model of the parameter file."""
+    from recommender import config, registry
+
+    if arguments.model:
+        return str(arguments.model)
+    path = arguments.config or Path(os.environ.get(CONFIG) or _DEFAULT)
+    if not arguments.config and not os.environ.get(CONFIG) and not path.exists():
+        return registry.MODEL
+    return config.load(path).tracking.model
 
 
 def _count(text: str) -> int:
@@ -243,13 +269,13 @@ def _count(text: str) -> int:
     return int(number)
 
 
-def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.yaml") -> None:
+def _add_config(parser: argparse.ArgumentParser, default: str = "") -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path(default),
+        default=Path(default or os.environ.get(CONFIG) or _DEFAULT),
         metavar="PATH",
-        help=f"parameter file (default: {default})",
+        help=f"parameter file (default: {default or f'${CONFIG}, else {_DEFAULT}'})",
     )
     for flag, key, what in _DATA_FLAGS:
         parser.add_argument(
@@ -503,14 +529,20 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from recommender import confined, registry, tracking
 
     to_file = arguments.output if arguments.output != STDOUT else None
+    model_name = _model(arguments)
+    # a path is somebody's own; anything else that can be a name is one
+    by_name = re.fullmatch(registry.MODEL_NAME, model_name) and not Path(model_name).exists()
+    uri = f"models:/{registry.environment()}.{model_name}@{registry.CHAMPION}" if by_name else model_name
     line = [*arguments.line, "--output", "-"] if to_file else arguments.line
+    if by_name and (arguments.config or model_name != registry.MODEL):
+        # who is handed it stands in another folder
+        line = [*line, "--model", uri]
     if (code := confined.hand_over(line, to_file)) is not None:
         return code
-    name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
     tracking.connect(arguments.tracking_uri)
     import pandas as pd
 
-    model = registry.load(arguments.model or name)
+    model = _loaded(uri, bool(by_name))
     if arguments.similar:
         asked = pd.DataFrame({"similar_to": [arguments.similar], "k": [arguments.k]})
     else:
@@ -540,6 +572,23 @@ def _recommend(arguments: argparse.Namespace) -> int:
         recommender = model.unwrap_python_model().recommender
         _say(f"recommender: {_why_empty(recommender, empty, history, bool(arguments.similar))}")
     return 0
+
+
+def _loaded(uri: str, by_name: bool) -> Any:
+    """The model; where there is none of this name, InputError says which there are."""
+    from recommender import registry
+
+    try:
+        return registry.load(uri)
+    except InputError as error:
+        there = registry.with_champion(registry.environment()) if by_name else []
+        if not there:
+            raise
+        ask = " or ".join(f"--model {shlex.quote(name)}" for name in there)
+        raise InputError(
+            f"{uri}: no such model. Train one with: recommender train; or ask for another of "
+            f"{registry.environment()}: {ask}"
+        ) from error
 
 
 def _history(pairs: Sequence[str]) -> dict[str, float]:
@@ -643,7 +692,7 @@ def _export(arguments: argparse.Namespace) -> None:
     tracking.connect(arguments.tracking_uri)
     _say(
         "exported "
-        + promotion.export(arguments.environment, arguments.model, arguments.version, arguments.output)
+        + promotion.export(arguments.environment, _model(arguments), arguments.version, arguments.output)
     )
 
 
@@ -676,7 +725,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from recommender import promotion, tracking
 
     tracking.connect(arguments.tracking_uri)
-    print(promotion.rollback(arguments.environment, arguments.model, arguments.version or None))
+    print(promotion.rollback(arguments.environment, _model(arguments), arguments.version or None))
 
 
 def _models(arguments: argparse.Namespace) -> None:

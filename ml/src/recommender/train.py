@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -244,6 +245,9 @@ def summary(report: dict[str, Any]) -> str:
     k = numbers["k"]
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     listed = report["recommendations"]
+    named = (model["name"] or "").partition(".")[2]
+    other = named not in ("", registry.MODEL)
+    asked = [f"ask it    recommender recommend --model {shlex.quote(named)}"] if other else []
     lines = [
         f"data      {dataset['name']}: {dataset['ratings']} ratings, "
         f"{dataset['users']} users, {dataset['items']} items",
@@ -256,6 +260,7 @@ def summary(report: dict[str, Any]) -> str:
         f"version   {model['name']} {model['version']}, alias {model['alias']}"
         if model["version"]
         else "version   not registered",
+        *asked,
         f"seconds   {seconds['total']:.1f}: {parts}",
         f"user {listed['user']}:",
         *pick_lines(listed["items"]),
