@@ -126,6 +126,8 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
         (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),
         (["evaluate", "--config", "{conf}", "--set", "seed=2026-02-30"], "the value is not YAML"),
         (["evaluate", "--config", "{conf}", "--set", "evaluation.threshold=.nan"], "evaluation.threshold"),
+        (["train", "--config", "{conf}", "--set", "evaluation.threshold=8"], "off the scale 0.5 to 5 of"),
+        (["tune", "--config", "{conf}", "--set", "evaluation.threshold=8"], "--set evaluation.threshold=4"),
         (["evaluate", "--config", "{conf}", "--set", "tracking.model=o'brien"], "tracking.model"),
         (["evaluate", "--config", "{conf}", "--user-column", "rating"], "'rating' is named twice"),
         (["train", "--config", "{conf}", "--report", "/dev/null/x.json"], "Name a file that you can write"),

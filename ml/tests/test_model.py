@@ -296,6 +296,36 @@ def test_cross_validation_equals_surprises_own(ratings: Ratings, make_config) ->
     assert result.table(5).splitlines()[-1].split()[:2] == ["mean", f"{result.mean()['rmse']:.4f}"]
 
 
+@pytest.mark.parametrize(
+    ("scale", "threshold"),
+    [((0.5, 5), 4), ((1, 5), 4), ((1, 10), 8), ((0, 10), 8), ((0, 100), 80), ((0, 1), 0.8), ((-10, 10), 5),
+     ((-1, 1), 0.5), ((90, 100), 97.5), ((-5, -1), -2)],
+)  # fmt: skip
+def test_what_is_relevant_goes_by_the_scale(scale: tuple, threshold: float, make_config) -> None:
+    low, high = scale
+    draw = np.random.default_rng(0)
+    lines = [
+        (f"u{u}", f"i{i}", low + (high - low) * draw.integers(0, 11) / 10)
+        for u in range(12)
+        for i in range(9)
+    ]
+    table = from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]), scale=scale)
+    config = evaluate.on_scale(make_config(algorithm="BaselineOnly", params={}), table)
+    assert config.evaluation.threshold == threshold
+    # the highest ratings are relevant, and not all are: neither none nor everything is recalled
+    assert low < threshold < high
+    usual = evaluate.cross_validate(table, make_config(algorithm="BaselineOnly", params={}))
+    assert usual.mean() == evaluate.cross_validate(table, config).mean()
+    for wrong, count in ((high + 1, "no rating"), (low - 1, "every rating")):
+        own = make_config(evaluation={"folds": 2, "threshold": wrong})
+        with pytest.raises(
+            InputError, match=rf"evaluation\.threshold is .* off the scale .* {count}"
+        ) as refused:
+            evaluate.cross_validate(table, own)
+        typed = str(refused.value).rpartition("=")[2]
+        assert float(typed) == threshold
+
+
 def test_fewer_ratings_than_folds(make_config) -> None:
     two = from_frame(pd.DataFrame({"user": ["1", "2"], "item": ["1", "1"], "rating": [1, 2]}))
     with pytest.raises(InputError, match="2 ratings cannot make 5 folds"):

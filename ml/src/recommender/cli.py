@@ -400,6 +400,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     algorithm.make(settings.algorithm, settings.params, settings.seed, served=False)
     ratings = data.read(settings.data)
+    settings = evaluate.on_scale(settings, ratings)
     if arguments.log:
         uri = tracking.connect(arguments.tracking_uri)
         with tracking.run(
@@ -415,10 +416,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _tune(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
-    from recommender import algorithm, data, tracking, tune
+    from recommender import algorithm, data, evaluate, tracking, tune
 
     algorithm.make(settings.algorithm, settings.params, settings.seed)
     ratings = data.read(settings.data)
+    settings = evaluate.on_scale(settings, ratings)
     uri = tracking.connect(arguments.tracking_uri)
     folder = arguments.state or tracking.place(uri) / "tuning"
     outcome = tune.tune(settings, ratings, uri, folder, _say)
@@ -430,7 +432,7 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 def _leaderboard(arguments: argparse.Namespace) -> None:
     board = _config(arguments)
-    from recommender import algorithm, config, data, leaderboard, tracking
+    from recommender import algorithm, config, data, evaluate, leaderboard, tracking
 
     if not board.experiments:
         raise InputError(
@@ -450,6 +452,8 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
         configs[path.stem] = experiment = config.load(path, shared)
         algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
     ratings = data.read(board.data)
+    board = evaluate.on_scale(board, ratings)
+    configs = {name: evaluate.on_scale(experiment, ratings) for name, experiment in configs.items()}
     uri = tracking.connect(arguments.tracking_uri)
     entries = leaderboard.run(configs, ratings, _say)
     run_id = leaderboard.log(entries, configs, ratings, uri, board)
@@ -480,12 +484,16 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
-    from recommender import data, registry, reports, tracking, train
+    from recommender import data, evaluate, registry, reports, tracking, train
 
     ratings = data.read(settings.data)
     now, lists = reports.profile(ratings), train.support(ratings, settings)
     now["numbers"]["items_recommended_first"] = lists["share"]
     now["remarks"] += [lists["remark"]] if lists["remark"] else []
+    try:
+        evaluate.on_scale(settings, ratings)
+    except InputError as error:
+        now["remarks"].append(str(error))
     pages: dict[str, Any] = {"validation": now}
     print(f"{reports.text(now)}\n{lists['says']}")
     if arguments.champion:

@@ -66,7 +66,7 @@ class EvaluationConfig(_Section):
 
     folds: Annotated[int, Field(ge=2)] = 5
     k: Annotated[int, Field(ge=1)] = 10
-    threshold: float = 4.0
+    threshold: float | None = None
 
 
 class RecommendationConfig(_Section):

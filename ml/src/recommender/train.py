@@ -62,6 +62,7 @@ def train(
     algorithm.make(config.algorithm, config.params, config.seed)
     with clock.part("read"):
         ratings = data.read(config.data)
+        config = evaluate.on_scale(config, ratings)
         dataset_digest = ratings.digest()
     progress(
         f"{ratings.name}: {len(ratings)} ratings, {len(ratings.users)} users, {len(ratings.items)} items"
