@@ -43,6 +43,8 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
     wanted = {"msg": CONNECTION | variables}
     result = ansible(
         pattern, "-i", inventory, "-m", "ansible.builtin.debug", "-a", json.dumps(wanted),
+        # where a playbook's are found, whatever folder this is typed in
+        "--playbook-dir", str(ROOT / "playbooks"),
         ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true",
         ANSIBLE_CALLBACKS_ENABLED="ansible.posix.json",
     )  # fmt: skip

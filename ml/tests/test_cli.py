@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,8 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
         (["evaluate", "--config", "{conf}", "--set", "a=["], "the value is not YAML"),
         (["evaluate", "--config", "{conf}", "--set", "seed=2026-02-30"], "the value is not YAML"),
         (["evaluate", "--config", "{conf}", "--set", "evaluation.threshold=.nan"], "evaluation.threshold"),
+        (["train", "--config", "{conf}", "--set", "evaluation.threshold=8"], "off the scale 0.5 to 5 of"),
+        (["tune", "--config", "{conf}", "--set", "evaluation.threshold=8"], "--set evaluation.threshold=4"),
         (["evaluate", "--config", "{conf}", "--set", "tracking.model=o'brien"], "tracking.model"),
         (["evaluate", "--config", "{conf}", "--user-column", "rating"], "'rating' is named twice"),
         (["train", "--config", "{conf}", "--report", "/dev/null/x.json"], "Name a file that you can write"),
@@ -211,3 +214,36 @@ def test_account_without_a_home(tmp_path: Path) -> None:
     ]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_dir()
+
+
+def test_lists_of_a_long_tail(tmp_path: Path, conf: Path, store: str, environment: str, capsys) -> None:
+    """What share may come first is said; what is left out of a list has its reason."""
+    shop = tmp_path / "shop.csv"
+    lines = [f"u{u},i{item},{u % 5 + 1}" for u in range(40) for item in (u % 2, u + 2)]
+    lines += [f"all,i{item},3" for item in range(42)] + ["lonely,alone,3"]
+    shop.write_text("\n".join(["userId,movieId,rating", *lines]) + "\n")
+    options = ["--config", str(conf), "--data", str(shop), "--set", "recommendation.min_item_ratings=20"]
+    says = (
+        "2 of 43 items (4.65%) may be recommended first, with 20 ratings or more; "
+        "the others fill up lists that are too short"
+    )
+    remark = "Only 2 of 43 items (4.65%) have 20 ratings or more, and come first in everybody's list."
+    assert main(["check", *options]) == 0
+    printed = capsys.readouterr().out
+    assert says in printed and f"LOOK: {remark}" in printed
+    report = tmp_path / "report.json"
+    assert main(["train", *options, "--tracking-uri", store, "--report", str(report)]) == 0
+    printed = capsys.readouterr()
+    assert f"lists     {says}" in printed.out and f"data: {remark}" in printed.err
+    assert json.loads(report.read_text())["dataset"]["lists"]["items"] == 2
+    # what the remark says to type is taken
+    mend = re.search(r"--set \S+=\d+", printed.err)
+    assert mend is not None and main(["check", *options, *mend.group().split()]) == 0
+    assert remark not in capsys.readouterr().out
+    assert main(["recommend", "--all", "--tracking-uri", store]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 40 * 10 + 1 + 10
+    asked = ["--user", "all", "--history", "alone=3", "--json"]
+    assert main(["recommend", *asked, "--tracking-uri", store]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "[]\n"
+    assert "no list for user all: all 43 items are rated already" in printed.err

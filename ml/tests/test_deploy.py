@@ -1,6 +1,7 @@
 """What is deployed is champion, or the run says why not: changed and back, trained or chosen by hand."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from recommender import cli, promotion, registry
 from recommender.errors import InputError
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -78,6 +80,48 @@ def test_parameters_of_the_command_line_are_not_what_is_deployed(run: Any, envir
     assert told(run("tiny")) == ("train", "2")
 
 
+def test_another_name_is_the_name_everywhere(
+    run: Any, environment: str, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    shop = tmp_path / "mine.yaml"
+    shop.write_text(shop.read_text() + "tracking:\n  model: shop\n")
+    first = run("mine")
+    assert told(first) == ("train", "1") and "--model shop" in first["said"]
+    # no run of the site trains what has not changed
+    assert told(run("mine")) == ("champion", "1") == told(run("mine", "--check"))
+    assert [version.name for version in registry.versions(f"{environment}.shop")] == [f"{environment}.shop"]
+    assert registry.versions(f"{environment}.movie-recommender") == []
+
+    def ask(*more: str) -> tuple[int, str]:
+        code = cli.main(["recommend", "--user", "1", "-k", "2", *more, "--tracking-uri", store])
+        printed = capsys.readouterr()
+        return code, printed.out if code == 0 else printed.err
+
+    code, listed = ask("--config", str(shop))
+    assert (code, len(listed.splitlines())) == (0, 2)
+    # make says it by CONF
+    monkeypatch.setenv(cli.CONFIG, str(shop))
+    assert (
+        ask()
+        == ask("--model", "shop")
+        == ask("--model", f"models:/{environment}.shop@champion")
+        == (0, listed)
+    )
+    monkeypatch.delenv(cli.CONFIG)
+    code, refusal = ask()
+    assert code == 2 and f"{environment}.movie-recommender@champion: no such model" in refusal
+    named = refusal[refusal.index("--model") :].split()[:2]
+    assert ask(*named) == (0, listed)
+    with pytest.raises(InputError, match=f"Models of {environment} that have one: shop"):
+        promotion.rollback(environment, "movie-recommender")
+    archive = tmp_path / "shop.zip"
+    line = ["export", "--environment", environment, "--tracking-uri", store, "--output", str(archive)]
+    assert cli.main([*line, "--config", str(shop)]) == 0 and archive.exists()
+    line = ["rollback", "--environment", environment, "--tracking-uri", store, "--version", "1"]
+    assert cli.main([*line, "--config", str(shop)]) == 0
+    assert f"{environment}.shop 1 is champion already" in capsys.readouterr().out
+
+
 def test_a_damaged_version_is_trained_anew(run: Any, environment: str) -> None:
     name = f"{environment}.movie-recommender"
     run("tiny")
@@ -102,3 +146,10 @@ def test_outside_of_a_server(conf: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.delenv("RECOMMENDER_SOURCE_DIGEST", raising=False)
     assert cli.main(["deploy", "--config", str(conf)]) == 2
     assert "RECOMMENDER_SOURCE_DIGEST is not set" in capsys.readouterr().err
+
+
+def test_make_names_the_parameter_file() -> None:
+    said = "said: ; @echo $$RECOMMENDER_CONFIG"
+    line = ["make", "-s", "-C", str(ROOT), "said", "--eval", said, "CONF=conf/mine.yaml"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["conf/mine.yaml"]

@@ -92,8 +92,14 @@ def test_one_at_a_time_or_in_blocks_of_any_size(data_) -> None:
     expected = {}
     for u in range(users):
         mine = set(ratings.item[ratings.user == u].tolist())
-        open_ = [i for i in range(items) if i not in mine and count[i] >= min(least, count.max())]
-        expected[u] = sorted(open_, key=lambda i: (-np.round(padded[u, i], 6), -count[i], i))[:k]
+        often = count >= min(least, count.max())
+        open_ = [i for i in range(items) if i not in mine and often[i]]
+        first = sorted(open_, key=lambda i: (-np.round(padded[u, i], 6), -count[i], i))
+        level = padded[u][~often].mean() if not often.all() else 0.0
+        shrunk = level + count / (count + 1) * (padded[u] - level)
+        few = [i for i in range(items) if i not in mine and not often[i]]
+        rest = sorted(few, key=lambda i: (-np.round(shrunk[i], 6), -count[i], i))
+        expected[u] = (first + rest)[:k]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "BLOCK", data_.draw(st.integers(1, 50)))
         lists = rows_of(recommender.recommend(k=k))
@@ -134,6 +140,91 @@ def test_more_than_there_is(trained: Recommender) -> None:
         seen = set(trained.rated[trained.start[at] : trained.start[at + 1]].tolist())
         assert {item for item, *_ in picks} == set(range(len(trained.items))) - seen
     assert list(trained.recommend([])) == []
+
+
+@pytest.fixture(scope="module")
+def long_tail() -> Ratings:
+    """As in a shop: two items have 20 ratings, the other 300 have one to four."""
+    draw = np.random.default_rng(0)
+    pairs = {(u, i) for i in (0, 1) for u in draw.choice(100, 20, replace=False).tolist()}
+    pairs |= {(u, i) for i in range(2, 302) for u in draw.choice(100, i % 4 + 1, replace=False).tolist()}
+    lines = [(f"u{u}", f"i{i}", draw.integers(1, 6)) for u, i in sorted(pairs)]
+    return from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]))
+
+
+SHOPS = [("SVD", {}), ("BMF", {"n_epochs": 2}), ("EASE", {}), ("KNNBasic", {}), ("BaselineOnly", {})]
+
+
+@pytest.mark.parametrize("case", SHOPS, ids=names)
+def test_lists_of_a_long_tail_are_filled_up(case, long_tail: Ratings, make_config, monkeypatch) -> None:
+    rules = {"k": 10, "min_item_ratings": 20, "damping": 5}
+    config = make_config(algorithm=case[0], params=case[1], recommendation=rules)
+    recommender, _ = train.fit(long_tail, config)
+    monkeypatch.setattr(model, "BLOCK", 9 * len(long_tail.items))
+    lists = rows_of(recommender.recommend(k=10))
+    often = {at for at, count in enumerate(recommender.count.tolist()) if count >= 20}
+    assert len(often) == 2
+    for at, user in enumerate(long_tail.users):
+        seen = set(recommender.rated[recommender.start[at] : recommender.start[at + 1]].tolist())
+        items = [item for item, *_ in lists[at]]
+        assert len(set(items)) == 10 and not seen & set(items)
+        assert set(items[: len(often - seen)]) == often - seen
+        assert [rank for *_, rank in lists[at]] == list(range(1, 11))
+        # shrunk, the rest goes down
+        rest = [estimate for item, estimate, _ in lists[at] if item not in often]
+        assert rest == sorted(rest, reverse=True)
+        if at % 10 == 0:
+            mine = recommender.top_n(user, 10)
+            assert [pick.item for pick in mine] == [long_tail.items[item] for item in items]
+            assert [pick.item for pick in recommender.top_n(user, 10, {})] == [pick.item for pick in mine]
+    if case[0] != "BaselineOnly":
+        assert len({tuple(sorted(item for item, *_ in picks)) for picks in lists.values()}) > 20
+    for history in (None, {"i7": 5.0}):
+        assert len(recommender.top_n("stranger", 10, history)) == 10
+
+
+def test_few_ratings_shrink_what_is_thought_of_an_item(long_tail: Ratings) -> None:
+    m = len(long_tail.items)
+    count = np.bincount(long_tail.item, minlength=m)
+    once, often = (int(np.flatnonzero(count == n)[-1]) for n in (1, 4))
+    bias = np.zeros(m + 1)
+    bias[[once, often]] = 1.0, 0.6
+    n = len(long_tail.users)
+    scorer = scoring.Factors(3.0, 3.0, np.zeros(n + 1), bias, np.zeros((n + 1, 0)), np.zeros((m + 1, 0)))
+    settings = {"k": 10, "min_item_ratings": 20, "damping": 5}
+    recommender = Recommender.build(scorer, long_tail, settings)
+    user = next(u for u in range(n) if not set(long_tail.item[long_tail.user == u]) & {once, often, 0, 1})
+    picks = recommender.top_n(long_tail.users[user], 4)
+    assert [pick.item for pick in picks[2:]] == [long_tail.items[often], long_tail.items[once]]
+    level = 3.0 + 1.6 / (m - 2)
+    assert picks[2].estimate == pytest.approx(level + 4 / 9 * (3.6 - level))
+    assert picks[3].estimate == pytest.approx(level + 1 / 6 * (4.0 - level))
+
+
+def test_a_model_from_before_fills_up_too(long_tail: Ratings, make_config, tmp_path: Path) -> None:
+    recommender, _ = train.fit(long_tail, make_config(recommendation={"min_item_ratings": 20}))
+    recommender.save(tmp_path / "saved", {})
+    settings = {key: value for key, value in recommender.settings.items() if key != "damping"}
+    was = Recommender(**{**vars_of(recommender), "settings": settings})
+    assert Recommender.load(tmp_path / "saved").top_n("u1") == was.top_n("u1")
+    assert len(was.top_n("u1")) == 10
+
+
+def test_items_alike_are_filled_up(long_tail: Ratings, make_config) -> None:
+    config = make_config(algorithm="BaselineOnly", params={}, recommendation={"min_item_ratings": 20})
+    recommender, _ = train.fit(long_tail, config)
+    picks = recommender.similar("i0", 10)
+    assert len(picks) == 10 and {pick.item for pick in picks[:1]} == {"i1"}
+    rest = [pick.estimate for pick in picks[1:]]
+    assert rest == sorted(rest, reverse=True) and rest[-1] > 0
+
+
+def test_somebody_who_has_rated_everything_gets_nothing(make_config) -> None:
+    lines = [("all", f"i{i}", 3) for i in range(4)] + [("some", "i0", 3), ("some", "i1", 4)]
+    ratings = from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]))
+    recommender, _ = train.fit(ratings, make_config(recommendation={"min_item_ratings": 2}))
+    assert recommender.top_n("all") == []
+    assert {pick.item for pick in recommender.top_n("some")} == {"i2", "i3"}
 
 
 # New users, without training

@@ -162,11 +162,15 @@ def test_lists(recommender: Recommender, ratings: Ratings, user: str, k: int) ->
     seen = set(frame.item[frame.user == user])
     often = set(frame.item.value_counts().loc[lambda count: count > 17].index)
     assert 0 < len(often) < len(ratings.items)
-    assert {pick.item for pick in picks} <= often - seen
-    assert len({pick.item for pick in picks}) == len(picks) == min(k, len(often - seen))
+    first = picks[: len(often - seen)]
+    assert {pick.item for pick in first} <= often - seen
+    assert len({pick.item for pick in first}) == len(first) == min(k, len(often - seen))
     assert [pick.rank for pick in picks] == list(range(1, len(picks) + 1))
-    estimates = [pick.estimate for pick in picks]
+    estimates = [pick.estimate for pick in first]
     assert estimates == sorted(estimates, reverse=True)
+    unseen = set(ratings.items) - seen
+    assert {pick.item for pick in picks} <= unseen
+    assert len({pick.item for pick in picks}) == len(picks) == min(k, len(unseen))
     assert all(pick.title == ratings.titles[pick.item] for pick in picks)
     assert picks == recommender.top_n(user, 30)[:k]
     if user != "stranger":
@@ -188,7 +192,8 @@ def test_minimum_that_no_item_reaches_means_the_most_rated(ratings: Ratings, mak
     config = make_config(recommendation={"min_item_ratings": 10_000})
     most = ratings.frame().item.value_counts()
     picks = train.fit(ratings, config)[0].top_n("stranger", 25)
-    assert {pick.item for pick in picks} == set(most[most == most.max()].index)
+    often = set(most[most == most.max()].index)
+    assert {pick.item for pick in picks[: len(often)]} == often and len(picks) == len(ratings.items)
 
 
 # Requests
@@ -289,6 +294,36 @@ def test_cross_validation_equals_surprises_own(ratings: Ratings, make_config) ->
     lines = [line for line in lines if "compiled" not in line]
     assert [line.split(":")[0] for line in lines] == ["fold 1/3", "fold 2/3", "fold 3/3"]
     assert result.table(5).splitlines()[-1].split()[:2] == ["mean", f"{result.mean()['rmse']:.4f}"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "threshold"),
+    [((0.5, 5), 4), ((1, 5), 4), ((1, 10), 8), ((0, 10), 8), ((0, 100), 80), ((0, 1), 0.8), ((-10, 10), 5),
+     ((-1, 1), 0.5), ((90, 100), 97.5), ((-5, -1), -2)],
+)  # fmt: skip
+def test_what_is_relevant_goes_by_the_scale(scale: tuple, threshold: float, make_config) -> None:
+    low, high = scale
+    draw = np.random.default_rng(0)
+    lines = [
+        (f"u{u}", f"i{i}", low + (high - low) * draw.integers(0, 11) / 10)
+        for u in range(12)
+        for i in range(9)
+    ]
+    table = from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]), scale=scale)
+    config = evaluate.on_scale(make_config(algorithm="BaselineOnly", params={}), table)
+    assert config.evaluation.threshold == threshold
+    # the highest ratings are relevant, and not all are: neither none nor everything is recalled
+    assert low < threshold < high
+    usual = evaluate.cross_validate(table, make_config(algorithm="BaselineOnly", params={}))
+    assert usual.mean() == evaluate.cross_validate(table, config).mean()
+    for wrong, count in ((high + 1, "no rating"), (low - 1, "every rating")):
+        own = make_config(evaluation={"folds": 2, "threshold": wrong})
+        with pytest.raises(
+            InputError, match=rf"evaluation\.threshold is .* off the scale .* {count}"
+        ) as refused:
+            evaluate.cross_validate(table, own)
+        typed = str(refused.value).rpartition("=")[2]
+        assert float(typed) == threshold
 
 
 def test_fewer_ratings_than_folds(make_config) -> None:

@@ -61,6 +61,11 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     groups: dict[str, Any] = {name: {"hosts": {f"{name}-two": {}}} for name in ("dev", "staging", "prod")}
     groups["dev"]["hosts"]["dev-team"] = team
     groups["prod"]["hosts"]["prod-team"] = team
+    # a parameter file of one's own names its experiment and its model
+    (folder / "job/conf").mkdir(parents=True)
+    (folder / "job/conf/shop.yaml").write_text("tracking: {experiment: shops, model: shop}\n")
+    job = {"recommender_source": str(folder / "job"), "recommender_config": "conf/shop.yaml"}
+    groups["staging"]["hosts"]["staging-two"] = job
     # the third is gone, and so are the logins
     groups["dev"]["hosts"]["dev-gone"] = {"people": [*TEAM[:2], TEAM[-1]]}
     (copy / "hosts.yml").write_text(yaml.safe_dump(groups))
@@ -104,6 +109,13 @@ def test_where_nothing_is_trained_only_operators_write(hosts: dict[str, Any]) ->
         "recommender": write("prod"), "reader": READ, "deploy": READ + write("prod"), "analyst": READ, "ana": READ,
         "admin.person": READ, "tina": READ,
     }  # fmt: skip
+
+
+def test_the_jobs_own_names_are_what_may_be_changed(hosts: dict[str, Any]) -> None:
+    [job] = [user for user in hosts["staging-two"][1] if user["name"] == "recommender"]
+    assert job["permissions"] == [
+        {"experiment": "shops", "permission": "MANAGE"}, {"model": "staging.shop", "permission": "MANAGE"},
+    ]  # fmt: skip
 
 
 def test_the_names_are_those_that_the_role_takes(hosts: dict[str, Any]) -> None:

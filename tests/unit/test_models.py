@@ -71,6 +71,16 @@ def test_a_version_is_named_to_go_back_to(models: Any, tmp_path: pathlib.Path) -
     assert asked(tmp_path)[1]["command"] == wanted[:-2]
 
 
+def test_the_model_is_the_one_that_the_servers_parameter_file_names(models: Any, tmp_path: pathlib.Path) -> None:
+    stub = STUB.format(python=sys.executable, host=HOST | {"model": "shop"}, folder=str(tmp_path))
+    (tmp_path / "ansible").write_text(stub, encoding="utf-8")
+    for words in (["rollback", "--environment", "dev"], ["rollback", "--environment", "dev", "--model", ""]):
+        assert models(*words).returncode == 0
+        assert asked(tmp_path)[1]["command"] == ["rollback", "--environment", "dev", "--model", "shop"]
+    assert models("rollback", "--environment", "dev", "--model", "other").returncode == 0
+    assert asked(tmp_path)[1]["command"][-1] == "other"
+
+
 def test_help_is_printed_in_any_encoding(models: Any) -> None:
     result = models("promote", "--help")
     assert (result.returncode, result.stderr) == (0, b"")

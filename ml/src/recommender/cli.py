@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -39,6 +41,9 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
+# Names the parameter file where no --config does: make sets it to CONF.
+CONFIG = "RECOMMENDER_CONFIG"
+_DEFAULT = "conf/default.yaml"
 # As --output: standard output, as CSV.
 STDOUT = Path("-")
 # Users that are asked for at a time.
@@ -110,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     deploy = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
-    deploy.add_argument(
-        "--config", type=Path, default=Path("conf/default.yaml"), metavar="PATH", help="parameter file"
-    )
+    deploy.add_argument("--config", type=Path, default=Path(_DEFAULT), metavar="PATH", help="parameter file")
     _add_tracking(deploy)
     deploy.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
     deploy.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
@@ -146,8 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         "recommend", help="print the best items of a user, of several or of all, or the items like one"
     )
     recommend.add_argument(
-        "--model", metavar="URI", help="default: models:/<environment>.movie-recommender@champion"
+        "--model",
+        metavar="NAME|URI",
+        help="default: tracking.model of the parameter file, its champion; a URI as models:/dev.NAME/3",
     )
+    _add_named(recommend)
     who = recommend.add_mutually_exclusive_group()
     who.add_argument("--user", nargs="+", metavar="ID", help="a user nobody knows gets the popular items")
     who.add_argument("--all", action="store_true", help="every known user; prints CSV")
@@ -233,10 +239,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser, environment: str) -> None:
     parser.add_argument(environment, required=True, metavar="NAME", help="as in dev, staging, prod")
-    parser.add_argument(
-        "--model", default="movie-recommender", metavar="NAME", help="default: movie-recommender"
-    )
+    parser.add_argument("--model", metavar="NAME", help="default: tracking.model of the parameter file")
+    _add_named(parser)
     _add_tracking(parser)
+
+
+def _add_named(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help=f"parameter file that names the model (default: ${CONFIG}, else {_DEFAULT}, where it is there)",
+    )
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The model's name: --model, else tracking.model of the parameter file."""
+    from recommender import config, registry
+
+    if arguments.model:
+        return str(arguments.model)
+    path = arguments.config or Path(os.environ.get(CONFIG) or _DEFAULT)
+    if not arguments.config and not os.environ.get(CONFIG) and not path.exists():
+        return registry.MODEL
+    return config.load(path).tracking.model
 
 
 def _count(text: str) -> int:
@@ -249,13 +275,13 @@ def _count(text: str) -> int:
     return int(number)
 
 
-def _add_config(parser: argparse.ArgumentParser, default: str = "conf/default.yaml") -> None:
+def _add_config(parser: argparse.ArgumentParser, default: str = "") -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path(default),
+        default=Path(default or os.environ.get(CONFIG) or _DEFAULT),
         metavar="PATH",
-        help=f"parameter file (default: {default})",
+        help=f"parameter file (default: {default or f'${CONFIG}, else {_DEFAULT}'})",
     )
     for flag, key, what in _DATA_FLAGS:
         parser.add_argument(
@@ -394,6 +420,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     algorithm.make(settings.algorithm, settings.params, settings.seed, served=False)
     ratings = data.read(settings.data)
+    settings = evaluate.on_scale(settings, ratings)
     if arguments.log:
         uri = tracking.connect(arguments.tracking_uri)
         with tracking.run(
@@ -409,10 +436,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _tune(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
-    from recommender import algorithm, data, tracking, tune
+    from recommender import algorithm, data, evaluate, tracking, tune
 
     algorithm.make(settings.algorithm, settings.params, settings.seed)
     ratings = data.read(settings.data)
+    settings = evaluate.on_scale(settings, ratings)
     uri = tracking.connect(arguments.tracking_uri)
     folder = arguments.state or tracking.place(uri) / "tuning"
     outcome = tune.tune(settings, ratings, uri, folder, _say)
@@ -424,7 +452,7 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 def _leaderboard(arguments: argparse.Namespace) -> None:
     board = _config(arguments)
-    from recommender import algorithm, config, data, leaderboard, tracking
+    from recommender import algorithm, config, data, evaluate, leaderboard, tracking
 
     if not board.experiments:
         raise InputError(
@@ -444,6 +472,8 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
         configs[path.stem] = experiment = config.load(path, shared)
         algorithm.make(experiment.algorithm, experiment.params, experiment.seed)
     ratings = data.read(board.data)
+    board = evaluate.on_scale(board, ratings)
+    configs = {name: evaluate.on_scale(experiment, ratings) for name, experiment in configs.items()}
     uri = tracking.connect(arguments.tracking_uri)
     entries = leaderboard.run(configs, ratings, _say)
     run_id = leaderboard.log(entries, configs, ratings, uri, board)
@@ -474,12 +504,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     settings = _config(arguments)
-    from recommender import data, registry, reports, tracking
+    from recommender import data, evaluate, registry, reports, tracking, train
 
     ratings = data.read(settings.data)
-    now = reports.profile(ratings)
+    now, lists = reports.profile(ratings), train.support(ratings, settings)
+    now["numbers"]["items_recommended_first"] = lists["share"]
+    now["remarks"] += [lists["remark"]] if lists["remark"] else []
+    try:
+        evaluate.on_scale(settings, ratings)
+    except InputError as error:
+        now["remarks"].append(str(error))
     pages: dict[str, Any] = {"validation": now}
-    print(reports.text(now))
+    print(f"{reports.text(now)}\n{lists['says']}")
     if arguments.champion:
         tracking.connect(arguments.tracking_uri)
         name = f"{registry.environment()}.{settings.tracking.model}"
@@ -521,14 +557,20 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from recommender import confined, registry, tracking
 
     to_file = arguments.output if arguments.output != STDOUT else None
+    model_name = _model(arguments)
+    # a path is somebody's own; anything else that can be a name is one
+    by_name = re.fullmatch(registry.MODEL_NAME, model_name) and not Path(model_name).exists()
+    uri = f"models:/{registry.environment()}.{model_name}@{registry.CHAMPION}" if by_name else model_name
     line = [*arguments.line, "--output", "-"] if to_file else arguments.line
+    if by_name and (arguments.config or model_name != registry.MODEL):
+        # who is handed it stands in another folder
+        line = [*line, "--model", uri]
     if (code := confined.hand_over(line, to_file)) is not None:
         return code
-    name = f"models:/{registry.environment()}.movie-recommender@{registry.CHAMPION}"
     tracking.connect(arguments.tracking_uri)
     import pandas as pd
 
-    model = registry.load(arguments.model or name)
+    model = _loaded(uri, bool(by_name))
     if arguments.similar:
         asked = pd.DataFrame({"similar_to": [arguments.similar], "k": [arguments.k]})
     else:
@@ -543,7 +585,9 @@ def _recommend(arguments: argparse.Namespace) -> int:
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
     # Of all users at once the answer alone would be gigabytes.
-    answers = (_predict(model, asked[at : at + _USERS]) for at in range(0, len(asked), _USERS))
+    parts = (asked[at : at + _USERS] for at in range(0, len(asked), _USERS))
+    empty: list[str] = []
+    answers = (_answered(model, part, empty) for part in parts)
     if to_file:
         _write_csv(answers, to_file)
     elif arguments.output or (arguments.all and not arguments.json):
@@ -552,7 +596,27 @@ def _recommend(arguments: argparse.Namespace) -> int:
             answered.to_csv(sys.stdout, index=False, header=number == 0)
     else:
         _print_lists(pd.concat(answers), arguments.json)
+    if empty:
+        recommender = model.unwrap_python_model().recommender
+        _say(f"recommender: {_why_empty(recommender, empty, history, bool(arguments.similar))}")
     return 0
+
+
+def _loaded(uri: str, by_name: bool) -> Any:
+    """The model; where there is none of this name, InputError says which there are."""
+    from recommender import registry
+
+    try:
+        return registry.load(uri)
+    except InputError as error:
+        there = registry.with_champion(registry.environment()) if by_name else []
+        if not there:
+            raise
+        ask = " or ".join(f"--model {shlex.quote(name)}" for name in there)
+        raise InputError(
+            f"{uri}: no such model. Train one with: recommender train; or ask for another of "
+            f"{registry.environment()}: {ask}"
+        ) from error
 
 
 def _history(pairs: Sequence[str]) -> dict[str, float]:
@@ -577,6 +641,37 @@ def _predict(model: Any, asked: Any) -> Any:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
         raise InputError(str(error.message)) from error
+
+
+def _answered(model: Any, asked: Any, empty: list[str]) -> Any:
+    """The answer to a part of what is asked; puts into `empty` the ids that get an empty list."""
+    answered = _predict(model, asked)
+    of = answered.columns[0]
+    got = set(answered[of].tolist())
+    empty += [each for each in asked[of].tolist() if each not in got]
+    return answered
+
+
+def _why_empty(recommender: Any, empty: list[str], history: dict[str, float], similar: bool) -> str:
+    """Why these users, or this item, get an empty list."""
+    if similar:
+        return f"no item is like {empty[0]}: too few of its users have rated another item as well"
+    named = f"user {empty[0]}" if len(empty) == 1 else f"{len(empty)} users ({', '.join(empty[:3])}, …)"
+    items, users = set(recommender.items), {user: at for at, user in enumerate(recommender.users)}
+    whole = all(
+        items <= {*history, *(recommender.items[item] for item in _rated(recommender, users.get(user)))}
+        for user in empty
+    )
+    if whole:
+        return f"no list for {named}: all {len(items)} items are rated already"
+    return (
+        f"no list for {named}: all items with enough ratings are rated already. This model is of an earlier "
+        "version; one that is trained now fills up lists: recommender train"
+    )
+
+
+def _rated(recommender: Any, at: int | None) -> Any:
+    return () if at is None else recommender.rated[slice(*recommender.start[at : at + 2])].tolist()
 
 
 def _write_csv(answers: Any, path: Path) -> None:
@@ -625,7 +720,7 @@ def _export(arguments: argparse.Namespace) -> None:
     tracking.connect(arguments.tracking_uri)
     _say(
         "exported "
-        + promotion.export(arguments.environment, arguments.model, arguments.version, arguments.output)
+        + promotion.export(arguments.environment, _model(arguments), arguments.version, arguments.output)
     )
 
 
@@ -658,7 +753,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from recommender import promotion, tracking
 
     tracking.connect(arguments.tracking_uri)
-    print(promotion.rollback(arguments.environment, arguments.model, arguments.version or None))
+    print(promotion.rollback(arguments.environment, _model(arguments), arguments.version or None))
 
 
 def _models(arguments: argparse.Namespace) -> None:

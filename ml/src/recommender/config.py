@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recommender.errors import InputError
-from recommender.registry import MODEL_NAME
+from recommender.registry import MODEL, MODEL_NAME
 
 
 class _Section(BaseModel):
@@ -92,7 +92,7 @@ class EvaluationConfig(_Section):
 
     folds: Annotated[int, Field(ge=2)] = 5
     k: Annotated[int, Field(ge=1)] = 10
-    threshold: float = 4.0
+    threshold: float | None = None
 
 
 class RecommendationConfig(_Section):
@@ -107,7 +107,7 @@ class TrackingConfig(_Section):
     """Names in MLflow; the environment is put before the model's name."""
 
     experiment: str = "movie-recommender"
-    model: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = "movie-recommender"
+    model: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = MODEL
 
 
 class Range(_Section):

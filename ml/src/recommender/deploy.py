@@ -42,7 +42,8 @@ def judge(name: str, wanted: str) -> Verdict:
     if now is not None and registry.deployed(name) == wanted:
         environment, _, model = name.partition(".")
         made, asked = (of.partition(":")[2] for of in (now.tags.get("source_digest", ""), wanted))
-        other = "" if model == "movie-recommender" else f" MODEL={model}"
+        # make asks for the name in the parameter file; MODEL is right wherever it is typed
+        other = "" if model == registry.MODEL else f" MODEL={model}"
         mend = (
             f"make rollback ENV={environment} VERSION={fitting[0]}{other}"
             if fitting

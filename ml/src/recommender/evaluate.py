@@ -72,13 +72,42 @@ def check_folds(ratings: Ratings, folds: int) -> None:
         )
 
 
+def relevant_from(scale: tuple[float, float]) -> float:
+    """The rating that counts as relevant where no threshold is set: four of five stars, on any scale.
+
+    That is 4/5 of the highest rating, and where this is not above the lowest one or that is below 0, 3/4 of
+    the way up.
+    """
+    low, high = scale
+    return high * 4 / 5 if 0 <= low < high * 4 / 5 else low + (high - low) * 3 / 4
+
+
+def on_scale(config: Config, ratings: Ratings) -> Config:
+    """The configuration with evaluation.threshold as a number; raises InputError for one off the scale."""
+    (low, high), threshold = ratings.scale, config.evaluation.threshold
+    usual = relevant_from(ratings.scale)
+    if threshold is None:
+        evaluation = config.evaluation.model_copy(update={"threshold": usual})
+        return config.model_copy(update={"evaluation": evaluation})
+    if not low <= threshold <= high:
+        count = "no rating" if threshold > high else "every rating"
+        raise InputError(
+            f"evaluation.threshold is {threshold:g}, off the scale {low:g} to {high:g} of {ratings.name}: "
+            f"{count} would count as relevant. Leave it out of the parameter file (it is {usual:g} then), "
+            f"or type --set evaluation.threshold={usual:g}"
+        )
+    return config
+
+
 def cross_validate(
     ratings: Ratings, config: Config, progress: Callable[[str], None] = lambda line: None
 ) -> Evaluation:
     """Cross-validate with Surprise's KFold, shuffled by the seed.
 
-    Raises InputError when there are fewer ratings than folds, or the parameters do not fit the algorithm.
+    Raises InputError when there are fewer ratings than folds, the threshold is off the scale, or the
+    parameters do not fit the algorithm.
     """
+    config = on_scale(config, ratings)
     settings = config.evaluation
     check_folds(ratings, settings.folds)
     compiling = algorithm.warm_up(config.algorithm, config.params, config.seed)
@@ -107,6 +136,7 @@ def measure(
 ) -> tuple[Fold, Floats]:
     """Train on `known` and estimate the ratings at the positions `held_out`: metrics, and estimates (n,)."""
     settings = config.evaluation
+    threshold = relevant_from(ratings.scale) if settings.threshold is None else settings.threshold
     began = time.perf_counter()
     algo = algorithm.make(config.algorithm, config.params, config.seed, served=False)
     algorithm.fit(algo, known)
@@ -121,7 +151,7 @@ def measure(
     fold = Fold(
         rmse=metrics.rmse(true, estimate),
         mae=metrics.mae(true, estimate),
-        **metrics.ranking(user, true, estimate, settings.k, settings.threshold, ratings.scale[0]),
+        **metrics.ranking(user, true, estimate, settings.k, threshold, ratings.scale[0]),
         fit_seconds=fitted - began,
         test_seconds=time.perf_counter() - fitted,
     )

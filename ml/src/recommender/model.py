@@ -28,6 +28,24 @@ BLOCK = 2**23
 NEAR = 1e-9
 
 History = Mapping[str, float]
+# Row, item or column, and score of each entry of several lists.
+Rows = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+
+
+def supported(count: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+    """Which items have `least` ratings, or, where none has so many, as many as the most rated; shape (m,)."""
+    return count >= min(least, int(count.max()))
+
+
+def _cut(parts: list[Rows], k: int) -> Rows:
+    """The first k entries of each row; the entries of an earlier part come first."""
+    if len(parts) == 1:
+        return parts[0]
+    row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    row, item, score = row[order], item[order], score[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < k
+    return row[kept], item[kept], score[kept]
 
 
 @dataclass(frozen=True)
@@ -141,8 +159,9 @@ class Recommender:
     def top_n(self, user: str, k: int | None = None, history: History | None = None) -> list[Pick]:
         """The k best items that the user has not rated, best first; fewer when there are not so many.
 
-        Items need `min_item_ratings` ratings, or as many as the most rated item has when none has so many. An
-        unknown user gets the items of highest popularity. Equal estimates: the item with more ratings first.
+        Items with `min_item_ratings` ratings come first (where no item has so many, those with the most). The
+        others fill up a list that is too short, see `_shrunk`. An unknown user gets the items of highest
+        popularity. Equal estimates: the item with more ratings first.
         `history` (item: rating) are ratings that came after the training: they count besides those that the
         model knows of the user, who may be unknown. Raises InputError for ratings off the scale.
         """
@@ -175,10 +194,10 @@ class Recommender:
         scorer, at, rated = self._folded(user, history)
         row = np.zeros(len(rated), dtype=np.int64)
         if at < 0:
-            row, column, score = self._best(self.popularity[self._shelf][None], row, rated, k)
+            listed = self._popular(row, rated, k)
         else:
-            row, column, score = self._best(scorer.of_users(np.array([at]), self._shelf), row, rated, k)
-        return self._as_lists(row, column, score, np.array([at]), 0)
+            listed = self._filled(scorer, np.array([at]), row, rated, k)
+        return self._as_lists(*listed, np.array([at]), 0)
 
     def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
         """The n ratings of the user that add most to the estimate of an item, most first.
@@ -203,7 +222,8 @@ class Recommender:
         """The k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
 
         By the model's own similarities or factors; where it has none, by who has rated: the cosine of the
-        two sets of users. Items need as many ratings as in `top_n`. Raises InputError for an unknown item.
+        two sets of users. As in `top_n`, items with many ratings come first; the similarity of the others is
+        shrunk. Raises InputError for an unknown item.
         """
         k = self._length(k)
         at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
@@ -216,25 +236,45 @@ class Recommender:
             for user in raters.tolist():
                 shared[self.rated[self.start[user] : self.start[user + 1]]] += 1
             nearness = shared / np.sqrt(np.maximum(self.count * self.count[at], 1))
-        itself = np.array([at])
-        _, column, score = self._best(nearness[self._shelf][None], np.zeros(1, dtype=np.int64), itself, k)
+        row, itself = np.zeros(1, dtype=np.int64), np.array([at])
+        parts = [self._best(nearness[self._shelf][None], self._shelf, row, itself, k)]
+        if len(self._rest):
+            shrunk = nearness[self._rest] * self._support
+            parts.append(self._best(shrunk[None], self._rest, row, itself, k))
+        like = [(of[score > 0], place[score > 0], score[score > 0]) for of, place, score in parts]
+        _, near, similarity = _cut(like, k)
         return [
-            Pick(self.items[i], self.titles[i], float(nearness[i]), rank)
-            for rank, i in enumerate(self._shelf[column[score > 0]].tolist(), start=1)
+            Pick(self.items[i], self.titles[i], value, rank)
+            for rank, (i, value) in enumerate(zip(near.tolist(), similarity.tolist(), strict=True), start=1)
         ]
 
     @cached_property
     def _shelf(self) -> NDArray[np.int64]:
-        """The items that may be recommended, those with more ratings first."""
-        open_ = np.flatnonzero(self.count >= min(self.settings["min_item_ratings"], int(self.count.max())))
-        return open_[np.argsort(-self.count[open_], kind="stable")]
+        """The items that are recommended first, those with more ratings before the others."""
+        return self._by_count(supported(self.count, self.settings["min_item_ratings"]))
+
+    @cached_property
+    def _rest(self) -> NDArray[np.int64]:
+        """The rated items that fill up lists, those with more ratings first."""
+        few = ~supported(self.count, self.settings["min_item_ratings"])
+        return self._by_count(few & (self.count > 0))
 
     @cached_property
     def _column(self) -> NDArray[np.int64]:
-        """Where each item stands on the shelf, -1 for one that does not."""
+        """Where each item stands on the shelf and, after that, in the rest; -1 for one that nobody rated."""
         column = np.full(len(self.items), -1)
-        column[self._shelf] = np.arange(len(self._shelf))
+        column[np.concatenate((self._shelf, self._rest))] = np.arange(len(self._shelf) + len(self._rest))
         return column
+
+    def _by_count(self, open_: NDArray[np.bool_]) -> NDArray[np.int64]:
+        items = np.flatnonzero(open_)
+        return items[np.argsort(-self.count[items], kind="stable")]
+
+    @cached_property
+    def _support(self) -> Floats:
+        """How much the ratings of each item of `_rest` count beside `damping`: above 0, at most 1."""
+        count = self.count[self._rest]
+        return count / (count + float(self.settings.get("damping", 25.0)))
 
     def _at(self, user: str) -> int:
         # Ids are text; whoever asks for the user 7 means "7".
@@ -252,24 +292,62 @@ class Recommender:
         row = np.repeat(np.arange(len(asked)), length)
         place = np.arange(len(row)) + np.repeat(self.start[at[asked]] - np.cumsum(length) + length, length)
         seen = self.rated[place]
-        row, column, score = self._best(self.scorer.of_users(at[asked], self._shelf), row, seen, k)
-        parts = [(asked[row], column, score)]
+        row, item, score = self._filled(self.scorer, at[asked], row, seen, k)
+        parts = [(asked[row], item, score)]
         if len(asked) < len(at):
             nothing = np.zeros(0, dtype=np.int64)
-            _, column, score = self._best(self.popularity[self._shelf][None], nothing, nothing, k)
+            _, item, score = self._popular(nothing, nothing, k)
             strangers = np.flatnonzero(at < 0)
             again = len(strangers)
-            parts.append((np.repeat(strangers, len(column)), np.tile(column, again), np.tile(score, again)))
-        row, column, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            parts.append((np.repeat(strangers, len(item)), np.tile(item, again), np.tile(score, again)))
+        row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         order = np.argsort(row, kind="stable")
-        return self._as_lists(row[order], column[order], score[order], at, first)
+        return self._as_lists(row[order], item[order], score[order], at, first)
+
+    def _filled(
+        self, scorer: Scorer, user: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
+    ) -> Rows:
+        """The k best items of each of `user`, shape (b,): of the shelf, and of the rest where these are few.
+
+        `seen[i]` is an item that the user of row `row[i]` has rated. Returns rows, ascending, with items and
+        scores, best first.
+        """
+        parts = [self._best(scorer.of_users(user, self._shelf), self._shelf, row, seen, k)]
+        if not len(self._rest):
+            return parts[0]
+        short = np.flatnonzero(np.bincount(parts[0][0], minlength=len(user)) < k)
+        step = max(1, BLOCK // len(self._rest))
+        for first in range(0, len(short), step):
+            part = short[first : first + step]
+            mine = np.isin(row, part)
+            shrunk = self._shrunk(scorer.of_users(user[part], self._rest))
+            at, item, score = self._best(shrunk, self._rest, np.searchsorted(part, row[mine]), seen[mine], k)
+            parts.append((part[at], item, score))
+        return _cut(parts, k)
+
+    def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
+        """The k most popular items that are not among those seen, as `_filled` orders them, in row 0."""
+        parts = [self._best(self.popularity[self._shelf][None], self._shelf, row, seen, k)]
+        if len(parts[0][0]) < k and len(self._rest):
+            parts.append(self._best(self.popularity[self._rest][None], self._rest, row, seen, k))
+        return _cut(parts, k)
+
+    def _shrunk(self, estimate: Floats) -> Floats:
+        """Estimates for `_rest`, drawn to the user's mean the more, the fewer ratings the item has."""
+        level = estimate.mean(axis=1, keepdims=True)
+        shrunk: Floats = level + self._support * (estimate - level)
+        return shrunk
 
     def _best(
-        self, score: Floats, row: NDArray[np.int64], item: NDArray[Any], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        """The k best of each row of scores over the shelf, without the items that the row has seen."""
-        column = self._column[item]
-        score[row[column >= 0], column[column >= 0]] = -np.inf
+        self, score: Floats, items: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
+    ) -> Rows:
+        """The k best of each row of scores over `items` (`_shelf` or `_rest`), without what the row has seen.
+
+        Returns rows, ascending, with items and scores, best first.
+        """
+        column = self._column[seen] if items is self._shelf else self._column[seen] - len(self._shelf)
+        inside = (column >= 0) & (column < len(items))
+        score[row[inside], column[inside]] = -np.inf
         k = min(k, score.shape[1])
         least = -np.partition(-score, k - 1, axis=1)[:, k - 1 : k]
         # -inf less something is -inf: rows with fewer than k items left have all that is seen in it.
@@ -278,18 +356,18 @@ class Recommender:
         order = np.lexsort((column, -np.round(score / NEAR), row))
         row, column, score = row[order], column[order], score[order]
         best = np.arange(len(row)) - np.searchsorted(row, row) < k
-        return row[best], column[best], score[best]
+        return row[best], items[column[best]], score[best]
 
     def _as_lists(
         self,
         row: NDArray[np.int64],
-        column: NDArray[np.int64],
+        item: NDArray[np.int64],
         score: Floats,
         at: NDArray[np.int64],
         first: int,
     ) -> Lists:
         rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
-        return Lists(row + first, self._shelf[column], self._clipped(score), rank, at[row] >= 0)
+        return Lists(row + first, item, self._clipped(score), rank, at[row] >= 0)
 
     def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
         """Items and ratings of a user: those of the training, and over them those of the history."""

@@ -197,7 +197,9 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
         champion, wanted = now.get(registry.CHAMPION), number or now.get(registry.PREVIOUS)
         if number is None and (champion is None or wanted is None or champion == wanted):
             there = f"champion {champion}" if champion else "no champion"
-            raise InputError(f"{name} has {there} and no version before it to go back to.")
+            others = [] if champion else registry.with_champion(environment)
+            named = f" Models of {environment} that have one: {', '.join(others)}." if others else ""
+            raise InputError(f"{name} has {there} and no version before it to go back to.{named}")
         version = registry.version(name, wanted)
         wanted = str(version.version)
         if wanted == champion:

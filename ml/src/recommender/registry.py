@@ -19,6 +19,8 @@ PREVIOUS = "previous"
 _MOVING = "aliases_moving"
 # A tag of the registered model: the source_digest that was deployed last and made champion.
 _DEPLOYED = "deployed"
+# What a model is called where no parameter file says it.
+MODEL = "movie-recommender"
 # What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
 MODEL_NAME = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
@@ -216,6 +218,24 @@ def _found(get: Any, *arguments: str) -> Any:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
+
+
+def with_champion(environment: str) -> list[str]:
+    """The models of an environment that have a champion, by their names without the environment."""
+    import mlflow
+
+    found, page = [], None
+    while True:
+        pattern = f"name LIKE '{_environment_name(environment)}.%'"
+        part = mlflow.MlflowClient().search_registered_models(pattern, page_token=page)
+        found += [
+            each.name.partition(".")[2]
+            for each in part
+            if CHAMPION in each.aliases and usable(environment, each.name)
+        ]
+        page = part.token
+        if not page:
+            return sorted(found)
 
 
 def champion(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from recommender import algorithm, data, evaluate, evidence, folding, registry, reports, tracking, trainset
 from recommender.config import Config
-from recommender.model import Recommender
+from recommender.model import Recommender, supported
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -59,6 +62,7 @@ def train(
     algorithm.make(config.algorithm, config.params, config.seed)
     with clock.part("read"):
         ratings = data.read(config.data)
+        config = evaluate.on_scale(config, ratings)
         dataset_digest = ratings.digest()
     progress(
         f"{ratings.name}: {len(ratings)} ratings, {len(ratings.users)} users, {len(ratings.items)} items"
@@ -107,7 +111,9 @@ def train(
             recorded["model_digest"] = model_digest
             tracking.tag(run_id, recorded)
             tracking.log_seconds(run_id, clock.seconds)
-            first = ratings.users[0]
+            first, shelf = ratings.users[0], support(ratings, config)
+            if shelf["remark"]:
+                progress(f"data: {shelf['remark']}")
             report: dict[str, Any] = {
                 "dataset": {
                     "name": ratings.name,
@@ -115,6 +121,7 @@ def train(
                     "users": len(ratings.users),
                     "items": len(ratings.items),
                     "digest": dataset_digest,
+                    "lists": shelf,
                 },
                 "algorithm": config.algorithm,
                 "params": config.params,
@@ -168,6 +175,34 @@ def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
     return report
 
 
+def support(ratings: data.Ratings, config: Config) -> dict[str, Any]:
+    """How many items may come first in lists, by recommendation.min_item_ratings.
+
+    Keys: items; share (0 to 1); least, the ratings that they have at least; says, a line for people; remark,
+    what somebody should look at, or "".
+    """
+    rules = config.recommendation
+    count = np.bincount(ratings.item, minlength=len(ratings.items))
+    items, wanted = len(count), rules.min_item_ratings
+    found = int(supported(count, wanted).sum())
+    least = min(wanted, int(count.max()))
+    share = f"{found:,} of {items:,} items ({100 * found / items:.3g}%)"
+    rest = "all items" if found == items else "the others fill up lists that are too short"
+    short = f"no item has {wanted} ratings; " if least < wanted else ""
+    says = f"{short}{share} may be recommended first, with {least} ratings or more; {rest}"
+    remark = ""
+    if found < items and (found < 10 * rules.k or found < items / 20):
+        enough = min(10 * rules.k, items // 2) or 1
+        lower = int(np.sort(count)[-enough])
+        remark = f"Only {share} have {least} ratings or more, and come first in everybody's list."
+        if lower < least:
+            remark += (
+                f" To let more come first: --set recommendation.min_item_ratings={lower}, or that key in the "
+                "parameter file."
+            )
+    return {"items": found, "share": found / items, "least": least, "says": says, "remark": remark}
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON, whole or not at all; the account that trains can read it, whoever wrote it."""
     write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
@@ -211,9 +246,13 @@ def summary(report: dict[str, Any]) -> str:
     k = numbers["k"]
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     listed = report["recommendations"]
+    named = (model["name"] or "").partition(".")[2]
+    other = named not in ("", registry.MODEL)
+    asked = [f"ask it    recommender recommend --model {shlex.quote(named)}"] if other else []
     lines = [
         f"data      {dataset['name']}: {dataset['ratings']} ratings, "
         f"{dataset['users']} users, {dataset['items']} items",
+        f"lists     {dataset['lists']['says']}",
         f"model     {report['algorithm']}, digest {model['digest'][:12]}",
         f"metrics   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}, "
         f"precision@{k} {numbers['precision_at_k']:.4f}, recall@{k} {numbers['recall_at_k']:.4f}, "
@@ -222,6 +261,7 @@ def summary(report: dict[str, Any]) -> str:
         f"version   {model['name']} {model['version']}, alias {model['alias']}"
         if model["version"]
         else "version   not registered",
+        *asked,
         f"seconds   {seconds['total']:.1f}: {parts}",
         f"user {listed['user']}:",
         *pick_lines(listed["items"]),
