@@ -138,7 +138,7 @@ def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
 
 
 def test_sshd_lets_people_with_a_shell_go_to_the_loopback_alone() -> None:
-    settings = yaml.safe_load((ROOT / "inventory/common.yml").read_text())
+    settings = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())
     spec = importlib.util.spec_from_file_location("p", ROOT / "roles/access/filter_plugins/access_people.py")
     assert spec
     assert spec.loader
