@@ -27,7 +27,7 @@ TURN = 0.02
 # Least seconds between two writes to the document, and how many times longer a pause is than the write before.
 PAUSE, SHARE = 0.1, 5
 # Seconds without a message, after a cell's reply, when its end is given up.
-SILENCE = 10.0
+SILENCE = 10
 # Cells that still get late output, as of a thread.
 REMEMBERED = 500
 # Characters that are collected before controls are applied.
@@ -424,17 +424,23 @@ class Reader:
         plain = zmq.Socket.shadow(socket.underlying)
         poller = zmq.asyncio.Poller()
         poller.register(socket, zmq.POLLIN)
-        while True:
-            wait = max(0.0, self.pause_ends - time.monotonic()) if self.changed else 5.0
-            await poller.poll(int(wait * 1000))
-            ends = time.monotonic() + TURN
-            with contextlib.suppress(zmq.Again):
-                while time.monotonic() < ends:
-                    self.take(plain.recv_multipart(zmq.NOBLOCK))
-            if self.changed and time.monotonic() >= self.pause_ends:
-                self.flush()
-            # the turn of others, also when messages never cease
-            await asyncio.sleep(0)
+        try:
+            while True:
+                wait = max(0.0, self.pause_ends - time.monotonic()) if self.changed else 5.0
+                await poller.poll(int(wait * 1000))
+                ends = time.monotonic() + TURN
+                with contextlib.suppress(zmq.Again):
+                    while time.monotonic() < ends:
+                        self.take(plain.recv_multipart(zmq.NOBLOCK))
+                if self.changed and time.monotonic() >= self.pause_ends:
+                    self.flush()
+                # the turn of others, also when messages never cease
+                await asyncio.sleep(0)
+        except Exception:
+            self.log.exception("the output of a kernel is no longer read")
+        finally:
+            # else the kernel would wait for a reader that is gone
+            socket.close(linger=0)
 
     def take(self, frames: list[bytes]) -> None:
         self.heard = time.monotonic()
@@ -498,13 +504,14 @@ class Reader:
                             stdin_hook(message)
                         elif message["parent_header"].get("msg_id") == asked:
                             reply = message
-            self.heard = max(self.heard, time.monotonic())
-            while not cell.idle.is_set():
+            waits = 0
+            while not cell.idle.is_set() and waits < SILENCE:
+                heard = self.heard
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(cell.idle.wait(), 1)
-                if not cell.idle.is_set() and time.monotonic() - self.heard > SILENCE:
-                    cell.note("[Output may be missing: the kernel has not said that it is complete.]")
-                    break
+                waits = 0 if self.heard > heard else waits + 1
+            if not cell.idle.is_set():
+                cell.note("[Output may be missing: the kernel has not said that it is complete.]")
         finally:
             self.flush(cell)
             outputs[:] = [output.value() for output in cell.outputs]
