@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from recommender import algorithm, bundle, cli, evidence, gate, promotion, registry, train
 from recommender.config import Config
 from recommender.errors import InputError, RecommenderError, Refusal
+from tests.test_typed import in_a_shell
 
 ANYTHING = gate.Settings(margins={"rmse": -10.0})
 MODEL = "promoted"
@@ -398,9 +399,18 @@ def test_damaged_on_the_way(world: dict[str, Any], target: str, tmp_path: Path) 
 def test_source_run_is_deleted(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
     report = trained(folder, store, environment=environment)
     MlflowClient().delete_run(report["model"]["run_id"])
-    with pytest.raises(RecommenderError, match=f"mlflow runs restore --run-id {report['model']['run_id']}"):
+    with pytest.raises(
+        RecommenderError, match=f"mlflow runs restore --run-id {report['model']['run_id']}"
+    ) as said:
         promotion.export(environment, MODEL, None, tmp_path / "a.zip")
     assert "its run is deleted" in promotion.picture(environment)
+    # as printed, it mends it, and leaves nothing else
+    empty = tmp_path / "somewhere"
+    empty.mkdir()
+    done = in_a_shell(str(said.value).rpartition("has not run: ")[2], empty)
+    assert done.returncode == 0, done.stderr
+    assert list(empty.iterdir()) == []
+    promotion.export(environment, MODEL, None, tmp_path / "a.zip")
 
 
 # Interrupted

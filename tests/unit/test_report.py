@@ -98,3 +98,38 @@ def test_no_task_of_the_role_reaches_into_the_groups_folder(path: pathlib.Path) 
         # the folder itself is made, in one of root's
         if task["name"] != "Make the folders":
             assert "artifacts" not in json.dumps(task) and "__recommender_report" not in json.dumps(task)
+
+
+@pytest.mark.parametrize(
+    ("title", "data", "line", "count"),
+    [({"title": "Amélie"}, "ml-tiny", "1  4.50  Amélie", "2 films"), ({"title": ""}, "shop", "1  4.50  7", "2 items"),
+     ({"title": None}, "shop", "1  4.50  7", "2 items"), ({}, "shop", "1  4.50  7", "2 items")],
+)  # fmt: skip
+def test_items_without_titles_are_named_by_their_ids(
+    tmp_path: pathlib.Path, title: dict[str, Any], data: str, line: str, count: str
+) -> None:
+    pick = {"item": "7", "estimate": 4.5, "rank": 1} | title
+    report = REPORT | {
+        "dataset": REPORT["dataset"] | {"name": data},
+        "recommendations": {"user": "1", "items": [pick]},
+    }
+    given = {
+        "report": report, "report_refused": "", "environment_name": "dev", "operator": "deploy", "ansible_facts": {},
+        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+    }  # fmt: skip
+    task = {
+        "ansible.builtin.template": {
+            "src": str(ROOT / "playbooks/templates/report.txt.j2"),
+            "dest": str(tmp_path / "out"),
+            "mode": "0600",
+        }
+    }
+    play = {"hosts": "localhost", "gather_facts": False, "connection": "local", "vars": given, "tasks": [task]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/hosts").write_text("localhost\n")
+    command = ["ansible-playbook", "-i", str(tmp_path / "local/hosts"), "play.yml"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = (tmp_path / "out").read_text(encoding="utf-8")
+    assert line in shown and count in shown

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recommender import registry, tracking
+from recommender import registry, tracking, typed
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
     if run is None or version.source is None:
         raise RecommenderError(
             f"{version.name} {version.version}: its run {version.run_id} is deleted, and with it metrics and "
-            f"artifacts. While mlflow gc has not run: mlflow runs restore --run-id {version.run_id}"
+            f"artifacts. While mlflow gc has not run: "
+            + typed.mlflow("runs", "restore", "--run-id", str(version.run_id))
         )
     run_id = run.info.run_id
     download(run_id, version.source, scratch)
@@ -136,7 +137,7 @@ def read(path: Path, folder: Path) -> dict[str, Any]:
 
     Raises InputError when it is none, is cut short, is of another format, or a file is not as it was written.
     """
-    mend = "Write it anew: recommender export."
+    mend = f"Write it again where its version is: recommender export --environment dev --output {path}"
     try:
         # Not tar: its extraction is safe from Python 3.11.4 on, and Debian 12 has 3.11.2.
         with zipfile.ZipFile(path) as archive:

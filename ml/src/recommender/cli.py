@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from recommender import __version__
+from recommender import __version__, typed
 from recommender.errors import InputError, RecommenderError
 
 # Flag, key in the parameter file, what it is.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except RecommenderError as error:
-        print(f"recommender: {error}", file=sys.stderr)
+        print(f"recommender: {typed.runnable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("recommender: interrupted", file=sys.stderr)
@@ -352,7 +352,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
 def _say(line: str) -> None:
     # Whoever reads may have gone, as when a connection is lost; what is at work goes on.
     with contextlib.suppress(BrokenPipeError):
-        print(line, file=sys.stderr, flush=True)
+        print(typed.runnable(line), file=sys.stderr, flush=True)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -363,7 +363,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     altered = bool(arguments.set or _flags(arguments))
     report = train.train(settings, arguments.tracking_uri, not arguments.no_register, _say, altered)
-    print(train.summary(report))
+    print(typed.runnable(train.summary(report)))
     if arguments.report:
         train.write_report(arguments.report, report)
 
@@ -485,7 +485,8 @@ def _download(arguments: argparse.Namespace) -> None:
     from recommender import downloads
 
     folder = downloads.download(arguments.name, arguments.folder, arguments.mirror or downloads.MIRROR, _say)
-    print(f"{folder}\n  recommender train --data {folder}")
+    then = f"recommender train --data {shlex.quote(str(folder))}"
+    print(f"{folder}\n  {typed.runnable(then) if typed.by_make() else then}")
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -562,7 +563,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     by_name = re.fullmatch(registry.MODEL_NAME, model_name) and not Path(model_name).exists()
     uri = f"models:/{registry.environment()}.{model_name}@{registry.CHAMPION}" if by_name else model_name
     line = [*arguments.line, "--output", "-"] if to_file else arguments.line
-    if by_name and (arguments.config or model_name != registry.MODEL):
+    if by_name and (arguments.config or os.environ.get(CONFIG) or model_name != registry.MODEL):
         # who is handed it stands in another folder
         line = [*line, "--model", uri]
     if (code := confined.hand_over(line, to_file)) is not None:

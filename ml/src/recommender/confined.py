@@ -20,6 +20,8 @@ _PASSED = (
     "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8", "PYTHONIOENCODING", "LANG", "LC_ALL", "LC_CTYPE",
     "TZ", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_SERVER_CERT_PATH", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_TRACKING_ACCOUNT", ACCOUNT,
+    # so that messages say what make is to be told
+    "RECOMMENDER_CONFIG", "MAKELEVEL",
 )  # fmt: skip
 _UNIT = [
     "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--setenv=HOME=/tmp",

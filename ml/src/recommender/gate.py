@@ -59,7 +59,11 @@ def order(source: str, target: str) -> Check:
     found = f"{source} to {target}" + (
         f" leaves out {between}" if between else " goes back" if step < 0 else ""
     )
-    mend = f"Promote to {between} first." if between else "To go back to the version before: make rollback."
+    mend = (
+        f"Promote to {between} first."
+        if between
+        else f"To go back to the version before: make rollback ENV={target}"
+    )
     return Check("order", step == 1, found, mend)
 
 

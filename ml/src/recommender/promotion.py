@@ -75,7 +75,10 @@ def promote(
             "a version that was changed or does not load is never promoted."
         )
     if not archive.is_file():
-        raise InputError(f"{archive}: no such file. Write it first: recommender export.")
+        raise InputError(
+            f"{archive}: no such file. Write it first: "
+            f"recommender export --environment dev --output {archive}"
+        )
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow", _UNDONE):
         folder = Path(scratch)
         content = bundle.read(archive, folder)

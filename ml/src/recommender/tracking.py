@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from recommender import listener
+from recommender import listener, typed
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _check_database(uri: str) -> None:
     import mlflow
     import sqlalchemy as sa
 
-    database = _local_database(uri)
+    database = local_database(uri)
     try:
         if database is None:
             # MLflow itself would try again for minutes
@@ -157,7 +157,7 @@ def trusted(place: str) -> str:
         raise Untrusted(
             f"{place}: the tracking server names this as the place of the artifacts, and it is none that a "
             "server keeps. Nothing there was touched. Find out who made that experiment with a place of its "
-            "own, and rename it: mlflow experiments rename."
+            f"own, and rename it. {typed.mlflow('experiments', 'search')} lists the experiments."
         )
     return place
 
@@ -172,13 +172,14 @@ def shown(uri: str) -> str:
     return re.sub(r"//.*@", "//***@", uri)
 
 
-def _local_database(uri: str) -> Path | None:
+def local_database(uri: str) -> Path | None:
+    """The file of a local SQLite store, absolute; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
 def place(uri: str) -> Path:
     """The folder of a local store; for a server mlruns/ in the working directory."""
-    database = _local_database(uri)
+    database = local_database(uri)
     return database.parent if database else Path.cwd() / "mlruns"
 
 
@@ -320,7 +321,7 @@ def experiment(name: str, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
-    database = _local_database(uri)
+    database = local_database(uri)
     # A server has a place of its own; beside a local database the artifacts stand.
     place = (database.parent / "artifacts").as_uri() if database else None
     found = client.get_experiment_by_name(name)
@@ -333,9 +334,10 @@ def experiment(name: str, uri: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
+        restore = typed.mlflow("experiments", "restore", "--experiment-id", str(found.experiment_id))
         raise InputError(
-            f"{shown(uri)}: experiment {name!r} is deleted. Restore it (mlflow experiments restore -x "
-            f"{found.experiment_id}), or give another name as tracking.experiment."
+            f"{shown(uri)}: experiment {name!r} is deleted. Give another name as tracking.experiment, or "
+            f"restore it: {restore}"
         )
     trusted(found.artifact_location)
     return str(found.experiment_id)
