@@ -21,9 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "files"))
+import jupyter_screen_connect
 import jupyter_screen_saves as saves
 from anyio import to_thread
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server_fileid.manager import ArbitraryFileIdManager
 from jupyter_server_ydoc.app import YDocExtension
 from jupyter_server_ydoc.loaders import FileLoader
@@ -499,6 +501,16 @@ async def case_the_store_takes_many_at_once_and_again(place: Place) -> None:
     assert (await cursor.fetchone())[0] < 10
 
 
+async def case_a_busy_kernel_is_not_waited_for(place: Place) -> None:
+    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    kernel = types.SimpleNamespace(_kernel_info_future=answer, execution_state="starting")
+    connection: Any = types.SimpleNamespace(kernel_manager=kernel, _kernel_info_future=answer, log=LOG)
+    ask = ZMQChannelsWebsocketConnection.request_kernel_info
+    assert not ask(connection).done()
+    kernel.execution_state = "busy"
+    assert ask(connection).result() == {}
+
+
 async def case_no_thread_holds_up_the_end(place: Place) -> None:
     assert await to_thread.run_sync(lambda: threading.current_thread().daemon)
 
@@ -528,6 +540,7 @@ def main(arguments: list[str]) -> None:
     logging.disable(logging.CRITICAL)
     if "upstream" not in arguments:
         saves.install()
+        jupyter_screen_connect.install()
     wanted = [name for name in arguments if name in CASES] or list(CASES)
     # most of the time they wait
     with concurrent.futures.ThreadPoolExecutor(len(wanted)) as threads:

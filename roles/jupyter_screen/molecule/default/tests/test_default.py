@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,25 @@ def in_notebook(host: Host, name: str, kernel: str, *codes: str) -> dict[str, An
     command = "runuser -u %s -- %s -c %s %s %s " + " ".join(["%s"] * len(codes))
     said = host.check_output(command, name, PYTHON, script, str(PORTS[name]), kernel, *codes)
     return dict(json.loads(said))
+
+
+def type_and_print(host: Host) -> str:
+    """Leaves a browser at a notebook whose cell prints without a pause. Returns the word that was typed just now."""
+    word = uuid.uuid4().hex
+    script = (SCENARIO / "tests/type_and_print.py").read_text()
+    told = f"/run/browser-{word}"
+    host.check_output(f"rm -f {told} && touch {told} && systemctl reset-failed 'browser-*'")
+    command = f"systemd-run --quiet --collect --unit=browser-{word} -p StandardOutput=append:{told} %s -c %s %s %s %s"
+    host.check_output(command, PYTHON, script, "analyst", str(PORTS["analyst"]), word)
+    wait(lambda: "stored" in host.file(told).content_string, "nothing typed or printed", host)
+    return word
+
+
+def saved(host: Host, word: str) -> bool:
+    """Returns whether the file has what was typed and printed."""
+    notebook = json.loads(host.file("/home/analyst/notebooks/printing.ipynb").content_string)
+    outputs = json.dumps([cell["outputs"] for cell in notebook["cells"]])
+    return f"printed-{word}" in outputs and any(f"typed-{word}" in cell["source"] for cell in notebook["cells"])
 
 
 def converge(host: Host, *variables: str) -> str:
@@ -361,6 +381,7 @@ def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) 
     secret, before, other = token(host, "analyst"), jupyter_pid(host), jupyter_pid(host, "ana")
     # the starts of the cases before are no sign of a broken server
     host.check_output("systemctl reset-failed %s", unit("analyst"))
+    word = type_and_print(host)
     if victim == "screen":
         host.check_output("kill -9 %s", show(host, "MainPID", unit("analyst")))
     else:
@@ -375,6 +396,8 @@ def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) 
         f"not back after the end of {victim}",
         host,
     )
+    # nobody opens it again
+    wait(lambda: saved(host, word), "what was typed and printed is lost", host)
     assert show(host, "NRestarts", unit("analyst")) == "1"
     assert token(host, "analyst") == secret
     assert run_as(host, "analyst", "screen -ls").count(".jupyter\t") == 1
@@ -469,7 +492,10 @@ def test_the_unit_fails_and_says_why_when_jupyter_cannot_run(host: Host) -> None
 
 
 def test_a_clean_stop_is_no_failure(host: Host) -> None:
+    word = type_and_print(host)
     host.check_output("systemctl stop %s", unit("analyst"))
+    assert saved(host, word)
+    # with a browser there, too
     assert show(host, "ActiveState", unit("analyst")) == "inactive"
     assert get(host, 8888, "")[0] == 0
     assert host.run("pgrep -u analyst").rc == 1
