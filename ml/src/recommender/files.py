@@ -253,7 +253,8 @@ def encoding_of(file: File, named: str, setting: str) -> str:
     # an encoding of one's own may raise anything
     except (LookupError, UnicodeError, ValueError) as error:
         raise InputError(
-            f"{named!r} is no encoding that Python knows. Name one, as {setting} utf-8 or {setting} latin-1."
+            f"{named!r} is no encoding that Python knows. Name one, as {setting} utf-8 or latin-1 "
+            f"({_key(setting)})."
         ) from error
     name, head = known.name, file.head
     if name in ("utf-8", "utf-8-sig"):
@@ -266,7 +267,9 @@ def encoding_of(file: File, named: str, setting: str) -> str:
             # Latin text in UTF-16: every other byte is NUL
             ends = "be" if head[0] == 0 else "le"
             if set(head[0 if ends == "be" else 1 : 64 : 2]) == {0}:
-                raise InputError(f"{file.shown}: UTF-16 without its mark. Say {setting} utf-16-{ends}.")
+                raise InputError(
+                    f"{file.shown}: UTF-16 without its mark. Say {setting} utf-16-{ends} ({_key(setting)})."
+                )
         return "utf-8-sig"
     for family in ("utf-16", "utf-32"):
         marks = [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE]
@@ -275,6 +278,10 @@ def encoding_of(file: File, named: str, setting: str) -> str:
         if name.startswith(family) and head.startswith(tuple(marks)):
             return family
     return name
+
+
+def _key(setting: str) -> str:
+    return f"data.{setting.removeprefix('--').replace('-', '_')}"
 
 
 def undecodable(file: File, encoding: str, setting: str) -> InputError:
@@ -287,9 +294,13 @@ def undecodable(file: File, encoding: str, setting: str) -> InputError:
             except UnicodeDecodeError as error:
                 return InputError(
                     f"{file.shown}, line {number}: byte 0x{line[error.start]:02x} is not {shown}. "
-                    f"Name the file's encoding, for instance {setting} latin-1, or save it as UTF-8."
+                    f"Name the file's encoding, for instance {setting} latin-1 ({_key(setting)}), or save it "
+                    "as UTF-8."
                 )
-    return InputError(f"{file.shown}: not {shown}. Name the file's encoding, for instance {setting} latin-1.")
+    return InputError(
+        f"{file.shown}: not {shown}. Name the file's encoding, for instance {setting} latin-1 "
+        f"({_key(setting)})."
+    )
 
 
 # Folders that Spark, Dask and their like write

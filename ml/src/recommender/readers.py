@@ -96,7 +96,7 @@ def source(config: DataConfig) -> Source:
     if config.is_sql:
         return _sql(config)
     kind, place, found = _recognise(config)
-    readers = [_reader(kind, file, config, _wanted(kind, config)) for file in found]
+    readers = [_reader(kind, file, config, _wanted(kind, config), len(found) > 1) for file in found]
     reader = _Parts(readers)
     logical = place.name if place.is_dir() else found[0].name
     return Source(
@@ -121,8 +121,8 @@ def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
     path = Path(expanduser(config.source))
     if not path.exists():
         raise InputError(
-            f"{path}: no such file or folder. Give --data a MovieLens folder, a file, or a database's "
-            "SQLAlchemy URL (postgresql+psycopg://host/database)."
+            f"{path}: no such file or folder. Give --data (data.source) a MovieLens folder, a file, or a "
+            "database's SQLAlchemy URL (postgresql+psycopg://host/database)."
         )
     kind = None
     if path.is_dir() and not files.parts(path):
@@ -264,12 +264,14 @@ def _listed(names: list[str]) -> str:
     return f"{shown}, … ({len(names)} in all)" if len(names) > 20 else shown
 
 
-def _reader(kind: str, file: File, config: DataConfig, wanted: _Wanted) -> "_Text | _Json | _Parquet":
+def _reader(
+    kind: str, file: File, config: DataConfig, wanted: _Wanted, part: bool = False
+) -> "_Text | _Json | _Parquet":
     if kind == "parquet":
         return _Parquet(file.on_disk(), wanted)
     if kind == "jsonl":
         return _Json(file, config, wanted)
-    return _Text(file, kind, config, wanted)
+    return _Text(file, kind, config, wanted, part)
 
 
 class _Parts:
@@ -305,8 +307,9 @@ class _Layout:
 class _Text:
     """A file of lines: MovieLens' three formats and CSV."""
 
-    def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted) -> None:
+    def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted, part: bool) -> None:
         self._file, self._kind, self._config, self._wanted = file, kind, config, wanted
+        self._part = part
         self._csv = kind not in ("100k", "1m")
         self._header = self._csv and config.header
         self._quoting: Any = csv.QUOTE_MINIMAL if self._csv else csv.QUOTE_NONE
@@ -392,6 +395,8 @@ class _Text:
                 else:
                     first = line
                     break
+            if not first and self._part:
+                return None
             if not first:
                 raise InputError(f"{file.shown}: the file is empty. Give a file with at least one rating.")
             if _NETFLIX.fullmatch(first.strip()):
@@ -431,7 +436,9 @@ class _Text:
         mark, shown = ("\t", "tabs") if self._kind == "100k" else ("::", "'::'")
         where = f"{self._file.shown}, line 1"
         if mark not in first:
-            raise InputError(f"{where}: no {shown} between the fields. For a CSV file say --format csv.")
+            raise InputError(
+                f"{where}: no {shown} between the fields. For a CSV file say --format csv (data.format)."
+            )
         found = min(first.count(mark) + 1, len(FIELDS))
         if found < 3:
             raise InputError(f"{where}: fewer than three fields. Each line needs user, item and rating.")
@@ -696,7 +703,7 @@ def _titles_beside(folder: Path, kind: str, config: DataConfig) -> dict[str, str
             return titles
         if not path.exists() or path.is_dir():
             raise InputError(
-                f"{path}: no such file. Give --titles a file with items and titles, or leave it out."
+                f"{path}: no such file. Give --titles (data.titles) a file of titles, or leave it out."
             )
         return _read_titles(files.examine(path), config)
     name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
@@ -872,7 +879,7 @@ def _select(engine: Any, shown: str, table: str, wanted: _Wanted) -> Iterator[pd
             if bare not in known:
                 raise InputError(
                     f"{shown}: no table {table!r}; there are: {', '.join(known) or 'none'}. "
-                    "Name it with --table."
+                    "Name it with --table (data.table)."
                 )
             present = [column["name"] for column in inspector.get_columns(bare, schema or None)]
             at = wanted.columns(present, f"{shown}, table {table}", "table", lambda: None)
