@@ -155,7 +155,7 @@ def test_a_folder_in_parts(tmp_path: Path) -> None:
         if folder.name != "shop":
             write(folder / "_SUCCESS", b"")
     write(tmp_path / "csv/part-00002-a.csv", b"")
-    write(tmp_path / "shop/movies.csv", "movieId,title\né1,One\n")
+    write(tmp_path / "shop/movies.csv/part-00000.csv", "movieId,title\né1,One\n")
     for folder in tmp_path.iterdir():
         ratings = read(folder, header=folder.name != "bare")
         assert triples(ratings) == EXPECTED, folder
@@ -285,7 +285,7 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
         "m.zip",
         zipped(**{"ml/ratings.csv": CSV, "ml/movies.csv": "x"}),
         {},
-        "2 files in one archive .* unzip {path} -d {folder}/m, then say --data {folder}/m/ml",
+        "2 files in one archive .* -m zipfile -e {path} {folder}/m, then say --data {folder}/m/ml",
     ),
     "none in one": ("m.zip", zipped(**{"__MACOSX/x": "x"}), {}, "0 files in one archive"),
     "a workbook": ("r.xlsx", zipped(**{"xl/workbook.xml": "x", "a": "x"}), {}, "an Excel workbook. Save"),
@@ -307,6 +307,7 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "no header, one twice": (
         "r.csv", BODY, {"header": False, "columns": {"user": "2"}}, "column 2 is user and item. Name both"
     ),
+    "a header after all": ("r.csv", CSV, {"header": False}, "like names, not data. Leave --no-header out"),
     "no header, too few": ("r.csv", "1;2;3\n", {"header": False}, "Name the separator: --separator ';'"),
     "tabs": ("r.csv", CSV.replace(",", "\t"), {}, r"--separator '\\t'"),
     "semicolons": ("r.csv", CSV.replace(",", ";"), {}, r"--separator ';' \(data\.separator"),
@@ -344,16 +345,31 @@ def test_a_database_and_a_tar_are_named(tmp_path: Path) -> None:
         read(tmp_path / "t.tar.gz")
 
 
+def test_what_is_printed_for_archives(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m l.zip", zipped(**{"ml/ratings.csv": CSV, "ml/movies.csv": "movieId,title\né1,One\n"})
+    )
+    with pytest.raises(InputError, match="2 files in one archive") as caught:
+        read(path)
+    typed(str(caught.value), ("Unpack it: ", ", then say"), tmp_path)
+    assert read(tmp_path / "m l" / "ml").titles == {"é1": "One"}
+    path = write(tmp_path / "r.csv", gzip.compress((CSV + "# the end\n").encode()))
+    with pytest.raises(InputError, match="is packed") as caught:
+        read(path)
+    typed(str(caught.value), ("Unpack it: ", ", then say"), tmp_path)
+    with pytest.raises(InputError, match="a comment among the ratings"):
+        read(tmp_path / "ratings-unpacked.csv")
+
+
 def test_a_separator_of_two_characters_is_refused() -> None:
     with pytest.raises(ValueError, match="for '::' say format 1m"):
         DataConfig(source="x", separator="::")
 
 
-def typed(message: str, marks: tuple[str, str], folder: Path) -> Callable[[], data.Ratings]:
-    """Types the command of a message as it is printed, and reads with the flags that it names."""
+def typed(message: str, marks: tuple[str, str], folder: Path) -> None:
+    """Type the command of a message as it is printed."""
     command = message.split(marks[0], 1)[1].split(marks[1], 1)[0]
     subprocess.run(command, shell=True, cwd=folder, check=True)
-    return command
 
 
 def test_what_is_printed_for_netflix(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -95,6 +95,18 @@ class File:
         """Its text, ends of lines as they are."""
         return io.TextIOWrapper(self.open(), encoding=encoding, newline="")
 
+    def refuse_packed(self) -> None:
+        """Raise InputError with how to unpack it, before a message names a command that reads text."""
+        if not self.layers:
+            return
+        quoted, target = shlex.quote(self.shown), "ratings-unpacked.csv"
+        command = (
+            f"{self.layers[0].replace('zstd', 'zstd -q')} -dc < {quoted} > {target}, then say --data {target}"
+        )
+        if self.layers[0] == "zip":
+            command = f"{shlex.quote(sys.executable)} -m zipfile -e {quoted} ., then give --data the file"
+        raise InputError(f"{self.shown}: this has to be changed, and is packed. Unpack it: {command}.")
+
     def on_disk(self) -> "File":
         """The same, unpacked into a temporary file if it is packed: Parquet's end is read first."""
         if not self.layers:
@@ -167,7 +179,8 @@ def _only_member(stream: IO[bytes], file: File) -> str:
             place = folder / inner.pop() if len(inner) == 1 else folder
             raise InputError(
                 f"{file.shown}: {len(members)} files in one archive ({held}), and one is read. Unpack it: "
-                f"unzip {shlex.quote(file.shown)} -d {shlex.quote(str(folder))}, then say "
+                f"{shlex.quote(sys.executable)} -m zipfile -e {shlex.quote(file.shown)} "
+                f"{shlex.quote(str(folder))}, then say "
                 f"--data {shlex.quote(str(place))}, or the ratings file there."
             )
         return PurePosixPath(members[0]).name

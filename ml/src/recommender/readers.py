@@ -400,6 +400,7 @@ class _Text:
             if not first:
                 raise InputError(f"{file.shown}: the file is empty. Give a file with at least one rating.")
             if _NETFLIX.fullmatch(first.strip()):
+                file.refuse_packed()
                 _refuse_netflix(file.shown, shlex.quote(file.shown))
             if not self._csv:
                 return self._of_movielens(first)
@@ -483,6 +484,12 @@ class _Text:
             found[at] = each
         if _is_wide(first, sample):
             self._refuse_wide(first, sample, separator)
+        at = next(at for at, each in found.items() if each == "rating")
+        if not _is_number(first[at]) and any(len(row) > at and _is_number(row[at]) for row in sample):
+            raise InputError(
+                f"{where}: {_listed(first)}: this looks like names, not data. Leave --no-header "
+                "out (data.header)."
+            )
         return _Layout(skip, separator, None, found)
 
     @property
@@ -505,6 +512,7 @@ class _Text:
         return None
 
     def _refuse_wide(self, header: list[str], sample: list[list[str]], separator: str) -> NoReturn:
+        self._file.refuse_packed()
         names = sum(map(_is_number, header)) < len(header) / 2 or not _is_number(header[0])
         ids = "index_col=0" if names else "header=None"
         mark = "" if separator == "," else f", sep={separator!r}".replace('"', "").replace("'", '"')
@@ -522,6 +530,7 @@ class _Text:
         with self._text() as lines:
             line = next(itertools.islice(lines, number - 1, None), "")
         if self._csv and line.startswith(_COMMENTS):
+            self._file.refuse_packed()
             mark = next(mark for mark in _COMMENTS if line.startswith(mark))
             path = shlex.quote(self._file.shown)
             raise InputError(
@@ -696,19 +705,19 @@ def _plain(value: Any) -> str:
 def _titles_beside(folder: Path, kind: str, config: DataConfig) -> dict[str, str]:
     if config.titles is not None:
         path = Path(expanduser(config.titles))
-        if path.is_dir() and files.parts(path):
-            titles: dict[str, str] = {}
-            for part in files.parts(path):
-                titles |= _read_titles(files.examine(part), config)
-            return titles
-        if not path.exists() or path.is_dir():
+        if not path.exists() or (path.is_dir() and not files.parts(path)):
             raise InputError(
                 f"{path}: no such file. Give --titles (data.titles) a file of titles, or leave it out."
             )
-        return _read_titles(files.examine(path), config)
-    name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
-    path = next((p for ending in files.ENDINGS if (p := folder / f"{name}{ending}").is_file()), folder / name)
-    return _read_titles(files.examine(path), config) if path.is_file() else {}
+    else:
+        name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
+        path = next((p for ending in files.ENDINGS if (p := folder / f"{name}{ending}").exists()), folder)
+        if path == folder:
+            return {}
+    titles: dict[str, str] = {}
+    for part in files.parts(path) if path.is_dir() else [path]:
+        titles |= _read_titles(files.examine(part), config)
+    return titles
 
 
 def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
