@@ -78,3 +78,46 @@ def test_unreadable_file_and_key(tmp_path: Path) -> None:
     path.write_text("data: {source: x}\n")
     with pytest.raises(InputError, match="source is a single value"):
         config.load(path, {"data.source.name": 1})
+
+
+def test_every_key_of_data_is_explained_and_has_a_flag() -> None:
+    import yaml
+
+    from recommender import cli
+
+    explained = yaml.safe_load((ROOT / "conf" / "default.yaml").read_text())["data"]
+    assert explained.keys() == config.DataConfig.model_fields.keys()
+    assert explained["columns"].keys() == config.Columns.model_fields.keys()
+    defaults = config.DataConfig(source="x").model_dump(mode="json")
+    assert {**explained, "source": "x"} == defaults
+    keys = [
+        *(key for key in explained if key != "columns"),
+        *(f"columns.{key}" for key in explained["columns"]),
+    ]
+    flags = {action.dest for action in cli._parser()._subparsers._group_actions[0].choices["train"]._actions}
+    assert {f"data.{key}" for key in keys} <= flags
+    readme = (ROOT / "README.md").read_text()
+    for key in keys:
+        assert f"`{key}`" in readme or f"`.{key.rpartition('.')[2]}`" in readme, key
+
+
+def test_data_flags_reach_the_settings(tmp_path: Path) -> None:
+    from recommender import cli
+
+    line = [
+        "train",
+        "--config",
+        str(ROOT / "conf" / "default.yaml"),
+        "--no-header",
+        "--missing",
+        "0",
+        "-1",
+        "NULL",
+    ]
+    loaded = cli._config(cli._parser().parse_args([*line, "--separator", "\\t", "--decimal", ","])).data
+    assert (loaded.header, loaded.missing, loaded.separator, loaded.decimal) == (
+        False,
+        ("0", "-1", "NULL"),
+        "\t",
+        ",",
+    )

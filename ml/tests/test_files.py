@@ -19,6 +19,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recommender import data
 from recommender.cli import main
@@ -153,7 +155,7 @@ def test_a_folder_in_parts(tmp_path: Path) -> None:
         if folder.name != "shop":
             write(folder / "_SUCCESS", b"")
     write(tmp_path / "csv/part-00002-a.csv", b"")
-    write(tmp_path / "shop/movies.csv", "movieId,title\né1,One\n")
+    write(tmp_path / "shop/movies.csv/part-00000.csv", "movieId,title\né1,One\n")
     for folder in tmp_path.iterdir():
         ratings = read(folder, header=folder.name != "bare")
         assert triples(ratings) == EXPECTED, folder
@@ -283,7 +285,7 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
         "m.zip",
         zipped(**{"ml/ratings.csv": CSV, "ml/movies.csv": "x"}),
         {},
-        "2 files in one archive .* unzip {path} -d {folder}/m, then say --data {folder}/m/ml",
+        "2 files in one archive .* -m zipfile -e {path} {folder}/m, then say --data {folder}/m/ml",
     ),
     "none in one": ("m.zip", zipped(**{"__MACOSX/x": "x"}), {}, "0 files in one archive"),
     "a workbook": ("r.xlsx", zipped(**{"xl/workbook.xml": "x", "a": "x"}), {}, "an Excel workbook. Save"),
@@ -305,6 +307,7 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "no header, one twice": (
         "r.csv", BODY, {"header": False, "columns": {"user": "2"}}, "column 2 is user and item. Name both"
     ),
+    "a header after all": ("r.csv", CSV, {"header": False}, "like names, not data. Leave --no-header out"),
     "no header, too few": ("r.csv", "1;2;3\n", {"header": False}, "Name the separator: --separator ';'"),
     "tabs": ("r.csv", CSV.replace(",", "\t"), {}, r"--separator '\\t'"),
     "semicolons": ("r.csv", CSV.replace(",", ";"), {}, r"--separator ';' \(data\.separator"),
@@ -342,16 +345,31 @@ def test_a_database_and_a_tar_are_named(tmp_path: Path) -> None:
         read(tmp_path / "t.tar.gz")
 
 
+def test_what_is_printed_for_archives(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m l.zip", zipped(**{"ml/ratings.csv": CSV, "ml/movies.csv": "movieId,title\né1,One\n"})
+    )
+    with pytest.raises(InputError, match="2 files in one archive") as caught:
+        read(path)
+    typed(str(caught.value), ("Unpack it: ", ", then say"), tmp_path)
+    assert read(tmp_path / "m l" / "ml").titles == {"é1": "One"}
+    path = write(tmp_path / "r.csv", gzip.compress((CSV + "# the end\n").encode()))
+    with pytest.raises(InputError, match="is packed") as caught:
+        read(path)
+    typed(str(caught.value), ("Unpack it: ", ", then say"), tmp_path)
+    with pytest.raises(InputError, match="a comment among the ratings"):
+        read(tmp_path / "ratings-unpacked.csv")
+
+
 def test_a_separator_of_two_characters_is_refused() -> None:
     with pytest.raises(ValueError, match="for '::' say format 1m"):
         DataConfig(source="x", separator="::")
 
 
-def typed(message: str, marks: tuple[str, str], folder: Path) -> Callable[[], data.Ratings]:
-    """Types the command of a message as it is printed, and reads with the flags that it names."""
+def typed(message: str, marks: tuple[str, str], folder: Path) -> None:
+    """Type the command of a message as it is printed."""
     command = message.split(marks[0], 1)[1].split(marks[1], 1)[0]
     subprocess.run(command, shell=True, cwd=folder, check=True)
-    return command
 
 
 def test_what_is_printed_for_netflix(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -410,3 +428,117 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 3, column rating: rating '9' is off"):
         read(path)
     assert csv.field_size_limit() > 200_000
+
+
+# Any frame in any of these shapes
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6).filter(
+    lambda raw: raw.casefold() not in data.MISSING and data.whole(raw) == raw and raw[0] not in "#%/"
+)
+TABLES = st.dictionaries(
+    st.tuples(WORDS, WORDS),
+    st.tuples(st.integers(1, 10), st.integers(10**9, 2 * 10**9)),
+    min_size=1,
+    max_size=12,
+)
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda raw: pa.compress(raw, codec="zstd", asbytes=True),
+    ".lz4": lambda raw: pa.compress(raw, codec="lz4", asbytes=True),
+    ".zip": lambda raw: zipped(**{"a/ratings-of-ours": raw}),
+}
+TIMES: dict[str, Callable[[pd.Series], pd.Series]] = {
+    "none": lambda at: at,
+    "seconds": lambda at: at,
+    "milliseconds": lambda at: at * 1000,
+    "iso": lambda at: pd.to_datetime(at, unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    "zones": lambda at: (
+        pd.to_datetime(at, unit="s", utc=True)
+        .dt.tz_convert("Asia/Kolkata")
+        .map(lambda moment: moment.isoformat())
+    ),
+    "%d/%m/%Y %H:%M:%S": lambda at: pd.to_datetime(at, unit="s", utc=True).dt.strftime("%d/%m/%Y %H:%M:%S"),
+    "%m-%d-%Y %H:%M:%S": lambda at: pd.to_datetime(at, unit="s", utc=True).dt.strftime("%m-%d-%Y %H:%M:%S"),
+}
+KINDS = ["csv", "jsonl", "json", "parquet", "csv parts", "parquet parts"]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    table=TABLES,
+    kind=st.sampled_from(KINDS),
+    packing=st.sampled_from(sorted(PACKINGS)),
+    clock=st.sampled_from(sorted(TIMES)),
+    separator=st.sampled_from(",;\t|"),
+    decimal=st.sampled_from(".,"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    front=st.sampled_from(["", "sep=", "# a comment\n", "\n"]),
+    header=st.sampled_from(
+        ["userId,movieId,rating,timestamp", " USERID , movieid,Rating , TimeStamp", "a,b,c,d", ""]
+    ),
+    order=st.permutations(range(4)),
+)
+def test_a_random_frame_in_a_random_shape(
+    tmp_path_factory, table, kind, packing, clock, separator, decimal, quoting, encoding, end, front, header,
+    order
+) -> None:  # fmt: skip
+    if kind.startswith(("json", "parquet")):
+        decimal, encoding, header = ".", "utf-8", header or "a,b,c,d"
+    names = header.split(",") if header else list("1234")
+    frame = pd.DataFrame([(u, i, r / 2, t) for (u, i), (r, t) in table.items()], columns=names)
+    ends = float(frame[names[3]].min()), float(frame[names[3]].max())
+    keys: dict = {"encoding": encoding}
+    if clock.startswith("%"):
+        keys["time_format"] = clock
+    frame[names[3]] = TIMES[clock](frame[names[3]])
+    frame = frame[[names[at] for at in order if at != 3 or clock != "none"]]
+    columns = dict(zip(("user", "item", "rating", "timestamp"), names, strict=True))
+    if not header:
+        # a column that is not there is none of them
+        columns = {
+            each: str(frame.columns.get_loc(name) + 1) for each, name in columns.items() if name in frame
+        }
+        if clock == "none":
+            columns["timestamp"] = "timestamp"
+    if header == "a,b,c,d" or not header:
+        keys["columns"] = columns
+    folder = tmp_path_factory.mktemp("shape")
+    pieces = [frame.iloc[: len(frame) // 2], frame.iloc[len(frame) // 2 :]] if "parts" in kind else [frame]
+    for number, piece in enumerate(pieces):
+        if kind.startswith("parquet"):
+            buffer = io.BytesIO()
+            piece.to_parquet(buffer)
+            raw = buffer.getvalue()
+        elif kind.startswith("json"):
+            raw = piece.to_json(orient="records", lines=kind == "jsonl", force_ascii=number == 0).encode()
+        else:
+            keys |= {
+                "separator": None if front == "sep=" else separator,
+                "decimal": decimal,
+                "header": bool(header),
+            }
+            text = piece.to_csv(
+                index=False,
+                sep=separator,
+                decimal=decimal,
+                quoting=quoting,
+                header=bool(header),
+                lineterminator=end,
+            )
+            raw = ((f"sep={separator}\n" if front == "sep=" else front) + text).encode(encoding)
+        name = f"part-0000{number}" if "parts" in kind else "ratings-of-ours"
+        write(folder / f"{name}{packing if kind != 'csv' else ''}", PACKINGS[packing](raw))
+    if "parts" in kind:
+        write(folder / "_SUCCESS", b"")
+        write(folder / ".part-00000.crc", b"crc")
+    source = folder if "parts" in kind else next(folder.iterdir())
+    if kind in ("parquet", "csv") or "parts" in kind:
+        keys["format"] = "auto"
+    ratings = read(source, **keys)
+    assert triples(ratings) == sorted((u, i, r / 2) for (u, i), (r, _) in table.items())
+    assert ratings.period == (None if clock == "none" else ends)

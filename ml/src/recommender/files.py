@@ -95,6 +95,18 @@ class File:
         """Its text, ends of lines as they are."""
         return io.TextIOWrapper(self.open(), encoding=encoding, newline="")
 
+    def refuse_packed(self) -> None:
+        """Raise InputError with how to unpack it, before a message names a command that reads text."""
+        if not self.layers:
+            return
+        quoted, target = shlex.quote(self.shown), "ratings-unpacked.csv"
+        command = (
+            f"{self.layers[0].replace('zstd', 'zstd -q')} -dc < {quoted} > {target}, then say --data {target}"
+        )
+        if self.layers[0] == "zip":
+            command = f"{shlex.quote(sys.executable)} -m zipfile -e {quoted} ., then give --data the file"
+        raise InputError(f"{self.shown}: this has to be changed, and is packed. Unpack it: {command}.")
+
     def on_disk(self) -> "File":
         """The same, unpacked into a temporary file if it is packed: Parquet's end is read first."""
         if not self.layers:
@@ -167,7 +179,8 @@ def _only_member(stream: IO[bytes], file: File) -> str:
             place = folder / inner.pop() if len(inner) == 1 else folder
             raise InputError(
                 f"{file.shown}: {len(members)} files in one archive ({held}), and one is read. Unpack it: "
-                f"unzip {shlex.quote(file.shown)} -d {shlex.quote(str(folder))}, then say "
+                f"{shlex.quote(sys.executable)} -m zipfile -e {shlex.quote(file.shown)} "
+                f"{shlex.quote(str(folder))}, then say "
                 f"--data {shlex.quote(str(place))}, or the ratings file there."
             )
         return PurePosixPath(members[0]).name
@@ -253,7 +266,8 @@ def encoding_of(file: File, named: str, setting: str) -> str:
     # an encoding of one's own may raise anything
     except (LookupError, UnicodeError, ValueError) as error:
         raise InputError(
-            f"{named!r} is no encoding that Python knows. Name one, as {setting} utf-8 or {setting} latin-1."
+            f"{named!r} is no encoding that Python knows. Name one, as {setting} utf-8 or latin-1 "
+            f"({_key(setting)})."
         ) from error
     name, head = known.name, file.head
     if name in ("utf-8", "utf-8-sig"):
@@ -266,7 +280,9 @@ def encoding_of(file: File, named: str, setting: str) -> str:
             # Latin text in UTF-16: every other byte is NUL
             ends = "be" if head[0] == 0 else "le"
             if set(head[0 if ends == "be" else 1 : 64 : 2]) == {0}:
-                raise InputError(f"{file.shown}: UTF-16 without its mark. Say {setting} utf-16-{ends}.")
+                raise InputError(
+                    f"{file.shown}: UTF-16 without its mark. Say {setting} utf-16-{ends} ({_key(setting)})."
+                )
         return "utf-8-sig"
     for family in ("utf-16", "utf-32"):
         marks = [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE]
@@ -275,6 +291,10 @@ def encoding_of(file: File, named: str, setting: str) -> str:
         if name.startswith(family) and head.startswith(tuple(marks)):
             return family
     return name
+
+
+def _key(setting: str) -> str:
+    return f"data.{setting.removeprefix('--').replace('-', '_')}"
 
 
 def undecodable(file: File, encoding: str, setting: str) -> InputError:
@@ -287,9 +307,13 @@ def undecodable(file: File, encoding: str, setting: str) -> InputError:
             except UnicodeDecodeError as error:
                 return InputError(
                     f"{file.shown}, line {number}: byte 0x{line[error.start]:02x} is not {shown}. "
-                    f"Name the file's encoding, for instance {setting} latin-1, or save it as UTF-8."
+                    f"Name the file's encoding, for instance {setting} latin-1 ({_key(setting)}), or save it "
+                    "as UTF-8."
                 )
-    return InputError(f"{file.shown}: not {shown}. Name the file's encoding, for instance {setting} latin-1.")
+    return InputError(
+        f"{file.shown}: not {shown}. Name the file's encoding, for instance {setting} latin-1 "
+        f"({_key(setting)})."
+    )
 
 
 # Folders that Spark, Dask and their like write

@@ -96,7 +96,7 @@ def source(config: DataConfig) -> Source:
     if config.is_sql:
         return _sql(config)
     kind, place, found = _recognise(config)
-    readers = [_reader(kind, file, config, _wanted(kind, config)) for file in found]
+    readers = [_reader(kind, file, config, _wanted(kind, config), len(found) > 1) for file in found]
     reader = _Parts(readers)
     logical = place.name if place.is_dir() else found[0].name
     return Source(
@@ -121,8 +121,8 @@ def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
     path = Path(expanduser(config.source))
     if not path.exists():
         raise InputError(
-            f"{path}: no such file or folder. Give --data a MovieLens folder, a file, or a database's "
-            "SQLAlchemy URL (postgresql+psycopg://host/database)."
+            f"{path}: no such file or folder. Give --data (data.source) a MovieLens folder, a file, or a "
+            "database's SQLAlchemy URL (postgresql+psycopg://host/database)."
         )
     kind = None
     if path.is_dir() and not files.parts(path):
@@ -264,12 +264,14 @@ def _listed(names: list[str]) -> str:
     return f"{shown}, … ({len(names)} in all)" if len(names) > 20 else shown
 
 
-def _reader(kind: str, file: File, config: DataConfig, wanted: _Wanted) -> "_Text | _Json | _Parquet":
+def _reader(
+    kind: str, file: File, config: DataConfig, wanted: _Wanted, part: bool = False
+) -> "_Text | _Json | _Parquet":
     if kind == "parquet":
         return _Parquet(file.on_disk(), wanted)
     if kind == "jsonl":
         return _Json(file, config, wanted)
-    return _Text(file, kind, config, wanted)
+    return _Text(file, kind, config, wanted, part)
 
 
 class _Parts:
@@ -305,8 +307,10 @@ class _Layout:
 class _Text:
     """A file of lines: MovieLens' three formats and CSV."""
 
-    def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted) -> None:
+    def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted, part: bool) -> None:
         self._file, self._kind, self._config, self._wanted = file, kind, config, wanted
+        self._part = part
+        self._blanks = False
         self._csv = kind not in ("100k", "1m")
         self._header = self._csv and config.header
         self._quoting: Any = csv.QUOTE_MINIMAL if self._csv else csv.QUOTE_NONE
@@ -332,7 +336,7 @@ class _Text:
                     quoting=self._quoting,
                     header=0 if names else None,
                     skiprows=layout.skip,
-                    skipinitialspace=self._csv,
+                    skipinitialspace=self._blanks,
                     index_col=False,
                     # Ratings and ids are text here, or 007 would become 7 and a wrong rating nameless.
                     dtype={at: str for at, each in columns.items() if each != "timestamp"},
@@ -392,14 +396,20 @@ class _Text:
                 else:
                     first = line
                     break
+            if not first and self._part:
+                return None
             if not first:
                 raise InputError(f"{file.shown}: the file is empty. Give a file with at least one rating.")
             if _NETFLIX.fullmatch(first.strip()):
+                file.refuse_packed()
                 _refuse_netflix(file.shown, shlex.quote(file.shown))
             if not self._csv:
                 return self._of_movielens(first)
             separator = separator or self._usual
-            rest = csv.reader(itertools.chain([first], lines), delimiter=separator, skipinitialspace=True)
+            ahead = [first, *itertools.islice(lines, 100)]
+            # Looking for blanks before fields takes a tenth of the time: only where there are some.
+            self._blanks = any(line.startswith(" ") or f"{separator} " in line for line in ahead)
+            rest = csv.reader(ahead, delimiter=separator, skipinitialspace=self._blanks)
             header = next(record for record in rest if any(record))
             sample = [record for record in itertools.islice(rest, 20) if record]
         if not self._header:
@@ -431,7 +441,9 @@ class _Text:
         mark, shown = ("\t", "tabs") if self._kind == "100k" else ("::", "'::'")
         where = f"{self._file.shown}, line 1"
         if mark not in first:
-            raise InputError(f"{where}: no {shown} between the fields. For a CSV file say --format csv.")
+            raise InputError(
+                f"{where}: no {shown} between the fields. For a CSV file say --format csv (data.format)."
+            )
         found = min(first.count(mark) + 1, len(FIELDS))
         if found < 3:
             raise InputError(f"{where}: fewer than three fields. Each line needs user, item and rating.")
@@ -476,6 +488,12 @@ class _Text:
             found[at] = each
         if _is_wide(first, sample):
             self._refuse_wide(first, sample, separator)
+        at = next(at for at, each in found.items() if each == "rating")
+        if not _is_number(first[at]) and any(len(row) > at and _is_number(row[at]) for row in sample):
+            raise InputError(
+                f"{where}: {_listed(first)}: this looks like names, not data. Leave --no-header "
+                "out (data.header)."
+            )
         return _Layout(skip, separator, None, found)
 
     @property
@@ -498,6 +516,7 @@ class _Text:
         return None
 
     def _refuse_wide(self, header: list[str], sample: list[list[str]], separator: str) -> NoReturn:
+        self._file.refuse_packed()
         names = sum(map(_is_number, header)) < len(header) / 2 or not _is_number(header[0])
         ids = "index_col=0" if names else "header=None"
         mark = "" if separator == "," else f", sep={separator!r}".replace('"', "").replace("'", '"')
@@ -515,6 +534,7 @@ class _Text:
         with self._text() as lines:
             line = next(itertools.islice(lines, number - 1, None), "")
         if self._csv and line.startswith(_COMMENTS):
+            self._file.refuse_packed()
             mark = next(mark for mark in _COMMENTS if line.startswith(mark))
             path = shlex.quote(self._file.shown)
             raise InputError(
@@ -530,7 +550,7 @@ class _Text:
             for _ in itertools.islice(lines, layout.skip):
                 pass
             reader = csv.reader(
-                lines, delimiter=layout.separator, quoting=self._quoting, skipinitialspace=self._csv
+                lines, delimiter=layout.separator, quoting=self._quoting, skipinitialspace=self._blanks
             )
             start, seen, record = 1, -1 - self._header, []
             for record in reader:
@@ -689,19 +709,19 @@ def _plain(value: Any) -> str:
 def _titles_beside(folder: Path, kind: str, config: DataConfig) -> dict[str, str]:
     if config.titles is not None:
         path = Path(expanduser(config.titles))
-        if path.is_dir() and files.parts(path):
-            titles: dict[str, str] = {}
-            for part in files.parts(path):
-                titles |= _read_titles(files.examine(part), config)
-            return titles
-        if not path.exists() or path.is_dir():
+        if not path.exists() or (path.is_dir() and not files.parts(path)):
             raise InputError(
-                f"{path}: no such file. Give --titles a file with items and titles, or leave it out."
+                f"{path}: no such file. Give --titles (data.titles) a file of titles, or leave it out."
             )
-        return _read_titles(files.examine(path), config)
-    name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
-    path = next((p for ending in files.ENDINGS if (p := folder / f"{name}{ending}").is_file()), folder / name)
-    return _read_titles(files.examine(path), config) if path.is_file() else {}
+    else:
+        name = TITLES_FILES.get(kind, TITLES_FILES["latest"])
+        path = next((p for ending in files.ENDINGS if (p := folder / f"{name}{ending}").exists()), folder)
+        if path == folder:
+            return {}
+    titles: dict[str, str] = {}
+    for part in files.parts(path) if path.is_dir() else [path]:
+        titles |= _read_titles(files.examine(part), config)
+    return titles
 
 
 def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
@@ -872,7 +892,7 @@ def _select(engine: Any, shown: str, table: str, wanted: _Wanted) -> Iterator[pd
             if bare not in known:
                 raise InputError(
                     f"{shown}: no table {table!r}; there are: {', '.join(known) or 'none'}. "
-                    "Name it with --table."
+                    "Name it with --table (data.table)."
                 )
             present = [column["name"] for column in inspector.get_columns(bare, schema or None)]
             at = wanted.columns(present, f"{shown}, table {table}", "table", lambda: None)
