@@ -37,7 +37,7 @@ def test_a_deleted_experiment_is_restored_by_what_is_printed(
     said = capsys.readouterr().err
     empty = tmp_path / "somewhere"
     empty.mkdir()
-    done = in_a_shell(said.rpartition("restore it: ")[2].strip(), empty)
+    done = in_a_shell(said.rpartition("Restore it: ")[2].partition("\n")[0], empty)
     assert done.returncode == 0, done.stderr
     assert list(empty.iterdir()) == []
     assert mlflow.get_experiment(made).lifecycle_stage == "active"

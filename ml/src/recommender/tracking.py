@@ -336,8 +336,8 @@ def experiment(name: str, uri: str) -> str:
     if found.lifecycle_stage != "active":
         restore = typed.mlflow("experiments", "restore", "--experiment-id", str(found.experiment_id))
         raise InputError(
-            f"{shown(uri)}: experiment {name!r} is deleted. Give another name as tracking.experiment, or "
-            f"restore it: {restore}"
+            f"{shown(uri)}: experiment {name!r} is deleted. Restore it: {restore}\n"
+            "Or give another name as tracking.experiment."
         )
     trusted(found.artifact_location)
     return str(found.experiment_id)
