@@ -15,6 +15,8 @@ from jupyter_ydoc import YNotebook
 from pycrdt import Doc, create_sync_message, create_update_message, handle_sync_message
 
 owner, port, word = sys.argv[1:]
+# longer than any test waits for it
+deadline = time.monotonic() + 600
 headers = {"Authorization": f"token {pathlib.Path('/etc/jupyter-screen/tokens', owner).read_text()}"}
 api, name = f"127.0.0.1:{port}/api", "printing.ipynb"
 
@@ -59,11 +61,12 @@ def type_cell(source: str) -> str:
 def stored(text: str) -> None:
     """Returns once the server's store has the text."""
     while not database.execute("SELECT 1 FROM yupdates WHERE instr(yupdate, ?)", (text.encode(),)).fetchone():
+        assert time.monotonic() < deadline, text
         time.sleep(0.02)
 
 
 while not listen():
-    pass
+    assert time.monotonic() < deadline
 database = sqlite3.connect(f"file:/var/lib/jupyter-screen/{owner}/documents.db?mode=ro", uri=True, timeout=60)
 kernel = ask("POST", "sessions", {"path": name, "name": name, "type": "notebook", "kernel": {"name": "python3"}})
 code = f"import time\nwhile True:\n    print('printed-{word}', flush=True); time.sleep(0.05)"
@@ -76,5 +79,5 @@ stored(f"printed-{word}\n")
 type_cell(f"typed-{word}")
 stored(f"typed-{word}")
 print("stored", flush=True)
-while True:
+while time.monotonic() < deadline:
     listen()
