@@ -24,7 +24,7 @@ exec 9> "$out.lock"
 flock 9 # a second caller waits for the first one's result
 if finished; then exit; fi
 
-IMAGE=${IMAGE:-$("$here/../image.sh" trixie)}
+IMAGE=${IMAGE:-$("$here/../../roles/cloud_server/files/local/image.sh" trixie)}
 started=$SECONDS
 stage=$(mktemp -d "$out.XXXXXX")
 chmod 0755 "$stage" # hosts read it as any user
