@@ -53,6 +53,19 @@ def size_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def fit(value: Any) -> Any:
+    """Return the value as the shared document can hold it: integers of 64 bits, and no halves of surrogate pairs."""
+    if isinstance(value, dict):
+        return {fit(name): fit(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [fit(part) for part in value]
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return float(value) if abs(value) < 1 << 1000 else str(value)
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
+    return value
+
+
 def weight(output: dict[str, Any]) -> int:
     """Return the length of an output in a notebook."""
     return len(json.dumps(output.get("data", output)))
@@ -447,7 +460,7 @@ class Reader:
         try:
             _, frames = self.client.session.feed_identities(frames)
             message = self.client.session.deserialize(frames)
-            content = message["content"]
+            content = message["content"] = fit(message["content"])
             if display_id := content.get("transient", {}).get("display_id"):
                 # a new display changes those of the same id too
                 self.changed |= {cell for cell in self.executions.values() if cell.update(display_id, content)}

@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import sqlite3
 import stat
@@ -119,7 +120,8 @@ def _beside(path: str) -> tuple[int, str] | None:
         _swept.add(path)
         with contextlib.suppress(OSError):
             for entry in os.scandir(folder):
-                if entry.name.startswith(prefix) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                ours = re.fullmatch(re.escape(prefix) + r"\d+\.\d+", entry.name)
+                if ours and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                     os.unlink(entry.path)
     try:
         old = os.stat(path)
@@ -144,7 +146,8 @@ def _beside(path: str) -> tuple[int, str] | None:
         try:
             if os.fstat(descriptor).st_gid != old.st_gid:
                 os.fchown(descriptor, -1, old.st_gid)
-            shutil.copystat(path, new)
+            # not by its name, where another writer of the folder may lay a link
+            shutil.copystat(path, f"/proc/self/fd/{descriptor}")
         except OSError:
             os.close(descriptor)
             os.unlink(new)
@@ -351,6 +354,10 @@ async def save(room: DocumentRoom) -> bool:
             saved = await room._file.maybe_save_content(model)
             if saved:
                 _stamp(room, saved["hash"])
+                # the same file may be open as a notebook and as a text
+                for other, told in list(room._file._subscriptions.items()):
+                    if other != room._room_id:
+                        await told()
             room._emit(LogLevel.INFO, "save", "Content saved.")
             room.complaint = ""
             return True
@@ -369,7 +376,7 @@ async def save(room: DocumentRoom) -> bool:
         return False
 
 
-def _complain(room: DocumentRoom, what: str, error: Exception) -> None:
+def _complain(room: DocumentRoom, what: str, error: BaseException) -> None:
     """Tells of an error, and not again while it is tried again."""
     path = room._room_id
     with contextlib.suppress(RuntimeError):
@@ -406,14 +413,19 @@ def _take(room: DocumentRoom, model: dict[str, Any]) -> None:
 async def _on_outofband_change(self: DocumentRoom) -> bool:
     """Takes the file that a person put there. Returns whether it could be read."""
     self.log.info("Out-of-band changes. Overwriting the content in room %s", self._room_id)
+    seen = self._file.seen
     try:
         model = await self._file.load_content(self._file_format, self._file_type)
-    except Exception as error:
-        # it may still be on its way, and is not written over
+        _take(self, model)
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    # pycrdt's panic is not an Exception
+    except BaseException as error:
+        # it may still be on its way, or no document can hold it: it is not written over
+        self._file.seen = seen
         _complain(self, "Error loading content from file", error)
         return False
     self.complaint = ""
-    _take(self, model)
     self._emit(LogLevel.INFO, "overwrite", "Out-of-band changes. Overwriting the room.")
     return True
 
@@ -487,7 +499,10 @@ async def _from_store(room: DocumentRoom) -> tuple[bool, float]:
     if store is None:
         return False, 0.0
     if isinstance(store, SQLiteYStore):
-        store.metadata_callback = lambda: SAVED if room.unsaved_since is None else UNSAVED
+        # while a save lasts, the file is still the old one
+        store.metadata_callback = lambda: (
+            SAVED if room.unsaved_since is None and not room.save_lock.locked() else UNSAVED
+        )
     async with store.start_lock:
         if not store.started.is_set():
             room.create_task(store.start())
@@ -523,7 +538,7 @@ def _wants_saving(room: DocumentRoom) -> bool:
 async def _stop_room(self: DocumentRoom) -> None:
     if self.saver is not None:
         self.saver.cancel()
-    if _wants_saving(self):
+    if _wants_saving(self) or self.save_lock.locked():
         await save(self)
     await _upstream_stop(self)
 
@@ -563,7 +578,7 @@ _upstream_stop_extension = YDocExtension.stop_extension
 
 async def _stop_extension(self: YDocExtension) -> None:
     rooms = [room for room in self.ywebsocket_server.rooms.values() if isinstance(room, DocumentRoom)]
-    saves = [asyncio.create_task(save(room)) for room in rooms if _wants_saving(room)]
+    saves = [asyncio.create_task(save(room)) for room in rooms if _wants_saving(room) or room.save_lock.locked()]
     if saves:
         self.log.info("Saving %d documents", len(saves))
         await asyncio.wait(saves, timeout=STOP)
@@ -666,5 +681,7 @@ def install() -> None:
     YDocExtension.stop_extension = _stop_extension
     SQLiteYStore.write = _write_together
     WorkerThread.__init__ = _daemonic
+    # inactivity alone never comes while a cell prints for days
+    SQLiteYStore.squash_history_older_than = 3600
     # without them a squash leaves out what it squashes
     SQLiteYStore._compress = SQLiteYStore._decompress = bytes

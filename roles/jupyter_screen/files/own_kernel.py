@@ -73,7 +73,7 @@ def version(python: str) -> str:
 def make(environment: pathlib.Path, python: str, bare: bool) -> None:
     """Makes the environment. Raises CalledProcessError."""
     # the pip of the other is newer, and not each Python can unpack one
-    subprocess.run([python, "-m", "venv", "--without-pip", environment], check=True, env=quiet_environment())
+    subprocess.run([python, "-I", "-m", "venv", "--without-pip", environment], check=True, env=quiet_environment())
     if bare:
         return
     inherited = json.loads(subprocess.check_output([python, "-I", "-c", FOLDERS], text=True))
@@ -85,7 +85,8 @@ def make(environment: pathlib.Path, python: str, bare: bool) -> None:
 
 def install(environment: pathlib.Path, python: str, packages: list[str]) -> None:
     """Has the other's pip install what pip's arguments say. Raises CalledProcessError."""
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--python", str(environment / "bin/python")]
+    # isolated: the folder where it is typed may hold somebody else's pip
+    pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "--python", str(environment / "bin/python")]
     subprocess.run([*pip, "install", *packages], check=True, env=quiet_environment())
 
 
@@ -129,7 +130,7 @@ def main() -> None:
             f"{options.name} was made for another Python than {name} has now. Remove it, and make it again:"
             f" rm -r {folder}"
         )
-    if subprocess.run([python, "-s", "-m", "pip", "--version"], capture_output=True).returncode:
+    if subprocess.run([python, "-I", "-m", "pip", "--version"], capture_output=True).returncode:
         stop(f"{python} has no pip, which installs packages: an operator adds it to the environment of {name}")
     packages = options.packages
     if options.bare and not made:

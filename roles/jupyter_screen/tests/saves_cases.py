@@ -246,6 +246,42 @@ async def case_a_file_that_is_still_arriving_is_not_written_over(place: Place) -
     await until(lambda: place.shown() == ["mine"], "not taken")
 
 
+async def case_a_file_that_no_document_can_hold_is_not_written_over(place: Place) -> None:
+    place.write("begin ")
+    await place.open()
+    big = notebook("mine", "too", "whole")
+    big["cells"][1]["outputs"] = [
+        {"output_type": "display_data", "data": {"application/json": 1 << 63}, "metadata": {}}
+    ]
+    text = json.dumps(big)
+    place.file.write_text(text)
+    await place.loader.maybe_notify()
+    with contextlib.suppress(IndexError, KeyError):
+        place.print("printed")
+    await asyncio.sleep(0.5)
+    assert place.file.read_text() == text
+    place.write("mine")
+    await place.loader.maybe_notify()
+    await until(lambda: place.shown() == ["mine"], "not taken")
+
+
+async def case_the_same_file_open_as_a_text_loses_nothing(place: Place) -> None:
+    place.write("begin ")
+    await place.open()
+    silent = types.SimpleNamespace(emit=lambda **_: None)
+    text = DocumentRoom("text", "text", "file", place.loader, silent, None, LOG, save_delay=0.1)
+    place.tasks.append(asyncio.create_task(text.start()))
+    await text.started.wait()
+    await text.initialize()
+    place.print("printed")
+    await until(lambda: place.printed() == ["begin printed"], "not saved")
+    await until(lambda: "begin printed" in text._document.get(), "the text does not know of it")
+    typed = text._document.get() + "\n"
+    text._document.set(typed)
+    await until(lambda: place.file.read_text() == typed, "not saved")
+    assert place.printed() == ["begin printed"]
+
+
 async def case_a_file_that_is_touched_is_no_other(place: Place) -> None:
     place.write("begin ")
     await place.open()
@@ -291,14 +327,16 @@ async def case_a_save_keeps_what_the_file_is(place: Place) -> None:
     place.file.symlink_to(real)
     place.write("begin ")
     real.chmod(0o640)
-    left = place.folder / ".~real.ipynb.left"
+    left, other_s = place.folder / ".~real.ipynb.4000000.0", place.folder / ".~real.ipynb"
     left.touch()
+    other_s.touch()
     await place.open()
     place.print("printed")
     await until(lambda: place.printed() == ["begin printed"], "not saved")
     assert place.file.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert not left.exists()
+    assert other_s.exists()
     other = place.folder / "other.ipynb"
     os.link(real, other)
     place.print(" twice")
@@ -392,6 +430,22 @@ async def case_a_stop_saves(place: Place) -> None:
     )
     assert place.printed() == ["begin printed"]
     assert ended.is_set()
+
+
+async def case_a_stop_waits_for_a_save_under_way(place: Place) -> None:
+    place.write("begin ")
+    room = await place.open(delay=0.01)
+    save = place.loader._contents_manager.save
+
+    async def slow(*arguments: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await save(*arguments)
+
+    place.loader._contents_manager.save = slow
+    place.print("printed")
+    await until(lambda: room.save_lock.locked(), "no save begins")
+    await room.stop()
+    assert place.printed() == ["begin printed"]
 
 
 async def case_a_room_that_is_closed_is_saved(place: Place) -> None:

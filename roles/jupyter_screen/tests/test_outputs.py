@@ -286,3 +286,10 @@ def test_without_a_document_the_outputs_are_in_the_answer() -> None:
         cell.feed({"header": {"msg_type": "stream"}, "content": {"name": "stdout", "text": word}})
     cell.flush()
     assert answer == [{"output_type": "stream", "name": "stdout", "text": "b"}]
+
+
+def test_what_no_document_can_hold_is_made_fit(ycell: Any) -> None:
+    """Such a value would take the turn's other outputs with it."""
+    ycell["outputs"].append(outputs.fit({"data": {"json": [1 << 63, -(1 << 63), True, 1 << 2000, "\ud800é"]}}))
+    (found,) = ycell["outputs"].to_py()
+    assert found == {"data": {"json": [float(1 << 63), -(1 << 63), True, str(1 << 2000), "?é"]}}

@@ -56,6 +56,13 @@ def kernel(**further: Any) -> dict[str, Any]:
     return found
 
 
+def test_what_runs_at_a_kernels_start_leaves_no_name_in_the_notebook() -> None:
+    (option,) = [word for word in kernel()["argv"] if word.startswith("--IPKernelApp")]
+    names: dict[str, Any] = {}
+    exec(option.partition("=")[2].replace("/usr/local/lib/locked.py", __file__).replace("__main__", "other"), names)
+    assert names.keys() == {"__builtins__"}
+
+
 def test_a_kernel_does_not_read_what_a_person_installed_beside_it(tmp_path: pathlib.Path) -> None:
     environment = shadow(tmp_path)
     say = [BASE, "-c", "print('alone')"]
@@ -104,6 +111,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_a_kernel_of_ones_own_by_one_command(
     base: pathlib.Path, offered: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # the folder where it is typed may be somebody else's
+    for name in ("pip.py", "venv.py"):
+        (offered / name).write_text("raise SystemExit('somebody else ran')\n")
+    monkeypatch.chdir(offered)
     run(monkeypatch, "mine", "--no-index", wheel(offered, "locked", "2"))
     assert "own-kernel mine PACKAGE" in capsys.readouterr().out
     folder = offered / ".local/share/jupyter/kernels/mine"
