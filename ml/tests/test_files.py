@@ -177,6 +177,18 @@ def test_a_folder_in_parts(tmp_path: Path) -> None:
         read(tmp_path / "by rating")
 
 
+def test_ids_in_the_index_of_pandas(tmp_path: Path) -> None:
+    frame = pd.DataFrame(JSON)
+    for index in (["userId"], ["userId", "movieId"]):
+        frame.set_index(index).to_parquet(tmp_path / "r.parquet")
+        pd.DataFrame({"title": ["One"]}, index=pd.Index(["é1"], name="movieId")).to_parquet(
+            tmp_path / "t.parquet"
+        )
+        ratings = read(tmp_path / "r.parquet", titles=str(tmp_path / "t.parquet"))
+        assert triples(ratings) == EXPECTED
+        assert ratings.titles == {"é1": "One"}
+
+
 @pytest.mark.parametrize("content", [CSV.encode(), gzip.compress(CSV.encode()), parquet(), LINES.encode()])
 def test_a_pipe(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pipe"

@@ -687,8 +687,10 @@ class _Parquet:
                             f"{shown}: column {name!r} holds {kind}, and single values are needed."
                         )
                 for batch in file.iter_batches(CHUNK, columns=list(found)):
-                    # Arrow's own types, or an integer column with a gap would turn 7 into 7.0.
-                    yield batch.to_pandas(types_mapper=pd.ArrowDtype).rename(columns=found)
+                    # Arrow's own types, or an integer column with a gap would turn 7 into 7.0. Ids that were
+                    # pandas' index are columns here.
+                    frame = batch.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+                    yield frame.rename(columns=found)
         except OSError as error:
             raise InputError(
                 f"{shown}: {error.strerror or error}. Give --data a file that you can read."
