@@ -271,6 +271,35 @@ def test_titles_in_any_file(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / "r.csv", CSV), titles=str(path)).titles == {"é1": "One"}
 
 
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('movieId,title\n1,"Open\n' + "2,Two\n" * 60, "line 2, up to line 62"),
+        ('movieId,title\n1,"Open\n' + "2,Two\n" * 60 + '3,"Three"\n', "line 2, up to line 63"),
+        ('sep=,\n\nmovieId,title\n1,One\n2,"Two', "line 5, up to line 5"),
+        ('movieId,title,"genres\n1,One,Drama\n', "line 1, up to line 2"),
+        (
+            'movieId,title,genres\n1,One,"Drama\n' + "2,Two,Drama\n" * 20_000 + '"\n',
+            "line 2, up to line 20003",
+        ),
+    ],
+)
+def test_a_quote_in_titles_that_is_not_closed(tmp_path: Path, content: str, lines: str) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    write(tmp_path / "movies.csv", content)
+    with pytest.raises(InputError, match=rf"movies\.csv, {lines}: .*Is a quote before it never closed"):
+        read(tmp_path)
+
+
+def test_quotes_in_titles_that_are_sound(tmp_path: Path) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    about = "a line\n" * 50
+    rows = f'é1,"One\n"\né2,"Two"and half,\né3,Three "x,"{about}"\né4,"Four","{"x" * 200_000}"'
+    write(tmp_path / "movies.csv", f"movieId,title,about\n{rows}")
+    titles = {"é1": "One", "é2": "Twoand half", "é3": 'Three "x', "é4": "Four"}
+    assert read(tmp_path).titles == titles
+
+
 def test_movielens_titles_beside_ratings_with_other_names(tmp_path: Path) -> None:
     write(tmp_path / "movies.csv", "movieId,title\né1,One\n")
     source = write(tmp_path / "votes.csv", "who;what;rating\n1;é1;3\n")

@@ -44,6 +44,9 @@ _WIDE = 11
 _COMMENTS = ("#", "%", "//")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _NETFLIX = re.compile(r"\d+:")
+# A title of more lines, or a field of more characters in several lines, has swallowed others.
+_TITLE_LINES = 20
+_LONG_FIELD = 2**17
 
 # Words in the names of columns, to guess which is meant when a name is missing.
 _GUESSES = {
@@ -744,14 +747,46 @@ def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
         item, title = 0, 1
     else:
         rows, item, title = _titles_table(file, content, config, wanted)
+    return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
+
+
+def _table(file: File, content: str, start: int, mark: str, title: int | None = None) -> Iterator[list[str]]:
+    """The records of a table from a place in its text on. Raises InputError for a quote that is not closed.
+
+    `title` is the position of the titles.
+    """
+    lines = io.StringIO(content, newline="")
+    lines.seek(start)
+    # The last record, unless a quote is open at the end: then csv takes it for a part of the field.
+    end = ["\0end"]
+    rows = csv.reader(itertools.chain(lines, end), delimiter=mark, skipinitialspace=True)
+    before = len(content[:start].splitlines())
+    first = before + 1
+    wrong: str | None = None
     try:
-        return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
+        for row in rows:
+            if row == end:
+                return
+            if row and row[-1].endswith(end[0]):
+                wrong = "the file ends inside quotes"
+            elif rows.line_num + before > first and _has_swallowed(row, title):
+                wrong = "a field has many lines"
+            if wrong is not None:
+                break
+            yield row
+            first = rows.line_num + before + 1
     except csv.Error as error:
-        # only of the reader's: the other rows are split by hand
-        line = getattr(rows, "line_num", 0)
-        raise InputError(
-            f"{file.shown}, up to line {line}: {error}. Is a quote before it never closed?"
-        ) from error
+        wrong = str(error)
+    last = min(rows.line_num + before, len(content.splitlines()))
+    raise InputError(
+        f"{file.shown}, line {first}, up to line {last}: {wrong}. Is a quote before it never closed?"
+    )
+
+
+def _has_swallowed(row: list[str], title: int | None) -> bool:
+    if title is not None and len(row) > title and len(row[title].splitlines()) > _TITLE_LINES:
+        return True
+    return any(len(value) > _LONG_FIELD and len(value.splitlines()) > 1 for value in row)
 
 
 def _paired(frame: pd.DataFrame) -> dict[str, str]:
@@ -791,6 +826,10 @@ def _titles_table(
     start = len(first) if told else 0
     usual = "\t" if Path(file.name).suffix.lower() in (".tsv", ".tab") else ","
     given = config.titles_separator or (told[1] if told else None)
+
+    def header(mark: str) -> list[str]:
+        return next((record for record in _table(file, content, start, mark) if any(record)), [])
+
     # MovieLens' own names and comma count in a movies.csv beside ratings of another shape.
     for mark in [given] if given else dict.fromkeys([config.separator or usual, usual, ","]):
         for names in (
@@ -798,18 +837,16 @@ def _titles_table(
             if not config.columns.title_item
             else (wanted,)
         ):
-            lines.seek(start)
-            rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
-            header = next((record for record in rows if any(record)), [])
-            found = names.match(header)
+            found = names.match(header(mark))
             if len(found) == 2:
+                rows = _table(file, content, start, mark, found["title"])
+                next(record for record in rows if any(record))
                 return rows, found["item"], found["title"]
-    lines.seek(start)
     mark = given or config.separator or usual
-    header = next((row for row in csv.reader(lines, delimiter=mark, skipinitialspace=True) if any(row)), [])
+    present = header(mark)
 
     def hint() -> str | None:
-        other = _other_mark(mark.join(header), mark)
+        other = _other_mark(mark.join(present), mark)
         return (
             None
             if other is None
@@ -819,7 +856,7 @@ def _titles_table(
             )
         )
 
-    wanted.columns(header, f"{file.shown}, line 1", "file", hint)
+    wanted.columns(present, f"{file.shown}, line 1", "file", hint)
     raise AssertionError("a header that fits was found before")
 
 
