@@ -189,6 +189,30 @@ def test_ids_in_the_index_of_pandas(tmp_path: Path) -> None:
         assert ratings.titles == {"é1": "One"}
 
 
+@pytest.mark.parametrize(("log", "kind"), [("_delta_log", "delta"), (".hoodie", "hudi")])
+def test_a_table_with_a_log_is_refused(tmp_path: Path, log: str, kind: str) -> None:
+    for place in ("t", "shop/ratings.parquet"):
+        write(tmp_path / place / "part-0.parquet", parquet())
+        (tmp_path / place / log).mkdir()
+    titles = write(tmp_path / "r.csv", CSV), tmp_path / "t"
+    for source, keys in (("t", {}), ("shop", {}), (titles[0], {"titles": str(titles[1])})):
+        with pytest.raises(
+            InputError, match=rf"a {kind.capitalize()} table.*spark\.read\.format\('{kind}'\)"
+        ):
+            read(tmp_path / source, **keys)
+
+
+def test_known_names_come_before_parts(tmp_path: Path) -> None:
+    write(tmp_path / "shop/ratings.csv", CSV)
+    write(tmp_path / "shop/part-time.txt", "a note")
+    write(tmp_path / "shop/lr=0.1/model.bin", b"\0")
+    assert triples(read(tmp_path / "shop")) == EXPECTED
+    # of a finished table all parts count
+    write(tmp_path / "shop/_SUCCESS", b"")
+    with pytest.raises(InputError, match=r"part-time\.txt, line 1"):
+        read(tmp_path / "shop")
+
+
 @pytest.mark.parametrize("content", [CSV.encode(), gzip.compress(CSV.encode()), parquet(), LINES.encode()])
 def test_a_pipe(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pipe"

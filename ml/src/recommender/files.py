@@ -319,15 +319,31 @@ def undecodable(file: File, encoding: str, setting: str) -> InputError:
 # Folders that Spark, Dask and their like write
 
 
+# Tables with a log, by the folder of the log.
+_LOGS = {"_delta_log": "delta", ".hoodie": "hudi"}
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder is a table by its name, or by what the tools write beside its files."""
+    return folder.suffix in (".parquet", ".pq", ".csv", ".json") or any(
+        (folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata", "_temporary")
+    )
+
+
 def parts(folder: Path) -> list[Path]:
     """The files of a table that was written as a folder, in order; empty when it is none.
 
-    Raises InputError for one that is not finished.
+    Raises InputError for one that is not finished, and for one whose log says which files count.
     """
+    for log, kind in _LOGS.items():
+        if (folder / log).is_dir():
+            raise InputError(
+                f"{folder}: a {kind.capitalize()} table, where files of older versions are kept. Write it "
+                f"as plain Parquet, in Spark by spark.read.format({kind!r}).load({os.path.abspath(folder)!r})"
+                ".write.parquet('ratings.parquet'), then say --data ratings.parquet."
+            )
     found = list(_visible(folder))
-    marked = folder.suffix in (".parquet", ".pq", ".csv", ".json") or any(
-        (folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata", "_temporary")
-    )
+    marked = is_marked(folder)
     partitioned = any(path.parent != folder for path in found)
     named = [path for path in found if path.name.startswith(("part-", "part."))]
     chosen = named or (found if marked or partitioned else [])

@@ -128,8 +128,10 @@ def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
             "database's SQLAlchemy URL (postgresql+psycopg://host/database)."
         )
     kind = None
-    if path.is_dir() and not files.parts(path):
-        kind, path = _in_folder(path, config)
+    if path.is_dir() and (place := _known_place(path, config)) is not None:
+        kind, path = place
+    elif path.is_dir() and not files.parts(path):
+        _refuse_folder(path, config)
     if not path.is_dir():
         file = files.examine(path)
         kind = config.format if config.format != "auto" else kind or _kind(file)
@@ -160,22 +162,32 @@ def _settled(kind: str, file: File) -> str:
     return "parquet" if file.head.startswith(b"PAR1") else kind
 
 
-def _in_folder(path: Path, config: DataConfig) -> tuple[str, Path]:
+def _known_names(config: DataConfig) -> dict[str, str]:
+    if config.format in ("auto", "csv"):
+        return RATINGS_FILES
+    return {config.format: RATINGS_FILES[config.format]}
+
+
+def _known_place(path: Path, config: DataConfig) -> tuple[str, Path] | None:
     """The kind and the place of the ratings in a folder with files of known names."""
-    kinds = (
-        RATINGS_FILES if config.format in ("auto", "csv") else {config.format: RATINGS_FILES[config.format]}
-    )
-    for kind, file in kinds.items():
+    # A table's parts may have any names; other files with such names may lie beside ratings.csv.
+    if files.is_marked(path) and files.parts(path):
+        return None
+    for kind, file in _known_names(config).items():
         for ending in files.ENDINGS:
             place = path / f"{file}{ending}"
             if place.is_file() or (place.is_dir() and files.parts(place)):
                 return kind, place
+    return None
+
+
+def _refuse_folder(path: Path, config: DataConfig) -> NoReturn:
     if blocks := next((glob for glob in ("combined_data_*.txt", "mv_*.txt") if any(path.glob(glob))), None):
         _refuse_netflix(path, f"{shlex.quote(str(path))}/{blocks}")
     held = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
     raise InputError(
-        f"{path}: holds none of {', '.join(kinds.values())}. Give --data the ratings file itself; "
-        f"the folder has: {', '.join(held[:10]) or 'nothing'}."
+        f"{path}: holds none of {', '.join(_known_names(config).values())}. Give --data the ratings file "
+        f"itself; the folder has: {', '.join(held[:10]) or 'nothing'}."
     )
 
 
