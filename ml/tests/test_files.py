@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -471,6 +472,70 @@ def test_what_is_printed_for_a_matrix(tmp_path: Path, content: str, expected: li
     typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
     turned = triples(read(tmp_path / "ratings-long.csv"))
     assert turned == expected if expected else len(turned) in (12, 36)
+
+
+FILMS = [(f"u{u}", *(1 + (u + i) % 5 if (u + i) % 3 else None for i in range(4))) for u in range(1, 8)]
+LONG = sorted(
+    (row[0], f"m{i}", float(rating))
+    for row in FILMS
+    for i, rating in enumerate(row[1:])
+    if rating is not None
+)
+
+
+@pytest.mark.parametrize(
+    "gaps", [["NaN", "NA", "NULL", "Null", "?", "-", "\\N", ""], [" NA", " none", "NA "]]
+)
+def test_what_is_printed_for_a_matrix_with_gaps(tmp_path: Path, gaps: list[str]) -> None:
+    words = itertools.cycle(gaps)
+    rows = [",".join(next(words) if value is None else str(value) for value in row) for row in FILMS]
+    path = write(tmp_path / "w.csv", "\n".join(["user,m0,m1,m2,m3", *rows]) + "\n")
+    with pytest.raises(InputError, match="a wide matrix of 5 columns, one an item") as caught:
+        read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert triples(read(tmp_path / "ratings-long.csv")) == LONG
+
+
+def test_what_is_printed_for_a_matrix_of_films(tmp_path: Path) -> None:
+    for first in ("Film", "item_id", "movieId"):
+        path = write(tmp_path / "w.csv", first + MATRIX)
+        with pytest.raises(InputError, match="a wide matrix of 4 columns, one a user") as caught:
+            read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert ("m3", "u1", 3.0) in triples(read(tmp_path / "ratings-long.csv"))
+
+
+@pytest.mark.parametrize("shape", ["parquet", "index.parquet", "jsonl"])
+def test_what_is_printed_for_a_matrix_in_other_files(tmp_path: Path, shape: str) -> None:
+    frame = pd.DataFrame(FILMS, columns=["user", "m0", "m1", "m2", "m3"])
+    path = tmp_path / f"w.{shape}"
+    if "json" in shape:
+        frame.to_json(path, orient="records", lines=shape == "jsonl")
+    else:
+        (frame.set_index("user") if "index" in shape else frame).to_parquet(path)
+    with pytest.raises(InputError, match="a wide matrix of 5 columns, one an item") as caught:
+        read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert triples(read(tmp_path / "ratings-long.csv")) == LONG
+
+
+@pytest.mark.parametrize(
+    ("content", "wide"),
+    [
+        ("user,Alien,Heat,Up,Saw\nann,5,1,3,2\nbob,3,4,1,2\n", True),
+        ("user,Alien,Heat,Up,Saw\nann,5,0,3,0\nbob,0,4,0,2\n", True),
+        ("uid,mid,stars,at,age\nann,5,1,3,2\nbob,3,4,1,2\n", False),
+        ("uid,mid,points,at,age\nann,5,1,3,2\nann,3,4,1,2\n", False),
+        ("uid,mid,points,at,age\nann,5,1,3,32\nbob,3,4,1,2\n", False),
+        ("uid,mid,points\nann,5,\nbob,3,4\n", False),
+        ("uid,m0,m1\nann,,5\nbob,3,\n", True),
+        ('[{"uid": 1, "a": 3, "b": null, "c": 4}]', True),
+    ],
+)
+def test_a_matrix_without_gaps(tmp_path: Path, content: str, wide: bool) -> None:
+    message = "a wide matrix" if wide else "is missing.*-column"
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path / "w.csv", content))
 
 
 def test_what_is_printed_for_comments(tmp_path: Path) -> None:

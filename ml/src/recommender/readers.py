@@ -38,8 +38,18 @@ FIELDS = ("user", "item", "rating", "timestamp")
 CHUNK = 2**20
 SQL_CHUNK = 2**17
 
-# A matrix has at least so many columns, or gaps and one column more than a table of ratings needs.
+# A matrix has at least so many columns; or gaps and one column more than a table of ratings needs; or so
+# many without a name for ratings, and each row is of another user.
 _WIDE = 11
+_WIDE_NAMED = 5
+# What programs write where a matrix has no rating; pandas knows most of the first row.
+_GAPS = frozenset(
+    {"", "nan", "-nan", "na", "null", "none", "n/a", "#n/a", "#na", "<na>"}
+    | {"?", "-", "--", ".", "\\n", "missing"}
+)  # fmt: skip
+_GAPS_OF_PANDAS = frozenset(
+    {"", "#N/A", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+)
 # How a line begins that is a comment, where it stands before the ratings.
 _COMMENTS = ("#", "%", "//")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -533,16 +543,16 @@ class _Text:
     def _refuse_wide(self, header: list[str], sample: list[list[str]], separator: str) -> NoReturn:
         self._file.refuse_packed()
         names = sum(map(_is_number, header)) < len(header) / 2 or not _is_number(header[0])
-        ids = "index_col=0" if names else "header=None"
-        mark = "" if separator == "," else f", sep={separator!r}".replace('"', "").replace("'", '"')
-        target = "ratings-long.csv"
-        raise InputError(
-            f"{self._file.shown}: a wide matrix of {len(header)} columns, one an item; it has to be one "
-            f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
-            f'pandas.read_csv(sys.argv[1], {ids}{mark}).rename_axis(index="userId", columns="movieId")'
-            f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(self._file.shown)}, '
-            f"then say --data {target}."
-        )
+        options = "index_col=0" if names else "header=None"
+        if separator != ",":
+            options += f", sep={_python(separator)}"
+        if self._blanks:
+            options += ", skipinitialspace=True"
+        gaps = {value for record in sample for value in record[1:] if _is_gap(value)}
+        if gaps := gaps - _GAPS_OF_PANDAS:
+            options += f", na_values=[{', '.join(map(_python, sorted(gaps)))}]"
+        read = f"pandas.read_csv(sys.argv[1], {options})"
+        _refuse_wide(self._file.shown, header, self._wanted, read)
 
     def _refuse_comment(self, number: int) -> None:
         """Raise InputError if that line is a comment."""
@@ -598,17 +608,62 @@ def _other_mark(line: str, separator: str) -> str | None:
     return f"--separator {shown} (data.separator in a parameter file)"
 
 
+def _python(value: str) -> str:
+    """A text as Python has it, in double quotes: the command stands in single ones."""
+    return json.dumps(value)
+
+
+def _is_gap(value: str) -> bool:
+    return value.strip().casefold() in _GAPS
+
+
 def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
-    """Whether a row has many ratings: more columns than ratings have, or gaps, and small numbers in all."""
-    if len(header) < 4 or not sample:
+    """Whether a row has many ratings, and small numbers in all: see _WIDE."""
+    if len(header) < 3 or not sample:
         return False
     values = [value.strip() for record in sample for value in record[1:]]
-    numbers = [value for value in values if value]
-    if not numbers or not all(
-        _is_number(value) and abs(float(value.replace(",", "."))) <= 100 for value in numbers
-    ):
+    numbers = [value for value in values if not _is_gap(value)]
+    if not numbers or not all(map(_is_number, numbers)):
         return False
-    return len(header) >= _WIDE or len(numbers) < len(values)
+    highest = max(abs(float(value.replace(",", "."))) for value in numbers)
+    if not highest <= 100:
+        return False
+    if len(header) >= _WIDE:
+        return True
+    if len(numbers) < len(values):
+        # a rating may be missing, and hardly an id as well
+        columns = [[row[at] for row in sample if len(row) > at] for at in range(1, len(header))]
+        return len(header) > 3 or all(any(map(_is_gap, column)) for column in columns)
+    firsts = [row[0] for row in sample]
+    return (
+        len(header) >= _WIDE_NAMED
+        and not _is_number(header[0])
+        and not any(word in name.casefold() for name in header for word in _GUESSES["rating"])
+        and highest <= 10
+        and len(firsts) == len(set(firsts))
+    )
+
+
+def _refuse_wide(shown: str, header: list[str], wanted: _Wanted, read: str) -> NoReturn:
+    """Raise InputError with the command that turns a matrix, which `read` reads in Python."""
+    rows, columns = "userId", "movieId"
+    first = _folded(header[0])
+    words = [word for word in _GUESSES["item"] if word not in ("what", "id")]
+    if first == _folded(wanted.names["item"]) or (
+        first != _folded(wanted.names["user"])
+        and not any(word in first for word in _GUESSES["user"])
+        and any(word in first for word in words)
+    ):
+        rows, columns = columns, rows
+    target = "ratings-long.csv"
+    one = "an item" if rows == "userId" else "a user"
+    raise InputError(
+        f"{shown}: a wide matrix of {len(header)} columns, one {one}; it has to be one "
+        f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
+        f'{read}.rename_axis(index="{rows}", columns="{columns}")'
+        f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(shown)}, '
+        f"then say --data {target}."
+    )
 
 
 def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
@@ -620,6 +675,13 @@ def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
         "then say --data ratings.csv --no-header --item-column 1 --user-column 2 --rating-column 3 "
         "--timestamp-column 4."
     )
+
+
+_FIRST_AS_INDEX = ".pipe(lambda wide: wide.set_index(wide.columns[0]))"
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 class _Json:
@@ -638,7 +700,7 @@ class _Json:
                 raise InputError(f'{where}: not an object. Write {{"userId": 1, "movieId": 2, "rating": 3}}.')
             if not found:
                 names = list(record)
-                at = self._wanted.columns(names, where, "record", lambda: None)
+                at = self._wanted.columns(names, where, "record", self._refuse_wide)
                 found = {each: names[place] for place, each in at.items()}
             row = [record.get(name) for name in found.values()]
             for name, value in zip(found.values(), row, strict=True):
@@ -650,6 +712,16 @@ class _Json:
                 rows = []
         if rows:
             yield pd.DataFrame(rows, columns=list(found), dtype=object)
+
+    def _refuse_wide(self) -> None:
+        """Raise InputError if the file is a matrix."""
+        sample = [record for _, record in itertools.islice(self._records(), 20) if isinstance(record, dict)]
+        header = list(dict.fromkeys(name for record in sample for name in record))
+        if _is_wide(header, [[_shown(record.get(name)) for name in header] for record in sample]):
+            self._file.refuse_packed()
+            lines = ", lines=True" if self._unit == "line" else ""
+            read = f"pandas.read_json(sys.argv[1]{lines}, dtype=False)"
+            _refuse_wide(self._file.shown, header, self._wanted, f"{read}{_FIRST_AS_INDEX}")
 
     def _records(self) -> Iterator[tuple[int, Any]]:
         file = self._file
@@ -694,7 +766,7 @@ class _Parquet:
         try:
             with pq.ParquetFile(self._file.path) as file:
                 present = file.schema_arrow.names
-                at = self._wanted.columns(present, shown, "file", lambda: None)
+                at = self._wanted.columns(present, shown, "file", lambda: self._refuse_wide(file))
                 found = {present[place]: each for place, each in at.items()}
                 for name in found:
                     if pa.types.is_nested(kind := file.schema_arrow.field(name).type):
@@ -714,6 +786,17 @@ class _Parquet:
             raise InputError(
                 f"{shown}: no sound Parquet file ({str(error).splitlines()[0]}). Write or copy it anew."
             ) from error
+
+    def _refuse_wide(self, file: Any) -> None:
+        """Raise InputError if the file is a matrix."""
+        of_pandas = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+        index = [name for name in of_pandas if isinstance(name, str)]
+        header = [*index, *(name for name in file.schema_arrow.names if name not in index)]
+        rows = next(file.iter_batches(20), None)
+        sample = rows.select(header).to_pylist() if rows is not None else []
+        if _is_wide(header, [[_shown(value) for value in row.values()] for row in sample]):
+            read = f"pandas.read_parquet(sys.argv[1]){'' if index else _FIRST_AS_INDEX}"
+            _refuse_wide(self._file.shown, header, self._wanted, read)
 
     def locate(self, row: int, user: Any, item: Any) -> str:
         return f"{self._file.shown}, row {row + 1} (user {_plain(user)}, item {_plain(item)})"
