@@ -402,6 +402,15 @@ def test_refused(tmp_path: Path, name: str, content: str | bytes, keys: dict, me
     assert str(path) in str(caught.value) or "encoding" in keys
 
 
+@pytest.mark.parametrize("word", ["NULL", "", "-"])
+def test_no_header_and_a_first_row_that_is_not_rated(tmp_path: Path, word: str) -> None:
+    path = write(tmp_path / "r.csv", f"0,0,{word},0\n" + BODY)
+    ratings = read(path, header=False, missing=[word])
+    assert (triples(ratings), ratings.unrated) == (EXPECTED, 1)
+    with pytest.raises(InputError, match="like names, not data|line 1, column .*the value is missing"):
+        read(path, header=False)
+
+
 def test_a_database_and_a_tar_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x", tables(tmp_path / "y"))
     with pytest.raises(InputError, match=f"Say --data sqlite:///{path} --table NAME"):

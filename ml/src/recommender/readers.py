@@ -514,7 +514,12 @@ class _Text:
         if _is_wide(first, sample):
             self._refuse_wide(first, sample, separator)
         at = next(at for at, each in found.items() if each == "rating")
-        if not _is_number(first[at]) and any(len(row) > at and _is_number(row[at]) for row in sample):
+        unrated = first[at].strip() in ("", *self._config.missing)
+        if (
+            not unrated
+            and not _is_number(first[at])
+            and any(len(row) > at and _is_number(row[at]) for row in sample)
+        ):
             raise InputError(
                 f"{where}: {_listed(first)}: this looks like names, not data. Leave --no-header "
                 "out (data.header)."
