@@ -325,6 +325,25 @@ def test_quotes_in_titles_that_are_sound(tmp_path: Path) -> None:
     assert read(tmp_path).titles == titles
 
 
+@pytest.mark.parametrize(
+    ("encoding", "written", "expected"),
+    [
+        ("cp1251", "cp1251", "Привет"),
+        ("cp1251", "utf-8", "Привет"),
+        ("shift_jis", "shift_jis", "Привет"),
+        ("utf-8", "latin-1", "Café"),
+        # cp1252 has no such byte
+        ("cp1252", "latin-1", "Caf\x81é"),
+    ],
+)
+def test_titles_without_an_encoding_of_their_own(
+    tmp_path: Path, encoding: str, written: str, expected: str
+) -> None:
+    write(tmp_path / "ratings.csv", "userId,movieId,rating\n1,1,3\n")
+    write(tmp_path / "movies.csv", f"movieId,title\n1,{expected}\n".encode(written))
+    assert read(tmp_path, encoding=encoding).titles == {"1": expected}
+
+
 def test_movielens_titles_beside_ratings_with_other_names(tmp_path: Path) -> None:
     write(tmp_path / "movies.csv", "movieId,title\né1,One\n")
     source = write(tmp_path / "votes.csv", "who;what;rating\n1;é1;3\n")
@@ -407,7 +426,7 @@ def test_no_header_and_a_first_row_that_is_not_rated(tmp_path: Path, word: str) 
     path = write(tmp_path / "r.csv", f"0,0,{word},0\n" + BODY)
     ratings = read(path, header=False, missing=[word])
     assert (triples(ratings), ratings.unrated) == (EXPECTED, 1)
-    with pytest.raises(InputError, match="like names, not data|line 1, column .*the value is missing"):
+    with pytest.raises(InputError, match=r"like names, not data|line 1, column .*the value is missing"):
         read(path, header=False)
 
 

@@ -1,5 +1,6 @@
 """Ratings as frames of text, a chunk at a time: MovieLens, CSV, JSON lines and Parquet files, SQL tables."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -912,6 +913,8 @@ def _titles_text(file: File, config: DataConfig) -> str:
     except UnicodeError as error:
         if named is not None:
             raise files.undecodable(file, encoding, "--titles-encoding") from error
+        with contextlib.suppress(UnicodeError):
+            return raw.decode(files.encoding_of(file, config.encoding, "--encoding"))
         # MovieLens' older sets are latin-1, which decodes anything.
         return raw.decode("latin-1")
 
