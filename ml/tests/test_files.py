@@ -96,6 +96,11 @@ SHAPES: dict[str, tuple[str, str | bytes, dict]] = {
     "Excel's Unicode text": ("r.txt", ("sep=\t\n" + CSV.replace(",", "\t")).encode("utf-16"), {}),
     "a decimal comma": ("r.csv", CSV.replace(",", ";").replace(".", ","), {"separator": ";", "decimal": ","}),
     "a quoted decimal comma": ("r.csv", re.sub(r"(\d)\.(\d)", r'"\1,\2"', CSV), {"decimal": ","}),
+    "aligned by blanks": (
+        "r.txt", "".join(f"  {a:9}{b:9}{c:9}{d}\n" for a, b, c, d in (e.split(",") for e in CSV.split())),
+        {"separator": " "},
+    ),
+    "Hive's marks": ("r.csv", CSV.replace(",", "\x01"), {"separator": "\\x01"}),
     "blanks": ("r.csv", CSV.replace(",", " ,  ").replace("\n", " \n"), {}),
     "blanks before quotes": ("r.csv", re.sub(r",([^,\n]+)", r', "\1"', CSV), {}),
     "comments before": ("r.csv", "# made by us, on Monday\n\n% twice\n" + CSV, {}),
@@ -269,6 +274,10 @@ def test_titles_of_another_shape(tmp_path: Path) -> None:
         read(source, titles=str(titles))
     with pytest.raises(InputError, match="name it with --title-item-column id"):
         read(source, titles=str(titles), titles_separator=";")
+    blanks = write(tmp_path / "t.txt", "movieId title\né1 One\n")
+    with pytest.raises(InputError, match="Name it with --titles-separator ' '"):
+        read(source, titles=str(blanks))
+    assert read(source, titles=str(blanks), titles_separator=" ").titles == {"é1": "One"}
     keys = {"titles": str(titles), "columns": {"title_item": "id"}, "titles_separator": ";"}
     assert read(source, **keys).titles == {"é1": "Caf\xe9"}
     titles.write_bytes("adult;id;title\nFalse;é1;Café\n".encode("utf-16-le"))
@@ -396,6 +405,11 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "no header, too few": ("r.csv", "1;2;3\n", {"header": False}, "Name the separator: --separator ';'"),
     "tabs": ("r.csv", CSV.replace(",", "\t"), {}, r"--separator '\\t'"),
     "semicolons": ("r.csv", CSV.replace(",", ";"), {}, r"--separator ';' \(data\.separator"),
+    "carets": ("r.csv", CSV.replace(",", "^"), {}, r"--separator '\^' \(data\.separator"),
+    "Hive's marks": ("r.csv", CSV.replace(",", "\x01"), {}, r"--separator '\\x01' \(data\.separator"),
+    "blanks between": ("r.csv", CSV.replace(",", " "), {}, r"--separator ' ' \(data\.separator"),
+    "blanks and no header": ("r.csv", BODY.replace(",", "  "), {}, r"--separator ' ' .*--no-header"),
+    "blanks in names": ("r.csv", CSV.replace("userId", "the id of users"), {}, "--user-column"),
     "two colons": ("r.txt", "1::2::3::4\n", {}, "--format 1m"),
     "a decimal comma": ("r.csv", COMMA, {"separator": ";"}, r"--decimal , \(data\."),
     "a point instead": (

@@ -54,6 +54,8 @@ _GAPS_OF_PANDAS = frozenset(
 # How a line begins that is a comment, where it stands before the ratings.
 _COMMENTS = ("#", "%", "//")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+# Marks between fields, for hints. \x01 is Hive's.
+_MARKS = (";", "\t", "|", ",", "^", "\x01")
 _NETFLIX = re.compile(r"\d+:")
 # A title of more lines, or a field of more characters in several lines, has swallowed others.
 _TITLE_LINES = 20
@@ -535,7 +537,7 @@ class _Text:
         """What else may be wrong where names are missing: the separator, the header, the shape."""
         line = separator.join(header)
         if (mark := _other_mark(line, separator)) is not None:
-            numbers = re.split(r"::|[,;\t|]", line)
+            numbers = line.split() if "' '" in mark else re.split(r"::|[,;\t|^\x01]", line)
             hint = f"or is the separator another? Name it with {mark}"
             if not mark.startswith("--format") and len(numbers) >= 3 and any(map(_is_number, numbers)):
                 hint += f". {self._say_no_header}"
@@ -606,11 +608,14 @@ def _other_mark(line: str, separator: str) -> str | None:
     """How to name the mark that a line has between its fields, if it is not `separator`."""
     if line.count("::") >= 2:
         return "--format 1m (data.format)"
-    marks = {mark: line.count(mark) for mark in (";", "\t", "|", ",") if mark != separator}
+    marks = {mark: line.count(mark) for mark in _MARKS if mark != separator}
     best = max(marks, key=lambda mark: marks[mark])
-    if not marks[best] or marks[best] < line.count(separator):
+    if not marks[best] and separator not in line and " " in line.strip():
+        # in names there are blanks too
+        best = " "
+    elif not marks[best] or marks[best] < line.count(separator):
         return None
-    shown = {"\t": "'\\t'"}.get(best, f"'{best}'")
+    shown = {"\t": "'\\t'", "\x01": "'\\x01'"}.get(best, f"'{best}'")
     return f"--separator {shown} (data.separator in a parameter file)"
 
 
