@@ -353,6 +353,19 @@ def test_titles_without_an_encoding_of_their_own(
     assert read(tmp_path, encoding=encoding).titles == {"1": expected}
 
 
+@pytest.mark.parametrize(
+    "front", ["# films\n", "// of ours, all\n\n% and\nsep=,\n", "sep=,\n# films\n", "#", "# "]
+)
+def test_comments_before_the_header_of_titles(tmp_path: Path, front: str) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    movies = write(tmp_path / "movies.csv", f"{front}movieId,title\né1,One\n#2,Two\n")
+    assert read(tmp_path).titles == {"é1": "One"}
+    if front == "# films\n":
+        write(movies, f"{front}movieId,name\n")
+        with pytest.raises(InputError, match=r"movies\.csv, line 2: .*--title-column name"):
+            read(tmp_path)
+
+
 def test_movielens_titles_beside_ratings_with_other_names(tmp_path: Path) -> None:
     write(tmp_path / "movies.csv", "movieId,title\né1,One\n")
     source = write(tmp_path / "votes.csv", "who;what;rating\n1;é1;3\n")

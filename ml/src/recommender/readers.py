@@ -60,6 +60,7 @@ _NETFLIX = re.compile(r"\d+:")
 # A title of more lines, or a field of more characters in several lines, has swallowed others.
 _TITLE_LINES = 20
 _LONG_FIELD = 2**17
+_OPEN = "the file ends inside quotes"
 
 # Words in the names of columns, to guess which is meant when a name is missing.
 _GUESSES = {
@@ -866,7 +867,7 @@ def _table(file: File, content: str, start: int, mark: str, title: int | None = 
     # The last record, unless a quote is open at the end: then csv takes it for a part of the field.
     end = ["\0end"]
     rows = csv.reader(itertools.chain(lines, end), delimiter=mark, skipinitialspace=True)
-    before = len(content[:start].splitlines())
+    before = _breaks(content[:start])
     first = before + 1
     wrong: str | None = None
     try:
@@ -874,7 +875,7 @@ def _table(file: File, content: str, start: int, mark: str, title: int | None = 
             if row == end:
                 return
             if row and row[-1].endswith(end[0]):
-                wrong = "the file ends inside quotes"
+                wrong = _OPEN
             elif rows.line_num + before > first and _has_swallowed(row, title):
                 wrong = "a field has many lines"
             if wrong is not None:
@@ -883,16 +884,21 @@ def _table(file: File, content: str, start: int, mark: str, title: int | None = 
             first = rows.line_num + before + 1
     except csv.Error as error:
         wrong = str(error)
-    last = min(rows.line_num + before, len(content.splitlines()))
+    last = rows.line_num + before - (wrong == _OPEN)
     raise InputError(
         f"{file.shown}, line {first}, up to line {last}: {wrong}. Is a quote before it never closed?"
     )
 
 
 def _has_swallowed(row: list[str], title: int | None) -> bool:
-    if title is not None and len(row) > title and len(row[title].splitlines()) > _TITLE_LINES:
+    if title is not None and len(row) > title and _breaks(row[title]) >= _TITLE_LINES:
         return True
-    return any(len(value) > _LONG_FIELD and len(value.splitlines()) > 1 for value in row)
+    return any(len(value) > _LONG_FIELD and _breaks(value) for value in row)
+
+
+def _breaks(content: str) -> int:
+    """Ends of lines as csv counts them; splitlines knows more."""
+    return sum(1 for _ in re.finditer(r"\r\n?|\n", content))
 
 
 def _paired(frame: pd.DataFrame) -> dict[str, str]:
@@ -928,12 +934,18 @@ def _titles_table(
     file: File, content: str, config: DataConfig, wanted: _Wanted
 ) -> tuple[Iterable[list[str]], int, int]:
     """The rows of a titles file, and the positions of items and titles in them."""
-    lines = io.StringIO(content, newline="")
-    first = lines.readline()
-    told = _SEPARATOR_LINE.fullmatch(first.strip("\r\n"))
-    start = len(first) if told else 0
     usual = "\t" if Path(file.name).suffix.lower() in (".tsv", ".tab") else ","
-    given = config.titles_separator or (told[1] if told else None)
+    given, start = config.titles_separator, 0
+    either = _Wanted({**wanted.names, "movielens": "movieId"})
+    for line in io.StringIO(content, newline=""):
+        if told := _SEPARATOR_LINE.fullmatch(line.strip("\r\n")):
+            given = given or told[1]
+        elif line.strip():
+            marks = (given or config.separator or usual, usual, ",")
+            record = (next(csv.reader([line], delimiter=mark, skipinitialspace=True)) for mark in marks)
+            if not line.lstrip().startswith(_COMMENTS) or any(len(either.match(each)) > 1 for each in record):
+                break
+        start += len(line)
 
     def header(mark: str) -> list[str]:
         return next((record for record in _table(file, content, start, mark) if any(record)), [])
@@ -964,7 +976,8 @@ def _titles_table(
             )
         )
 
-    wanted.columns(present, f"{file.shown}, line 1", "file", hint)
+    line = _breaks(content[:start]) + 1
+    wanted.columns(present, f"{file.shown}, line {line}", "file", hint)
     raise AssertionError("a header that fits was found before")
 
 
