@@ -8,6 +8,7 @@ import itertools
 import json
 import lzma
 import os
+import pickle
 import re
 import sqlite3
 import subprocess
@@ -230,7 +231,8 @@ def test_a_pipe(tmp_path: Path, content: bytes) -> None:
 
 
 def test_standard_input(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "recommender", "check", "--data", "/dev/stdin"]
+    assert DataConfig(source="-").source == "/dev/stdin"
+    line = [sys.executable, "-m", "recommender", "check", "--data", "-"]
     known = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RECOMMENDER_CACHE": str(tmp_path)}
     done = subprocess.run(line, cwd=ROOT, env=known, input=CSV, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -399,6 +401,12 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "a web page": ("r.csv", "\n<!DOCTYPE html><html>Sign in", {}, "a web page. Download the file itself"),
     "Git LFS": ("r.csv", "version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
     "Feather": ("r.feather", b"ARROW1\0\0", {}, r"pandas\.read_feather.*to_parquet"),
+    "a pickle": ("r.pkl", pickle.dumps(pd.DataFrame({"userId": [1]}), 5), {}, "a pickle, which can run code"),
+    "an older pickle": ("r.pkl", pickle.dumps([1], 2), {}, "a pickle, which can run code"),
+    "SPSS": ("r.sav", b"$FL2@(#) SPSS DATA FILE\0\0\2", {}, "an SPSS file"),
+    "Stata": ("r.dta", b"<stata_dta><header>\0", {}, r"pandas\.read_stata"),
+    "an older Stata": ("r.dta", b"s\2\1\0\5\0\3\0\0\0userId", {}, "a binary file. Write it as"),
+    "bytes": ("r.bin", b"\1\0\xff\xfe\x81userId", {}, "a binary file. Write it as"),
     "Matrix Market": ("r.mtx", "%%MatrixMarket matrix\n1 1 1\n", {}, r"scipy\.io\.mmread"),
     "no header": ("r.csv", BODY, {}, r"not names\. If there is no header, say --no-header \(data\.header"),
     "no header, named": (
@@ -591,6 +599,50 @@ def test_a_matrix_without_gaps(tmp_path: Path, content: str, wide: bool) -> None
     message = "a wide matrix" if wide else "is missing.*-column"
     with pytest.raises(InputError, match=message):
         read(write(tmp_path / "w.csv", content))
+
+
+FRAME = pd.DataFrame(JSON)
+DOCUMENTS = {
+    "columns": FRAME.to_json(),
+    "columns on lines": FRAME.to_json(indent=1, force_ascii=False),
+    "lists": json.dumps(FRAME.to_dict("list")),
+    "rows by their index": FRAME.to_json(orient="index"),
+    "split": FRAME.to_json(orient="split"),
+    "a key": json.dumps({"it's": JSON, "count": len(JSON)}),
+    "a key, on lines": json.dumps({"ratings": JSON}, indent=2),
+    "a table": FRAME.to_json(orient="table"),
+    "objects of several lines": "\r\n".join(json.dumps(row, indent=1).replace("\n", "\r\n") for row in JSON),
+}
+
+
+def test_what_is_printed_for_other_json(tmp_path: Path) -> None:
+    printed = {}
+    for at, content in enumerate(DOCUMENTS.values()):
+        with pytest.raises(InputError, match=r"one object, |objects of") as caught:
+            read(write(tmp_path / f"{at}.json", content))
+        command = str(caught.value).split("Turn it: ")[1].split(", then say")[0]
+        printed[command.replace(f"{at}.json", "")] = command
+    assert len(printed) == 7
+    # all at once: each takes a second
+    started = [
+        subprocess.Popen(command.replace("ratings-lines", str(at)), shell=True, cwd=tmp_path)
+        for at, command in enumerate(printed.values())
+    ]
+    assert [each.wait() for each in started] == [0] * len(started)
+    for at in range(len(started)):
+        assert triples(read(tmp_path / f"{at}.jsonl")) == EXPECTED, list(printed)[at]
+
+
+def test_names_that_the_first_json_record_does_not_have(tmp_path: Path) -> None:
+    rows = '{"userId":1,"movieId":1}\n{"userId":1,"movieId":2,"rating":3,"timestamp":5}\n'
+    rows += '{"userId":1,"movieId":2,"rating":4,"timestamp":2}\n'
+    path = write(tmp_path / "r.jsonl", rows)
+    assert triples(read(path, duplicates="latest", missing=["", "0"])) == [("1", "2", 3.0)]
+    with pytest.raises(InputError, match="line 1, column rating: the value is missing"):
+        read(path)
+    path = write(tmp_path / "cut.jsonl", LINES + '{\n"userId": 1,\n')
+    with pytest.raises(InputError, match=f"line {len(ROWS) + 1}: not JSON"):
+        read(path)
 
 
 def test_what_is_printed_for_comments(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ TITLES_FILES = {"latest": "movies.csv", "100k": "u.item", "1m": "movies.dat"}
 _LINES = ("latest", "100k", "1m", "csv", "jsonl")
 FIELDS = ("user", "item", "rating", "timestamp")
 
+# Records whose names count: Spark leaves out what is null.
+JSON_AHEAD = 10_000
 # Rows in one frame: 100 MB of text at most. Of SQL and JSON they are Python objects, ten times the size.
 CHUNK = 2**20
 SQL_CHUNK = 2**17
@@ -432,6 +434,8 @@ class _Text:
             if _NETFLIX.fullmatch(first.strip()):
                 file.refuse_packed()
                 _refuse_netflix(file.shown, shlex.quote(file.shown))
+            if self._header and "\0" in first:
+                raise files.binary(file)
             if not self._csv:
                 return self._of_movielens(first)
             separator = separator or self._usual
@@ -622,7 +626,7 @@ def _other_mark(line: str, separator: str) -> str | None:
 
 def _python(value: str) -> str:
     """A text as Python has it, in double quotes: the command stands in single ones."""
-    return json.dumps(value)
+    return json.dumps(value).replace("'", "\\u0027")
 
 
 def _is_gap(value: str) -> bool:
@@ -689,7 +693,13 @@ def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
     )
 
 
+# Between two objects: in a text of JSON there is no end of a line.
+_BETWEEN = r"\},?\s*\n\s*\{"
 _FIRST_AS_INDEX = ".pipe(lambda wide: wide.set_index(wide.columns[0]))"
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def _shown(value: Any) -> str:
@@ -706,12 +716,16 @@ class _Json:
     def chunks(self) -> Iterator[pd.DataFrame]:
         found: dict[str, str] = {}
         rows: list[list[Any]] = []
-        for number, record in self._records():
+        records = self._records()
+        ahead = list(itertools.islice(records, JSON_AHEAD))
+        for number, record in itertools.chain(ahead, records):
             where = f"{self._file.shown}, {self._unit} {number}"
             if not isinstance(record, dict):
                 raise InputError(f'{where}: not an object. Write {{"userId": 1, "movieId": 2, "rating": 3}}.')
             if not found:
-                names = list(record)
+                self._refuse_document(record)
+                objects = (each for _, each in ahead if isinstance(each, dict))
+                names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
                 at = self._wanted.columns(names, where, "record", self._refuse_wide)
                 found = {each: names[place] for place, each in at.items()}
             row = [record.get(name) for name in found.values()]
@@ -735,6 +749,62 @@ class _Json:
             read = f"pandas.read_json(sys.argv[1]{lines}, dtype=False)"
             _refuse_wide(self._file.shown, header, self._wanted, f"{read}{_FIRST_AS_INDEX}")
 
+    def _refuse_pretty(self) -> None:
+        """Raise InputError if the file holds objects of several lines."""
+        encoding = files.encoding_of(self._file, self._config.encoding, "--encoding")
+        with self._file.text(encoding) as lines:
+            content = lines.read()
+        try:
+            found = json.loads(f"[{re.sub(_BETWEEN, '},{', content)}]")
+        except json.JSONDecodeError:
+            return
+        if len(found) == 1 and isinstance(found[0], dict):
+            self._refuse_document(found[0])
+        self._refuse(
+            "objects of several lines",
+            f'import json, re, sys; text = re.sub(r"{_BETWEEN}", "}},{{", {self._opened}.read()); '
+            r'print(*map(json.dumps, json.loads("[" + text + "]")), sep="\n")',
+        )
+
+    def _refuse_document(self, record: dict[str, Any]) -> None:
+        """Raise InputError if an object holds the whole table."""
+        known = self._wanted.match(list(record))
+        values = list(record.values())
+        lists = [name for name, value in record.items() if _are_objects(value)]
+        if known and all(isinstance(values[at], dict | list) for at in known.values()):
+            self._refuse_pandas("")
+        elif {"columns", "data"} <= record.keys() and isinstance(record["data"], list) and not lists:
+            self._refuse_pandas(', orient="split"')
+        elif len(lists) == 1:
+            self._refuse(
+                f"one object, with the ratings in {lists[0]!r}",
+                f"import json, sys; print(*map(json.dumps, json.load({self._opened})[{_python(lists[0])}]), "
+                'sep="\\n")',
+            )
+        elif values and all(isinstance(value, dict) and self._wanted.match(list(value)) for value in values):
+            self._refuse_pandas(', orient="index"')
+
+    def _refuse_pandas(self, orient: str) -> NoReturn:
+        self._refuse(
+            "one object, as pandas writes a frame",
+            f"import pandas, sys; print(pandas.read_json({self._opened}, dtype=False, convert_dates=False"
+            f'{orient}).to_json(orient="records", lines=True))',
+        )
+
+    @property
+    def _opened(self) -> str:
+        encoding = files.encoding_of(self._file, self._config.encoding, "--encoding")
+        return f"open(sys.argv[1], encoding={_python(encoding)})"
+
+    def _refuse(self, what: str, command: str) -> NoReturn:
+        self._file.refuse_packed()
+        target = "ratings-lines.jsonl"
+        raise InputError(
+            f"{self._file.shown}: {what}; it has to be one rating a line. Turn it: "
+            f"{shlex.quote(sys.executable)} -c '{command}' {shlex.quote(self._file.shown)} > {target}, "
+            f"then say --data {target}."
+        )
+
     def _records(self) -> Iterator[tuple[int, Any]]:
         file = self._file
         encoding = files.encoding_of(file, self._config.encoding, "--encoding")
@@ -744,11 +814,15 @@ class _Json:
                     self._unit = "record"
                     yield from enumerate(json.load(lines), start=1)
                     return
+                seen = False
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         try:
                             yield number, json.loads(line)
+                            seen = True
                         except json.JSONDecodeError as error:
+                            if not seen:
+                                self._refuse_pretty()
                             raise InputError(
                                 f"{file.shown}, line {number}: not JSON ({error.msg}). Write objects."
                             ) from error
