@@ -1050,8 +1050,8 @@ def _titles_table(
             )
         )
 
-    line = _breaks(content[:start]) + 1
-    wanted.columns(present, f"{file.shown}, line {line}", "file", hint)
+    number = _breaks(content[:start]) + 1
+    wanted.columns(present, f"{file.shown}, line {number}", "file", hint)
     raise AssertionError("a header that fits was found before")
 
 
