@@ -559,6 +559,21 @@ def test_what_is_printed_for_a_matrix_with_gaps(tmp_path: Path, gaps: list[str])
     assert triples(read(tmp_path / "ratings-long.csv")) == LONG
 
 
+def test_what_is_printed_for_a_matrix_from_a_spreadsheet(tmp_path: Path) -> None:
+    rows = [
+        ";".join("" if value is None else str(value).replace("1", "1,5") for value in row) for row in FILMS
+    ]
+    content = "\n".join(["sep=;", "# of ours", "user;m0;é1;m2;m3", *(f"é{row}" for row in rows)])
+    path = write(tmp_path / "w.csv", f"{content}\n".encode("latin-1"))
+    with pytest.raises(InputError, match="a wide matrix of 5 columns") as caught:
+        read(path, encoding="latin-1")
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    turned = triples(read(tmp_path / "ratings-long.csv"))
+    assert len(turned) == len(LONG)
+    assert {rating for _, _, rating in turned} == {1.5, 2.0, 3.0, 4.0, 5.0}
+    assert {item for _, item, _ in turned} == {"m0", "é1", "m2", "m3"}
+
+
 def test_what_is_printed_for_a_matrix_of_films(tmp_path: Path) -> None:
     for first in ("Film", "item_id", "movieId"):
         path = write(tmp_path / "w.csv", first + MATRIX)

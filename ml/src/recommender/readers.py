@@ -341,7 +341,7 @@ class _Text:
     def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted, part: bool) -> None:
         self._file, self._kind, self._config, self._wanted = file, kind, config, wanted
         self._part = part
-        self._blanks = False
+        self._blanks, self._skip = False, 0
         self._csv = kind not in ("100k", "1m")
         self._header = self._csv and config.header
         self._quoting: Any = csv.QUOTE_MINIMAL if self._csv else csv.QUOTE_NONE
@@ -438,6 +438,7 @@ class _Text:
                 raise files.binary(file)
             if not self._csv:
                 return self._of_movielens(first)
+            self._skip = skip
             separator = separator or self._usual
             ahead = [first, *itertools.islice(lines, 100)]
             # Looking for blanks before fields takes a tenth of the time: only where there are some.
@@ -561,6 +562,12 @@ class _Text:
             options += f", sep={_python(separator)}"
         if self._blanks:
             options += ", skipinitialspace=True"
+        if self._skip:
+            options += f", skiprows={self._skip}"
+        if self._encoding != "utf-8-sig":
+            options += f", encoding={_python(self._encoding)}"
+        if any("," in value for record in sample for value in record[1:] if _is_number(value)):
+            options += ', decimal=","'
         gaps = {value for record in sample for value in record[1:] if _is_gap(value)}
         if gaps := gaps - _GAPS_OF_PANDAS:
             options += f", na_values=[{', '.join(map(_python, sorted(gaps)))}]"
