@@ -4,9 +4,11 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
+import pickle
 import re
 import sqlite3
 import subprocess
@@ -95,6 +97,11 @@ SHAPES: dict[str, tuple[str, str | bytes, dict]] = {
     "Excel's Unicode text": ("r.txt", ("sep=\t\n" + CSV.replace(",", "\t")).encode("utf-16"), {}),
     "a decimal comma": ("r.csv", CSV.replace(",", ";").replace(".", ","), {"separator": ";", "decimal": ","}),
     "a quoted decimal comma": ("r.csv", re.sub(r"(\d)\.(\d)", r'"\1,\2"', CSV), {"decimal": ","}),
+    "aligned by blanks": (
+        "r.txt", "".join(f"  {a:9}{b:9}{c:9}{d}\n" for a, b, c, d in (e.split(",") for e in CSV.split())),
+        {"separator": " "},
+    ),
+    "Hive's marks": ("r.csv", CSV.replace(",", "\x01"), {"separator": "\\x01"}),
     "blanks": ("r.csv", CSV.replace(",", " ,  ").replace("\n", " \n"), {}),
     "blanks before quotes": ("r.csv", re.sub(r",([^,\n]+)", r', "\1"', CSV), {}),
     "comments before": ("r.csv", "# made by us, on Monday\n\n% twice\n" + CSV, {}),
@@ -177,6 +184,42 @@ def test_a_folder_in_parts(tmp_path: Path) -> None:
         read(tmp_path / "by rating")
 
 
+def test_ids_in_the_index_of_pandas(tmp_path: Path) -> None:
+    frame = pd.DataFrame(JSON)
+    for index in (["userId"], ["userId", "movieId"]):
+        frame.set_index(index).to_parquet(tmp_path / "r.parquet")
+        pd.DataFrame({"title": ["One"]}, index=pd.Index(["é1"], name="movieId")).to_parquet(
+            tmp_path / "t.parquet"
+        )
+        ratings = read(tmp_path / "r.parquet", titles=str(tmp_path / "t.parquet"))
+        assert triples(ratings) == EXPECTED
+        assert ratings.titles == {"é1": "One"}
+
+
+@pytest.mark.parametrize(("log", "kind"), [("_delta_log", "delta"), (".hoodie", "hudi")])
+def test_a_table_with_a_log_is_refused(tmp_path: Path, log: str, kind: str) -> None:
+    for place in ("t", "shop/ratings.parquet"):
+        write(tmp_path / place / "part-0.parquet", parquet())
+        (tmp_path / place / log).mkdir()
+    titles = write(tmp_path / "r.csv", CSV), tmp_path / "t"
+    for source, keys in (("t", {}), ("shop", {}), (titles[0], {"titles": str(titles[1])})):
+        with pytest.raises(
+            InputError, match=rf"a {kind.capitalize()} table.*spark\.read\.format\('{kind}'\)"
+        ):
+            read(tmp_path / source, **keys)
+
+
+def test_known_names_come_before_parts(tmp_path: Path) -> None:
+    write(tmp_path / "shop/ratings.csv", CSV)
+    write(tmp_path / "shop/part-time.txt", "a note")
+    write(tmp_path / "shop/lr=0.1/model.bin", b"\0")
+    assert triples(read(tmp_path / "shop")) == EXPECTED
+    # of a finished table all parts count
+    write(tmp_path / "shop/_SUCCESS", b"")
+    with pytest.raises(InputError, match=r"part-time\.txt, line 1"):
+        read(tmp_path / "shop")
+
+
 @pytest.mark.parametrize("content", [CSV.encode(), gzip.compress(CSV.encode()), parquet(), LINES.encode()])
 def test_a_pipe(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pipe"
@@ -188,7 +231,8 @@ def test_a_pipe(tmp_path: Path, content: bytes) -> None:
 
 
 def test_standard_input(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "recommender", "check", "--data", "/dev/stdin"]
+    assert DataConfig(source="-").source == "/dev/stdin"
+    line = [sys.executable, "-m", "recommender", "check", "--data", "-"]
     known = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RECOMMENDER_CACHE": str(tmp_path)}
     done = subprocess.run(line, cwd=ROOT, env=known, input=CSV, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -232,6 +276,10 @@ def test_titles_of_another_shape(tmp_path: Path) -> None:
         read(source, titles=str(titles))
     with pytest.raises(InputError, match="name it with --title-item-column id"):
         read(source, titles=str(titles), titles_separator=";")
+    blanks = write(tmp_path / "t.txt", "movieId title\né1 One\n")
+    with pytest.raises(InputError, match="Name it with --titles-separator ' '"):
+        read(source, titles=str(blanks))
+    assert read(source, titles=str(blanks), titles_separator=" ").titles == {"é1": "One"}
     keys = {"titles": str(titles), "columns": {"title_item": "id"}, "titles_separator": ";"}
     assert read(source, **keys).titles == {"é1": "Caf\xe9"}
     titles.write_bytes("adult;id;title\nFalse;é1;Café\n".encode("utf-16-le"))
@@ -257,6 +305,67 @@ def test_titles_in_any_file(tmp_path: Path, name: str) -> None:
     else:
         frame[:1].to_csv(path, index=False, sep="\t" if "tsv" in name else ",")
     assert read(write(tmp_path / "r.csv", CSV), titles=str(path)).titles == {"é1": "One"}
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('movieId,title\n1,"Open\n' + "2,Two\n" * 60, "line 2, up to line 62"),
+        ('movieId,title\n1,"Open\n' + "2,Two\n" * 60 + '3,"Three"\n', "line 2, up to line 63"),
+        ('sep=,\n\nmovieId,title\n1,One\n2,"Two', "line 5, up to line 5"),
+        ('movieId,title,"genres\n1,One,Drama\n', "line 1, up to line 2"),
+        (
+            'movieId,title,genres\n1,One,"Drama\n' + "2,Two,Drama\n" * 20_000 + '"\n',
+            "line 2, up to line 20003",
+        ),
+    ],
+)
+def test_a_quote_in_titles_that_is_not_closed(tmp_path: Path, content: str, lines: str) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    write(tmp_path / "movies.csv", content)
+    with pytest.raises(InputError, match=rf"movies\.csv, {lines}: .*Is a quote before it never closed"):
+        read(tmp_path)
+
+
+def test_quotes_in_titles_that_are_sound(tmp_path: Path) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    about = "a line\n" * 50
+    rows = f'é1,"One\n"\né2,"Two"and half,\né3,Three "x,"{about}"\né4,"Four","{"x" * 200_000}"'
+    write(tmp_path / "movies.csv", f"movieId,title,about\n{rows}")
+    titles = {"é1": "One", "é2": "Twoand half", "é3": 'Three "x', "é4": "Four"}
+    assert read(tmp_path).titles == titles
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written", "expected"),
+    [
+        ("cp1251", "cp1251", "Привет"),
+        ("cp1251", "utf-8", "Привет"),
+        ("shift_jis", "shift_jis", "Привет"),
+        ("utf-8", "latin-1", "Café"),
+        # cp1252 has no such byte
+        ("cp1252", "latin-1", "Caf\x81é"),
+    ],
+)
+def test_titles_without_an_encoding_of_their_own(
+    tmp_path: Path, encoding: str, written: str, expected: str
+) -> None:
+    write(tmp_path / "ratings.csv", "userId,movieId,rating\n1,1,3\n")
+    write(tmp_path / "movies.csv", f"movieId,title\n1,{expected}\n".encode(written))
+    assert read(tmp_path, encoding=encoding).titles == {"1": expected}
+
+
+@pytest.mark.parametrize(
+    "front", ["# films\n", "// of ours, all\n\n% and\nsep=,\n", "sep=,\n# films\n", "#", "# "]
+)
+def test_comments_before_the_header_of_titles(tmp_path: Path, front: str) -> None:
+    write(tmp_path / "ratings.csv", CSV)
+    movies = write(tmp_path / "movies.csv", f"{front}movieId,title\né1,One\n#2,Two\n")
+    assert read(tmp_path).titles == {"é1": "One"}
+    if front == "# films\n":
+        write(movies, f"{front}movieId,name\n")
+        with pytest.raises(InputError, match=r"movies\.csv, line 2: .*--title-column name"):
+            read(tmp_path)
 
 
 def test_movielens_titles_beside_ratings_with_other_names(tmp_path: Path) -> None:
@@ -292,6 +401,12 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "a web page": ("r.csv", "\n<!DOCTYPE html><html>Sign in", {}, "a web page. Download the file itself"),
     "Git LFS": ("r.csv", "version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
     "Feather": ("r.feather", b"ARROW1\0\0", {}, r"pandas\.read_feather.*to_parquet"),
+    "a pickle": ("r.pkl", pickle.dumps(pd.DataFrame({"userId": [1]}), 5), {}, "a pickle, which can run code"),
+    "an older pickle": ("r.pkl", pickle.dumps([1], 2), {}, "a pickle, which can run code"),
+    "SPSS": ("r.sav", b"$FL2@(#) SPSS DATA FILE\0\0\2", {}, "an SPSS file"),
+    "Stata": ("r.dta", b"<stata_dta><header>\0", {}, r"pandas\.read_stata"),
+    "an older Stata": ("r.dta", b"s\2\1\0\5\0\3\0\0\0userId", {}, "a binary file. Write it as"),
+    "bytes": ("r.bin", b"\1\0\xff\xfe\x81userId", {}, "a binary file. Write it as"),
     "Matrix Market": ("r.mtx", "%%MatrixMarket matrix\n1 1 1\n", {}, r"scipy\.io\.mmread"),
     "no header": ("r.csv", BODY, {}, r"not names\. If there is no header, say --no-header \(data\.header"),
     "no header, named": (
@@ -311,6 +426,11 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
     "no header, too few": ("r.csv", "1;2;3\n", {"header": False}, "Name the separator: --separator ';'"),
     "tabs": ("r.csv", CSV.replace(",", "\t"), {}, r"--separator '\\t'"),
     "semicolons": ("r.csv", CSV.replace(",", ";"), {}, r"--separator ';' \(data\.separator"),
+    "carets": ("r.csv", CSV.replace(",", "^"), {}, r"--separator '\^' \(data\.separator"),
+    "Hive's marks": ("r.csv", CSV.replace(",", "\x01"), {}, r"--separator '\\x01' \(data\.separator"),
+    "blanks between": ("r.csv", CSV.replace(",", " "), {}, r"--separator ' ' \(data\.separator"),
+    "blanks and no header": ("r.csv", BODY.replace(",", "  "), {}, r"--separator ' ' .*--no-header"),
+    "blanks in names": ("r.csv", CSV.replace("userId", "the id of users"), {}, "--user-column"),
     "two colons": ("r.txt", "1::2::3::4\n", {}, "--format 1m"),
     "a decimal comma": ("r.csv", COMMA, {"separator": ";"}, r"--decimal , \(data\."),
     "a point instead": (
@@ -334,6 +454,15 @@ def test_refused(tmp_path: Path, name: str, content: str | bytes, keys: dict, me
     with pytest.raises(InputError, match=message.format(path=path, folder=tmp_path)) as caught:
         read(path, **keys)
     assert str(path) in str(caught.value) or "encoding" in keys
+
+
+@pytest.mark.parametrize("word", ["NULL", "", "-"])
+def test_no_header_and_a_first_row_that_is_not_rated(tmp_path: Path, word: str) -> None:
+    path = write(tmp_path / "r.csv", f"0,0,{word},0\n" + BODY)
+    ratings = read(path, header=False, missing=[word])
+    assert (triples(ratings), ratings.unrated) == (EXPECTED, 1)
+    with pytest.raises(InputError, match=r"like names, not data|line 1, column .*the value is missing"):
+        read(path, header=False)
 
 
 def test_a_database_and_a_tar_are_named(tmp_path: Path) -> None:
@@ -406,6 +535,129 @@ def test_what_is_printed_for_a_matrix(tmp_path: Path, content: str, expected: li
     typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
     turned = triples(read(tmp_path / "ratings-long.csv"))
     assert turned == expected if expected else len(turned) in (12, 36)
+
+
+FILMS = [(f"u{u}", *(1 + (u + i) % 5 if (u + i) % 3 else None for i in range(4))) for u in range(1, 8)]
+LONG = sorted(
+    (row[0], f"m{i}", float(rating))
+    for row in FILMS
+    for i, rating in enumerate(row[1:])
+    if rating is not None
+)
+
+
+@pytest.mark.parametrize(
+    "gaps", [["NaN", "NA", "NULL", "Null", "?", "-", "\\N", ""], [" NA", " none", "NA "]]
+)
+def test_what_is_printed_for_a_matrix_with_gaps(tmp_path: Path, gaps: list[str]) -> None:
+    words = itertools.cycle(gaps)
+    rows = [",".join(next(words) if value is None else str(value) for value in row) for row in FILMS]
+    path = write(tmp_path / "w.csv", "\n".join(["user,m0,m1,m2,m3", *rows]) + "\n")
+    with pytest.raises(InputError, match="a wide matrix of 5 columns, one an item") as caught:
+        read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert triples(read(tmp_path / "ratings-long.csv")) == LONG
+
+
+def test_what_is_printed_for_a_matrix_from_a_spreadsheet(tmp_path: Path) -> None:
+    rows = [
+        ";".join("" if value is None else str(value).replace("1", "1,5") for value in row) for row in FILMS
+    ]
+    content = "\n".join(["sep=;", "# of ours", "user;m0;é1;m2;m3", *(f"é{row}" for row in rows)])
+    path = write(tmp_path / "w.csv", f"{content}\n".encode("latin-1"))
+    with pytest.raises(InputError, match="a wide matrix of 5 columns") as caught:
+        read(path, encoding="latin-1")
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    turned = triples(read(tmp_path / "ratings-long.csv"))
+    assert len(turned) == len(LONG)
+    assert {rating for _, _, rating in turned} == {1.5, 2.0, 3.0, 4.0, 5.0}
+    assert {item for _, item, _ in turned} == {"m0", "é1", "m2", "m3"}
+
+
+def test_what_is_printed_for_a_matrix_of_films(tmp_path: Path) -> None:
+    for first in ("Film", "item_id", "movieId"):
+        path = write(tmp_path / "w.csv", first + MATRIX)
+        with pytest.raises(InputError, match="a wide matrix of 4 columns, one a user") as caught:
+            read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert ("m3", "u1", 3.0) in triples(read(tmp_path / "ratings-long.csv"))
+
+
+@pytest.mark.parametrize("shape", ["parquet", "index.parquet", "jsonl"])
+def test_what_is_printed_for_a_matrix_in_other_files(tmp_path: Path, shape: str) -> None:
+    frame = pd.DataFrame(FILMS, columns=["user", "m0", "m1", "m2", "m3"])
+    path = tmp_path / f"w.{shape}"
+    if "json" in shape:
+        frame.to_json(path, orient="records", lines=shape == "jsonl")
+    else:
+        (frame.set_index("user") if "index" in shape else frame).to_parquet(path)
+    with pytest.raises(InputError, match="a wide matrix of 5 columns, one an item") as caught:
+        read(path)
+    typed(str(caught.value), ("Turn it: ", ", then say"), tmp_path)
+    assert triples(read(tmp_path / "ratings-long.csv")) == LONG
+
+
+@pytest.mark.parametrize(
+    ("content", "wide"),
+    [
+        ("user,Alien,Heat,Up,Saw\nann,5,1,3,2\nbob,3,4,1,2\n", True),
+        ("user,Alien,Heat,Up,Saw\nann,5,0,3,0\nbob,0,4,0,2\n", True),
+        ("uid,mid,stars,at,age\nann,5,1,3,2\nbob,3,4,1,2\n", False),
+        ("uid,mid,points,at,age\nann,5,1,3,2\nann,3,4,1,2\n", False),
+        ("uid,mid,points,at,age\nann,5,1,3,32\nbob,3,4,1,2\n", False),
+        ("uid,mid,points\nann,5,\nbob,3,4\n", False),
+        ("uid,m0,m1\nann,,5\nbob,3,\n", True),
+        ('[{"uid": 1, "a": 3, "b": null, "c": 4}]', True),
+    ],
+)
+def test_a_matrix_without_gaps(tmp_path: Path, content: str, wide: bool) -> None:
+    message = "a wide matrix" if wide else "is missing.*-column"
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path / "w.csv", content))
+
+
+FRAME = pd.DataFrame(JSON)
+DOCUMENTS = {
+    "columns": FRAME.to_json(),
+    "columns on lines": FRAME.to_json(indent=1, force_ascii=False),
+    "lists": json.dumps(FRAME.to_dict("list")),
+    "rows by their index": FRAME.to_json(orient="index"),
+    "split": FRAME.to_json(orient="split"),
+    "a key": json.dumps({"it's": JSON, "count": len(JSON)}),
+    "a key, on lines": json.dumps({"ratings": JSON}, indent=2),
+    "a table": FRAME.to_json(orient="table"),
+    "objects of several lines": "\r\n".join(json.dumps(row, indent=1).replace("\n", "\r\n") for row in JSON),
+}
+
+
+def test_what_is_printed_for_other_json(tmp_path: Path) -> None:
+    printed = {}
+    for at, content in enumerate(DOCUMENTS.values()):
+        with pytest.raises(InputError, match=r"one object, |objects of") as caught:
+            read(write(tmp_path / f"{at}.json", content))
+        command = str(caught.value).split("Turn it: ")[1].split(", then say")[0]
+        printed[command.replace(f"{at}.json", "")] = command
+    assert len(printed) == 7
+    # all at once: each takes a second
+    started = [
+        subprocess.Popen(command.replace("ratings-lines", str(at)), shell=True, cwd=tmp_path)
+        for at, command in enumerate(printed.values())
+    ]
+    assert [each.wait() for each in started] == [0] * len(started)
+    for at in range(len(started)):
+        assert triples(read(tmp_path / f"{at}.jsonl")) == EXPECTED, list(printed)[at]
+
+
+def test_names_that_the_first_json_record_does_not_have(tmp_path: Path) -> None:
+    rows = '{"userId":1,"movieId":1}\n{"userId":1,"movieId":2,"rating":3,"timestamp":5}\n'
+    rows += '{"userId":1,"movieId":2,"rating":4,"timestamp":2}\n'
+    path = write(tmp_path / "r.jsonl", rows)
+    assert triples(read(path, duplicates="latest", missing=["", "0"])) == [("1", "2", 3.0)]
+    with pytest.raises(InputError, match="line 1, column rating: the value is missing"):
+        read(path)
+    path = write(tmp_path / "cut.jsonl", LINES + '{\n"userId": 1,\n')
+    with pytest.raises(InputError, match=f"line {len(ROWS) + 1}: not JSON"):
+        read(path)
 
 
 def test_what_is_printed_for_comments(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ class DataConfig(_Section):
         values = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
         return tuple(value if isinstance(value, str) else f"{value:g}" for value in values)
 
+    @field_validator("source")
+    @classmethod
+    def _from_a_pipe(cls, source: str) -> str:
+        return "/dev/stdin" if source == "-" else source
+
     @field_validator("separator", "titles_separator")
     @classmethod
     def _one_character(cls, separator: str | None) -> str | None:

@@ -57,7 +57,14 @@ _FOREIGN = {
     b"obj\x01": ("an Avro file", "Write it as Parquet or CSV"),
     b"\x89hdf": ("an HDF5 file", "Write it as Parquet or CSV"),
     b"\x93numpy": ("a NumPy array", "Write it as CSV, one rating a line"),
-    b"\x80\x04\x95": ("a pickle, which can run code", "Write it as Parquet or CSV where it was made"),
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04\x95", b"\x80\x05\x95"),
+        ("a pickle, which can run code", "Write it as Parquet or CSV where it was made"),
+    ),
+    b"$fl2@(#)": ("an SPSS file", "Save it in SPSS as CSV"),
+    b"<stata_dta>": ("a Stata file", _PANDAS.replace("{read}", "read_stata")),
+    b"matlab 5.0 mat-file": ("a MATLAB file", "Write it as CSV, one rating a line"),
+    b"matlab 7.3 mat-file": ("a MATLAB file", "Write it as CSV, one rating a line"),
     b"%%matrixmarket": (
         "a Matrix Market file",
         "Write it as CSV: {python} -c 'import pandas, scipy.io, sys; "
@@ -293,12 +300,19 @@ def encoding_of(file: File, named: str, setting: str) -> str:
     return name
 
 
+def binary(file: File) -> InputError:
+    """That a file is not text."""
+    return InputError(f"{file.shown}: a binary file. Write it as CSV or Parquet where it was made.")
+
+
 def _key(setting: str) -> str:
     return f"data.{setting.removeprefix('--').replace('-', '_')}"
 
 
 def undecodable(file: File, encoding: str, setting: str) -> InputError:
     """Which line is not of that encoding."""
+    if b"\0" in file.head.partition(b"\n")[0] and not encoding.startswith(("utf-16", "utf-32")):
+        return binary(file)
     shown = "utf-8" if encoding == "utf-8-sig" else encoding
     with file.open() as stream, contextlib.suppress(UnicodeError):
         for number, line in enumerate(stream, start=1):
@@ -319,15 +333,31 @@ def undecodable(file: File, encoding: str, setting: str) -> InputError:
 # Folders that Spark, Dask and their like write
 
 
+# Tables with a log, by the folder of the log.
+_LOGS = {"_delta_log": "delta", ".hoodie": "hudi"}
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder is a table by its name, or by what the tools write beside its files."""
+    return folder.suffix in (".parquet", ".pq", ".csv", ".json") or any(
+        (folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata", "_temporary")
+    )
+
+
 def parts(folder: Path) -> list[Path]:
     """The files of a table that was written as a folder, in order; empty when it is none.
 
-    Raises InputError for one that is not finished.
+    Raises InputError for one that is not finished, and for one whose log says which files count.
     """
+    for log, kind in _LOGS.items():
+        if (folder / log).is_dir():
+            raise InputError(
+                f"{folder}: a {kind.capitalize()} table, where files of older versions are kept. Write it "
+                f"as plain Parquet, in Spark by spark.read.format({kind!r}).load({os.path.abspath(folder)!r})"
+                ".write.parquet('ratings.parquet'), then say --data ratings.parquet."
+            )
     found = list(_visible(folder))
-    marked = folder.suffix in (".parquet", ".pq", ".csv", ".json") or any(
-        (folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata", "_temporary")
-    )
+    marked = is_marked(folder)
     partitioned = any(path.parent != folder for path in found)
     named = [path for path in found if path.name.startswith(("part-", "part."))]
     chosen = named or (found if marked or partitioned else [])

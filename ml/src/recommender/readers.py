@@ -1,5 +1,6 @@
 """Ratings as frames of text, a chunk at a time: MovieLens, CSV, JSON lines and Parquet files, SQL tables."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -34,16 +35,34 @@ TITLES_FILES = {"latest": "movies.csv", "100k": "u.item", "1m": "movies.dat"}
 _LINES = ("latest", "100k", "1m", "csv", "jsonl")
 FIELDS = ("user", "item", "rating", "timestamp")
 
+# Records whose names count: Spark leaves out what is null.
+JSON_AHEAD = 10_000
 # Rows in one frame: 100 MB of text at most. Of SQL and JSON they are Python objects, ten times the size.
 CHUNK = 2**20
 SQL_CHUNK = 2**17
 
-# A matrix has at least so many columns, or gaps and one column more than a table of ratings needs.
+# A matrix has at least so many columns; or gaps and one column more than a table of ratings needs; or so
+# many without a name for ratings, and each row is of another user.
 _WIDE = 11
+_WIDE_NAMED = 5
+# What programs write where a matrix has no rating; pandas knows most of the first row.
+_GAPS = frozenset(
+    {"", "nan", "-nan", "na", "null", "none", "n/a", "#n/a", "#na", "<na>"}
+    | {"?", "-", "--", ".", "\\n", "missing"}
+)  # fmt: skip
+_GAPS_OF_PANDAS = frozenset(
+    {"", "#N/A", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+)
 # How a line begins that is a comment, where it stands before the ratings.
 _COMMENTS = ("#", "%", "//")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+# Marks between fields, for hints. \x01 is Hive's.
+_MARKS = (";", "\t", "|", ",", "^", "\x01")
 _NETFLIX = re.compile(r"\d+:")
+# A title of more lines, or a field of more characters in several lines, has swallowed others.
+_TITLE_LINES = 20
+_LONG_FIELD = 2**17
+_OPEN = "the file ends inside quotes"
 
 # Words in the names of columns, to guess which is meant when a name is missing.
 _GUESSES = {
@@ -125,8 +144,10 @@ def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
             "database's SQLAlchemy URL (postgresql+psycopg://host/database)."
         )
     kind = None
-    if path.is_dir() and not files.parts(path):
-        kind, path = _in_folder(path, config)
+    if path.is_dir() and (place := _known_place(path, config)) is not None:
+        kind, path = place
+    elif path.is_dir() and not files.parts(path):
+        _refuse_folder(path, config)
     if not path.is_dir():
         file = files.examine(path)
         kind = config.format if config.format != "auto" else kind or _kind(file)
@@ -157,22 +178,32 @@ def _settled(kind: str, file: File) -> str:
     return "parquet" if file.head.startswith(b"PAR1") else kind
 
 
-def _in_folder(path: Path, config: DataConfig) -> tuple[str, Path]:
+def _known_names(config: DataConfig) -> dict[str, str]:
+    if config.format in ("auto", "csv"):
+        return RATINGS_FILES
+    return {config.format: RATINGS_FILES[config.format]}
+
+
+def _known_place(path: Path, config: DataConfig) -> tuple[str, Path] | None:
     """The kind and the place of the ratings in a folder with files of known names."""
-    kinds = (
-        RATINGS_FILES if config.format in ("auto", "csv") else {config.format: RATINGS_FILES[config.format]}
-    )
-    for kind, file in kinds.items():
+    # A table's parts may have any names; other files with such names may lie beside ratings.csv.
+    if files.is_marked(path) and files.parts(path):
+        return None
+    for kind, file in _known_names(config).items():
         for ending in files.ENDINGS:
             place = path / f"{file}{ending}"
             if place.is_file() or (place.is_dir() and files.parts(place)):
                 return kind, place
+    return None
+
+
+def _refuse_folder(path: Path, config: DataConfig) -> NoReturn:
     if blocks := next((glob for glob in ("combined_data_*.txt", "mv_*.txt") if any(path.glob(glob))), None):
         _refuse_netflix(path, f"{shlex.quote(str(path))}/{blocks}")
     held = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
     raise InputError(
-        f"{path}: holds none of {', '.join(kinds.values())}. Give --data the ratings file itself; "
-        f"the folder has: {', '.join(held[:10]) or 'nothing'}."
+        f"{path}: holds none of {', '.join(_known_names(config).values())}. Give --data the ratings file "
+        f"itself; the folder has: {', '.join(held[:10]) or 'nothing'}."
     )
 
 
@@ -310,7 +341,7 @@ class _Text:
     def __init__(self, file: File, kind: str, config: DataConfig, wanted: _Wanted, part: bool) -> None:
         self._file, self._kind, self._config, self._wanted = file, kind, config, wanted
         self._part = part
-        self._blanks = False
+        self._blanks, self._skip = False, 0
         self._csv = kind not in ("100k", "1m")
         self._header = self._csv and config.header
         self._quoting: Any = csv.QUOTE_MINIMAL if self._csv else csv.QUOTE_NONE
@@ -403,8 +434,11 @@ class _Text:
             if _NETFLIX.fullmatch(first.strip()):
                 file.refuse_packed()
                 _refuse_netflix(file.shown, shlex.quote(file.shown))
+            if self._header and "\0" in first:
+                raise files.binary(file)
             if not self._csv:
                 return self._of_movielens(first)
+            self._skip = skip
             separator = separator or self._usual
             ahead = [first, *itertools.islice(lines, 100)]
             # Looking for blanks before fields takes a tenth of the time: only where there are some.
@@ -489,7 +523,12 @@ class _Text:
         if _is_wide(first, sample):
             self._refuse_wide(first, sample, separator)
         at = next(at for at, each in found.items() if each == "rating")
-        if not _is_number(first[at]) and any(len(row) > at and _is_number(row[at]) for row in sample):
+        unrated = first[at].strip() in ("", *self._config.missing)
+        if (
+            not unrated
+            and not _is_number(first[at])
+            and any(len(row) > at and _is_number(row[at]) for row in sample)
+        ):
             raise InputError(
                 f"{where}: {_listed(first)}: this looks like names, not data. Leave --no-header "
                 "out (data.header)."
@@ -504,7 +543,7 @@ class _Text:
         """What else may be wrong where names are missing: the separator, the header, the shape."""
         line = separator.join(header)
         if (mark := _other_mark(line, separator)) is not None:
-            numbers = re.split(r"::|[,;\t|]", line)
+            numbers = line.split() if "' '" in mark else re.split(r"::|[,;\t|^\x01]", line)
             hint = f"or is the separator another? Name it with {mark}"
             if not mark.startswith("--format") and len(numbers) >= 3 and any(map(_is_number, numbers)):
                 hint += f". {self._say_no_header}"
@@ -518,16 +557,22 @@ class _Text:
     def _refuse_wide(self, header: list[str], sample: list[list[str]], separator: str) -> NoReturn:
         self._file.refuse_packed()
         names = sum(map(_is_number, header)) < len(header) / 2 or not _is_number(header[0])
-        ids = "index_col=0" if names else "header=None"
-        mark = "" if separator == "," else f", sep={separator!r}".replace('"', "").replace("'", '"')
-        target = "ratings-long.csv"
-        raise InputError(
-            f"{self._file.shown}: a wide matrix of {len(header)} columns, one an item; it has to be one "
-            f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
-            f'pandas.read_csv(sys.argv[1], {ids}{mark}).rename_axis(index="userId", columns="movieId")'
-            f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(self._file.shown)}, '
-            f"then say --data {target}."
-        )
+        options = "index_col=0" if names else "header=None"
+        if separator != ",":
+            options += f", sep={_python(separator)}"
+        if self._blanks:
+            options += ", skipinitialspace=True"
+        if self._skip:
+            options += f", skiprows={self._skip}"
+        if self._encoding != "utf-8-sig":
+            options += f", encoding={_python(self._encoding)}"
+        if any("," in value for record in sample for value in record[1:] if _is_number(value)):
+            options += ', decimal=","'
+        gaps = {value for record in sample for value in record[1:] if _is_gap(value)}
+        if gaps := gaps - _GAPS_OF_PANDAS:
+            options += f", na_values=[{', '.join(map(_python, sorted(gaps)))}]"
+        read = f"pandas.read_csv(sys.argv[1], {options})"
+        _refuse_wide(self._file.shown, header, self._wanted, read)
 
     def _refuse_comment(self, number: int) -> None:
         """Raise InputError if that line is a comment."""
@@ -575,25 +620,73 @@ def _other_mark(line: str, separator: str) -> str | None:
     """How to name the mark that a line has between its fields, if it is not `separator`."""
     if line.count("::") >= 2:
         return "--format 1m (data.format)"
-    marks = {mark: line.count(mark) for mark in (";", "\t", "|", ",") if mark != separator}
+    marks = {mark: line.count(mark) for mark in _MARKS if mark != separator}
     best = max(marks, key=lambda mark: marks[mark])
-    if not marks[best] or marks[best] < line.count(separator):
+    if not marks[best] and separator not in line and " " in line.strip():
+        # in names there are blanks too
+        best = " "
+    elif not marks[best] or marks[best] < line.count(separator):
         return None
-    shown = {"\t": "'\\t'"}.get(best, f"'{best}'")
+    shown = {"\t": "'\\t'", "\x01": "'\\x01'"}.get(best, f"'{best}'")
     return f"--separator {shown} (data.separator in a parameter file)"
 
 
+def _python(value: str) -> str:
+    """A text as Python has it, in double quotes: the command stands in single ones."""
+    return json.dumps(value).replace("'", "\\u0027")
+
+
+def _is_gap(value: str) -> bool:
+    return value.strip().casefold() in _GAPS
+
+
 def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
-    """Whether a row has many ratings: more columns than ratings have, or gaps, and small numbers in all."""
-    if len(header) < 4 or not sample:
+    """Whether a row has many ratings, and small numbers in all: see _WIDE."""
+    if len(header) < 3 or not sample:
         return False
     values = [value.strip() for record in sample for value in record[1:]]
-    numbers = [value for value in values if value]
-    if not numbers or not all(
-        _is_number(value) and abs(float(value.replace(",", "."))) <= 100 for value in numbers
-    ):
+    numbers = [value for value in values if not _is_gap(value)]
+    if not numbers or not all(map(_is_number, numbers)):
         return False
-    return len(header) >= _WIDE or len(numbers) < len(values)
+    highest = max(abs(float(value.replace(",", "."))) for value in numbers)
+    if not highest <= 100:
+        return False
+    if len(header) >= _WIDE:
+        return True
+    if len(numbers) < len(values):
+        # a rating may be missing, and hardly an id as well
+        columns = [[row[at] for row in sample if len(row) > at] for at in range(1, len(header))]
+        return len(header) > 3 or all(any(map(_is_gap, column)) for column in columns)
+    firsts = [row[0] for row in sample]
+    return (
+        len(header) >= _WIDE_NAMED
+        and not _is_number(header[0])
+        and not any(word in name.casefold() for name in header for word in _GUESSES["rating"])
+        and highest <= 10
+        and len(firsts) == len(set(firsts))
+    )
+
+
+def _refuse_wide(shown: str, header: list[str], wanted: _Wanted, read: str) -> NoReturn:
+    """Raise InputError with the command that turns a matrix, which `read` reads in Python."""
+    rows, columns = "userId", "movieId"
+    first = _folded(header[0])
+    words = [word for word in _GUESSES["item"] if word not in ("what", "id")]
+    if first == _folded(wanted.names["item"]) or (
+        first != _folded(wanted.names["user"])
+        and not any(word in first for word in _GUESSES["user"])
+        and any(word in first for word in words)
+    ):
+        rows, columns = columns, rows
+    target = "ratings-long.csv"
+    one = "an item" if rows == "userId" else "a user"
+    raise InputError(
+        f"{shown}: a wide matrix of {len(header)} columns, one {one}; it has to be one "
+        f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
+        f'{read}.rename_axis(index="{rows}", columns="{columns}")'
+        f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(shown)}, '
+        f"then say --data {target}."
+    )
 
 
 def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
@@ -607,6 +700,19 @@ def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
     )
 
 
+# Between two objects: in a text of JSON there is no end of a line.
+_BETWEEN = r"\},?\s*\n\s*\{"
+_FIRST_AS_INDEX = ".pipe(lambda wide: wide.set_index(wide.columns[0]))"
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 class _Json:
     """JSON lines, or one JSON array: an object for each rating."""
 
@@ -617,13 +723,17 @@ class _Json:
     def chunks(self) -> Iterator[pd.DataFrame]:
         found: dict[str, str] = {}
         rows: list[list[Any]] = []
-        for number, record in self._records():
+        records = self._records()
+        ahead = list(itertools.islice(records, JSON_AHEAD))
+        for number, record in itertools.chain(ahead, records):
             where = f"{self._file.shown}, {self._unit} {number}"
             if not isinstance(record, dict):
                 raise InputError(f'{where}: not an object. Write {{"userId": 1, "movieId": 2, "rating": 3}}.')
             if not found:
-                names = list(record)
-                at = self._wanted.columns(names, where, "record", lambda: None)
+                self._refuse_document(record)
+                objects = (each for _, each in ahead if isinstance(each, dict))
+                names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
+                at = self._wanted.columns(names, where, "record", self._refuse_wide)
                 found = {each: names[place] for place, each in at.items()}
             row = [record.get(name) for name in found.values()]
             for name, value in zip(found.values(), row, strict=True):
@@ -636,6 +746,72 @@ class _Json:
         if rows:
             yield pd.DataFrame(rows, columns=list(found), dtype=object)
 
+    def _refuse_wide(self) -> None:
+        """Raise InputError if the file is a matrix."""
+        sample = [record for _, record in itertools.islice(self._records(), 20) if isinstance(record, dict)]
+        header = list(dict.fromkeys(name for record in sample for name in record))
+        if _is_wide(header, [[_shown(record.get(name)) for name in header] for record in sample]):
+            self._file.refuse_packed()
+            lines = ", lines=True" if self._unit == "line" else ""
+            read = f"pandas.read_json(sys.argv[1]{lines}, dtype=False)"
+            _refuse_wide(self._file.shown, header, self._wanted, f"{read}{_FIRST_AS_INDEX}")
+
+    def _refuse_pretty(self) -> None:
+        """Raise InputError if the file holds objects of several lines."""
+        encoding = files.encoding_of(self._file, self._config.encoding, "--encoding")
+        with self._file.text(encoding) as lines:
+            content = lines.read()
+        try:
+            found = json.loads(f"[{re.sub(_BETWEEN, '},{', content)}]")
+        except json.JSONDecodeError:
+            return
+        if len(found) == 1 and isinstance(found[0], dict):
+            self._refuse_document(found[0])
+        self._refuse(
+            "objects of several lines",
+            f'import json, re, sys; text = re.sub(r"{_BETWEEN}", "}},{{", {self._opened}.read()); '
+            r'print(*map(json.dumps, json.loads("[" + text + "]")), sep="\n")',
+        )
+
+    def _refuse_document(self, record: dict[str, Any]) -> None:
+        """Raise InputError if an object holds the whole table."""
+        known = self._wanted.match(list(record))
+        values = list(record.values())
+        lists = [name for name, value in record.items() if _are_objects(value)]
+        if known and all(isinstance(values[at], dict | list) for at in known.values()):
+            self._refuse_pandas("")
+        elif {"columns", "data"} <= record.keys() and isinstance(record["data"], list) and not lists:
+            self._refuse_pandas(', orient="split"')
+        elif len(lists) == 1:
+            self._refuse(
+                f"one object, with the ratings in {lists[0]!r}",
+                f"import json, sys; print(*map(json.dumps, json.load({self._opened})[{_python(lists[0])}]), "
+                'sep="\\n")',
+            )
+        elif values and all(isinstance(value, dict) and self._wanted.match(list(value)) for value in values):
+            self._refuse_pandas(', orient="index"')
+
+    def _refuse_pandas(self, orient: str) -> NoReturn:
+        self._refuse(
+            "one object, as pandas writes a frame",
+            f"import pandas, sys; print(pandas.read_json({self._opened}, dtype=False, convert_dates=False"
+            f'{orient}).to_json(orient="records", lines=True))',
+        )
+
+    @property
+    def _opened(self) -> str:
+        encoding = files.encoding_of(self._file, self._config.encoding, "--encoding")
+        return f"open(sys.argv[1], encoding={_python(encoding)})"
+
+    def _refuse(self, what: str, command: str) -> NoReturn:
+        self._file.refuse_packed()
+        target = "ratings-lines.jsonl"
+        raise InputError(
+            f"{self._file.shown}: {what}; it has to be one rating a line. Turn it: "
+            f"{shlex.quote(sys.executable)} -c '{command}' {shlex.quote(self._file.shown)} > {target}, "
+            f"then say --data {target}."
+        )
+
     def _records(self) -> Iterator[tuple[int, Any]]:
         file = self._file
         encoding = files.encoding_of(file, self._config.encoding, "--encoding")
@@ -645,11 +821,15 @@ class _Json:
                     self._unit = "record"
                     yield from enumerate(json.load(lines), start=1)
                     return
+                seen = False
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         try:
                             yield number, json.loads(line)
+                            seen = True
                         except json.JSONDecodeError as error:
+                            if not seen:
+                                self._refuse_pretty()
                             raise InputError(
                                 f"{file.shown}, line {number}: not JSON ({error.msg}). Write objects."
                             ) from error
@@ -679,7 +859,7 @@ class _Parquet:
         try:
             with pq.ParquetFile(self._file.path) as file:
                 present = file.schema_arrow.names
-                at = self._wanted.columns(present, shown, "file", lambda: None)
+                at = self._wanted.columns(present, shown, "file", lambda: self._refuse_wide(file))
                 found = {present[place]: each for place, each in at.items()}
                 for name in found:
                     if pa.types.is_nested(kind := file.schema_arrow.field(name).type):
@@ -687,8 +867,10 @@ class _Parquet:
                             f"{shown}: column {name!r} holds {kind}, and single values are needed."
                         )
                 for batch in file.iter_batches(CHUNK, columns=list(found)):
-                    # Arrow's own types, or an integer column with a gap would turn 7 into 7.0.
-                    yield batch.to_pandas(types_mapper=pd.ArrowDtype).rename(columns=found)
+                    # Arrow's own types, or an integer column with a gap would turn 7 into 7.0. Ids that were
+                    # pandas' index are columns here.
+                    frame = batch.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+                    yield frame.rename(columns=found)
         except OSError as error:
             raise InputError(
                 f"{shown}: {error.strerror or error}. Give --data a file that you can read."
@@ -697,6 +879,17 @@ class _Parquet:
             raise InputError(
                 f"{shown}: no sound Parquet file ({str(error).splitlines()[0]}). Write or copy it anew."
             ) from error
+
+    def _refuse_wide(self, file: Any) -> None:
+        """Raise InputError if the file is a matrix."""
+        of_pandas = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+        index = [name for name in of_pandas if isinstance(name, str)]
+        header = [*index, *(name for name in file.schema_arrow.names if name not in index)]
+        rows = next(file.iter_batches(20), None)
+        sample = rows.select(header).to_pylist() if rows is not None else []
+        if _is_wide(header, [[_shown(value) for value in row.values()] for row in sample]):
+            read = f"pandas.read_parquet(sys.argv[1]){'' if index else _FIRST_AS_INDEX}"
+            _refuse_wide(self._file.shown, header, self._wanted, read)
 
     def locate(self, row: int, user: Any, item: Any) -> str:
         return f"{self._file.shown}, row {row + 1} (user {_plain(user)}, item {_plain(item)})"
@@ -742,14 +935,51 @@ def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
         item, title = 0, 1
     else:
         rows, item, title = _titles_table(file, content, config, wanted)
+    return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
+
+
+def _table(file: File, content: str, start: int, mark: str, title: int | None = None) -> Iterator[list[str]]:
+    """The records of a table from a place in its text on. Raises InputError for a quote that is not closed.
+
+    `title` is the position of the titles.
+    """
+    lines = io.StringIO(content, newline="")
+    lines.seek(start)
+    # The last record, unless a quote is open at the end: then csv takes it for a part of the field.
+    end = ["\0end"]
+    rows = csv.reader(itertools.chain(lines, end), delimiter=mark, skipinitialspace=True)
+    before = _breaks(content[:start])
+    first = before + 1
+    wrong: str | None = None
     try:
-        return {text(row[item]): _written(row[title]) for row in rows if len(row) > max(item, title)}
+        for row in rows:
+            if row == end:
+                return
+            if row and row[-1].endswith(end[0]):
+                wrong = _OPEN
+            elif rows.line_num + before > first and _has_swallowed(row, title):
+                wrong = "a field has many lines"
+            if wrong is not None:
+                break
+            yield row
+            first = rows.line_num + before + 1
     except csv.Error as error:
-        # only of the reader's: the other rows are split by hand
-        line = getattr(rows, "line_num", 0)
-        raise InputError(
-            f"{file.shown}, up to line {line}: {error}. Is a quote before it never closed?"
-        ) from error
+        wrong = str(error)
+    last = rows.line_num + before - (wrong == _OPEN)
+    raise InputError(
+        f"{file.shown}, line {first}, up to line {last}: {wrong}. Is a quote before it never closed?"
+    )
+
+
+def _has_swallowed(row: list[str], title: int | None) -> bool:
+    if title is not None and len(row) > title and _breaks(row[title]) >= _TITLE_LINES:
+        return True
+    return any(len(value) > _LONG_FIELD and _breaks(value) for value in row)
+
+
+def _breaks(content: str) -> int:
+    """Ends of lines as csv counts them; splitlines knows more."""
+    return sum(1 for _ in re.finditer(r"\r\n?|\n", content))
 
 
 def _paired(frame: pd.DataFrame) -> dict[str, str]:
@@ -775,6 +1005,8 @@ def _titles_text(file: File, config: DataConfig) -> str:
     except UnicodeError as error:
         if named is not None:
             raise files.undecodable(file, encoding, "--titles-encoding") from error
+        with contextlib.suppress(UnicodeError):
+            return raw.decode(files.encoding_of(file, config.encoding, "--encoding"))
         # MovieLens' older sets are latin-1, which decodes anything.
         return raw.decode("latin-1")
 
@@ -783,12 +1015,22 @@ def _titles_table(
     file: File, content: str, config: DataConfig, wanted: _Wanted
 ) -> tuple[Iterable[list[str]], int, int]:
     """The rows of a titles file, and the positions of items and titles in them."""
-    lines = io.StringIO(content, newline="")
-    first = lines.readline()
-    told = _SEPARATOR_LINE.fullmatch(first.strip("\r\n"))
-    start = len(first) if told else 0
     usual = "\t" if Path(file.name).suffix.lower() in (".tsv", ".tab") else ","
-    given = config.titles_separator or (told[1] if told else None)
+    given, start = config.titles_separator, 0
+    either = _Wanted({**wanted.names, "movielens": "movieId"})
+    for line in io.StringIO(content, newline=""):
+        if told := _SEPARATOR_LINE.fullmatch(line.strip("\r\n")):
+            given = given or told[1]
+        elif line.strip():
+            marks = (given or config.separator or usual, usual, ",")
+            record = (next(csv.reader([line], delimiter=mark, skipinitialspace=True)) for mark in marks)
+            if not line.lstrip().startswith(_COMMENTS) or any(len(either.match(each)) > 1 for each in record):
+                break
+        start += len(line)
+
+    def header(mark: str) -> list[str]:
+        return next((record for record in _table(file, content, start, mark) if any(record)), [])
+
     # MovieLens' own names and comma count in a movies.csv beside ratings of another shape.
     for mark in [given] if given else dict.fromkeys([config.separator or usual, usual, ","]):
         for names in (
@@ -796,18 +1038,16 @@ def _titles_table(
             if not config.columns.title_item
             else (wanted,)
         ):
-            lines.seek(start)
-            rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
-            header = next((record for record in rows if any(record)), [])
-            found = names.match(header)
+            found = names.match(header(mark))
             if len(found) == 2:
+                rows = _table(file, content, start, mark, found["title"])
+                next(record for record in rows if any(record))
                 return rows, found["item"], found["title"]
-    lines.seek(start)
     mark = given or config.separator or usual
-    header = next((row for row in csv.reader(lines, delimiter=mark, skipinitialspace=True) if any(row)), [])
+    present = header(mark)
 
     def hint() -> str | None:
-        other = _other_mark(mark.join(header), mark)
+        other = _other_mark(mark.join(present), mark)
         return (
             None
             if other is None
@@ -817,7 +1057,8 @@ def _titles_table(
             )
         )
 
-    wanted.columns(header, f"{file.shown}, line 1", "file", hint)
+    number = _breaks(content[:start]) + 1
+    wanted.columns(present, f"{file.shown}, line {number}", "file", hint)
     raise AssertionError("a header that fits was found before")
 
 
