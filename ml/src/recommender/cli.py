@@ -383,7 +383,7 @@ def _anywhere(key: str, value: str) -> str:
         from recommender import tracking
 
         return tracking.shown(value)
-    is_path = key in ("data.source", "data.titles") and value and Path(value).exists()
+    is_path = key in ("data.source", "data.titles") and os.path.exists(value)
     return str(Path(value).absolute()) if is_path else value
 
 
@@ -606,8 +606,8 @@ def _recommend(arguments: argparse.Namespace) -> int:
     if by_name and (arguments.config or os.environ.get(CONFIG) or model_name != registry.MODEL):
         # who is handed it stands in another folder
         line = [*line, "--model", uri]
-    if arguments.config:
-        # which its messages name
+    if arguments.config and not arguments.config.is_absolute():
+        # its messages name it
         line = [*line, "--config", str(arguments.config.absolute())]
     if (code := confined.hand_over(line, to_file)) is not None:
         return code

@@ -129,8 +129,10 @@ def _config() -> Path | None:
     named = os.environ.get("RECOMMENDER_CONFIG")
     if by_make() and _given.config in (None, Path(str(named))):
         return None
-    places = [_given.config, Path(named) if named else None, _DEFAULT, _FOLDER / _DEFAULT]
-    return next((each.absolute() for each in places if each and each.exists()), None)
+    chosen = _given.config if _given.config != _DEFAULT else None
+    if chosen or named:
+        return Path(chosen or str(named)).absolute()
+    return next((each.absolute() for each in (_DEFAULT, _FOLDER / _DEFAULT) if os.path.exists(each)), None)
 
 
 def _overridden() -> dict[str, str]:
