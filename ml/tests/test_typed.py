@@ -219,7 +219,13 @@ def test_what_was_given_is_repeated_where_it_fits(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.delenv("MAKELEVEL", raising=False)
     monkeypatch.chdir(tmp_path)
-    # nothing was given: the job's own parameter file, which this folder does not have
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
+    # nothing was given: the store below this folder is in use, and no other folder has it
+    assert f"--tracking-uri sqlite:///{tmp_path}/mlruns/mlflow.db" in typed.runnable("recommender train")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
+    assert "host" not in typed.runnable("recommender train")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    # the job's own parameter file, which this folder does not have
     assert f"train --config {ROOT}/conf/default.yaml" in typed.runnable("recommender train")
     (tmp_path / "my r.csv").touch()
     (tmp_path / "p.yaml").touch()

@@ -116,12 +116,23 @@ def _flags(verb: str, rest: str) -> tuple[list[str], str]:
     said = rest.split()
     if verb in _CONFIG and "--model" not in said and (config := _config()):
         flags += ["--config", str(config)]
-    uri = _given.tracking_uri or ("" if by_make() else os.environ.get("MLFLOW_TRACKING_URI"))
-    if verb in _TRACKING and uri:
-        flags += ["--tracking-uri", _store(uri)]
+    if verb in _TRACKING and (uri := _uri()):
+        flags += ["--tracking-uri", uri]
     if verb in _DATA:
         flags += _given.data
     return flags, _MASKED if any("***" in each for each in flags) else ""
+
+
+def _uri() -> str:
+    """The store in use; "" where make or the shell names it."""
+    if _given.tracking_uri:
+        return _store(_given.tracking_uri)
+    if by_make():
+        return ""
+    # MLflow sets it to the store that was connected
+    uri = _store(os.environ.get("MLFLOW_TRACKING_URI") or "")
+    # with a password left out it would be wrong: this shell has it
+    return "" if "***" in uri else uri
 
 
 def _config() -> Path | None:
