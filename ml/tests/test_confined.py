@@ -66,13 +66,19 @@ def test_an_operator_hands_it_over(
     assert asked[1].endswith(f"-- {sys.executable} -m recommender recommend --user 1 -k 3")
 
 
-def test_the_name_in_the_parameter_file_is_handed_over(server: Path, tmp_path: Path, capfd) -> None:
+def test_the_name_in_the_parameter_file_is_handed_over(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("data: {source: x}\ntracking: {model: shop}\n")
     assert cli.main(["recommend", "--config", str(own), "--user", "1"]) == 0
     asked = (server / "asked").read_text()
     # what has the name does not read the file, which stands in a folder of somebody's
     assert asked.endswith(f"recommend --config {own} --user 1 --model models:/dev.shop@champion\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["recommend", "--config", "own.yaml", "--user", "1"]) == 0
+    # its messages name the file, in a folder that is not this one
+    assert (server / "asked").read_text().endswith(f" --config {own}\n")
 
 
 def test_the_file_is_the_operators(server: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from recommender import data, downloads
+from recommender import data, downloads, typed
 from recommender.cli import main
 from recommender.config import DataConfig
 from recommender.errors import InputError, RecommenderError
@@ -76,7 +76,7 @@ def test_downloaded_unpacked_and_read(server: Server, mirror: str, tmp_path: Pat
     printed = capsys.readouterr()
     assert "1,000,209 ratings" in printed.err and "no commercial use" in printed.err
     folder = tmp_path / "new" / "ml-1m"
-    assert printed.out.strip() == f"{folder}\n  recommender train --data {folder}".strip()
+    assert printed.out == f"{folder}\n  {typed.runnable(f'recommender train --data {folder}')}\n"
     assert len(data.read(DataConfig(source=str(folder)))) == 99 * 9
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["ml-1m"]
     assert main(line) == 0

@@ -138,3 +138,112 @@ def test_every_command_in_a_message_is_one() -> None:
     # a command of MLflow's goes by way of typed.mlflow, which names the store
     for text in messages():
         assert not re.search(r"\bmlflow (experiments|runs|models) ", text), text
+
+
+# Printed commands repeat what was given
+
+
+def typed_elsewhere(said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Go to another folder and take a printed command apart as a shell does; returns the program's words."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    words = shlex.split(said)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        monkeypatch.setenv(name, value)
+    return words[words.index("recommender") + 1 :]
+
+
+@pytest.mark.parametrize("chosen", [None, "shop-2", "2"])
+def test_a_missing_model_is_trained_and_asked_by_what_is_printed(
+    chosen: str | None,
+    conf: Path,
+    store: str,
+    environment: str,
+    tmp_path: Path,
+    capsys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    own = tmp_path / "my files,"
+    own.mkdir()
+    (own / "other.yaml").write_text(conf.read_text() + "tracking:\n  model: other\n")
+    monkeypatch.chdir(tmp_path)
+    line = ["--config", "my files,/other.yaml", "--tracking-uri", store]
+    asked = ["recommend", *line, "--user", "1", *(["--model", chosen] if chosen else [])]
+    assert cli.main(asked) == 2
+    said = capsys.readouterr().err
+    assert f"RECOMMENDER_ENVIRONMENT={environment} " in said and "--tracking-uri" in said
+    train = typed_elsewhere(
+        said.rpartition("Train one with: ")[2].strip(), tmp_path / "elsewhere", monkeypatch
+    )
+    assert cli.main(train) == 0
+    printed = capsys.readouterr().out
+    ask = re.search(r"^ask it +(.*)$", printed, re.M)
+    assert f"version   {environment}.{chosen or 'other'} 1" in printed and ask
+    assert cli.main(typed_elsewhere(ask[1], tmp_path / "third", monkeypatch)) == 0
+    assert capsys.readouterr().out.startswith("   1  ")
+    # what was asked for is there now, and export and rollback name it for one that is not
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(asked) == 0
+    missing = ["--environment", environment, "--model", "none", "--tracking-uri", store]
+    for verb in (["export", "--output", "a.zip"], ["rollback"]):
+        assert cli.main([*verb, *missing]) == 2
+        assert (
+            f"Models of {environment} that have one: {chosen or 'other'}. Say --model "
+            in capsys.readouterr().err
+        )
+    assert sorted(path.name for path in tmp_path.rglob("*.db")) == []
+
+
+def test_a_missing_archive_is_written_by_what_is_printed(
+    store: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    for name in ("my x.zip", "it's.zip", "a,b.zip", "ends."):
+        archive = tmp_path / name
+        lines = [["--to", "prod", "--tracking-uri", store, "--archive", str(archive)]]
+        assert cli.main(["promote", *lines[0]]) == 2
+        first = capsys.readouterr().err.rpartition("Write it first: ")[2]
+        archive.write_bytes(b"PK")
+        assert cli.main(["promote", *lines[0]]) == 2
+        second = capsys.readouterr().err.rpartition("where its version is: ")[2]
+        for said in (first, second):
+            words = typed_elsewhere(said.strip(), tmp_path / "elsewhere", monkeypatch)
+            found = cli._parser().parse_args(words)
+            assert (found.output, found.environment, found.tracking_uri) == (archive, "staging", store)
+
+
+def test_what_was_given_is_repeated_where_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
+    # nothing was given: the store below this folder is in use, and no other folder has it
+    assert f"--tracking-uri sqlite:///{tmp_path}/mlruns/mlflow.db" in typed.runnable("recommender train")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
+    assert "host" not in typed.runnable("recommender train")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    # the job's own parameter file, which this folder does not have
+    assert f"train --config {ROOT}/conf/default.yaml" in typed.runnable("recommender train")
+    (tmp_path / "my r.csv").touch()
+    (tmp_path / "p.yaml").touch()
+    line = [
+        "check", "--config", "p.yaml", "--data", "my r.csv", "--separator", ";", "--no-header", "--missing",
+        "0", "-1", "--set", "seed=3", "--tracking-uri", "postgresql://me:secret@host/mlflow",
+    ]  # fmt: skip
+    with typed.repeating(cli._given(cli._parser().parse_args(line))):
+        train, ask = typed.runnable("recommender train."), typed.runnable("recommender recommend --user=1")
+        monkeypatch.setenv("MAKELEVEL", "1")
+        monkeypatch.setenv("MAKEFLAGS", r" -- CONF=p.yaml PYTHON=/my\ env/python")
+        monkeypatch.setenv("RECOMMENDER_CONFIG", "p.yaml")
+        made = typed.runnable("recommender train")
+    assert "secret" not in train + ask and "in the place of ***" in train
+    words = typed_elsewhere(train.partition(" (with")[0], tmp_path / "elsewhere", monkeypatch)
+    found = vars(cli._parser().parse_args(words))
+    assert found["config"] == tmp_path / "p.yaml" and found["data.source"] == str(tmp_path / "my r.csv")
+    assert found["data.separator"] == ";" and found["data.header"] is False
+    assert found["data.missing"] == ["0", "-1"] and found["set"] == ["seed=3"]
+    assert "--data" not in ask and f"--config {tmp_path}/p.yaml" in ask
+    assert "PYTHON='/my env/python' CONF=p.yaml" in made

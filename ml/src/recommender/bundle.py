@@ -132,12 +132,13 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
             archive.write(file, file.relative_to(scratch))
 
 
-def read(path: Path, folder: Path) -> dict[str, Any]:
-    """Unpack an archive into `folder` and return the content of its version.json.
+def read(path: Path, folder: Path, environment: str = "dev") -> dict[str, Any]:
+    """Unpack an archive of a version in `environment` into `folder`; returns its version.json's content.
 
     Raises InputError when it is none, is cut short, is of another format, or a file is not as it was written.
     """
-    mend = f"Write it again where its version is: recommender export --environment dev --output {path}"
+    again = f"recommender export --environment {environment} --output {typed.quoted(path)}"
+    mend = f"Write it again where its version is: {again}"
     try:
         # Not tar: its extraction is safe from Python 3.11.4 on, and Debian 12 has 3.11.2.
         with zipfile.ZipFile(path) as archive:

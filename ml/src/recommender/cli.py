@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shlex
 import signal
 import sys
 import tempfile
@@ -61,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(line)
     arguments.line = line
+    with typed.repeating(_given(arguments)):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         code = arguments.command(arguments)
         sys.stdout.flush()
@@ -349,6 +353,40 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _given(arguments: argparse.Namespace) -> typed.Given:
+    """The flags that a command in a message has to repeat."""
+    data = []
+    for flag, key, _ in _DATA_FLAGS:
+        if (value := getattr(arguments, key, None)) is not None:
+            data.append(f"--{flag}={_anywhere(key, value)}")
+    if getattr(arguments, "data.header", None) is False:
+        data.append("--no-header")
+    for flag in ("missing", "scale"):
+        if values := getattr(arguments, f"data.{flag}", None):
+            data += [f"--{flag}", *map(str, values)]
+    sets = []
+    for pair in getattr(arguments, "set", []):
+        key, equals, value = pair.partition("=")
+        sets.append(f"--set={key}{equals}{_anywhere(key, value)}")
+    # what a leaderboard compares is in its own files
+    measured = arguments.command is not _leaderboard
+    return typed.Given(
+        getattr(arguments, "config", None) if measured else None,
+        getattr(arguments, "tracking_uri", None),
+        [*data, *sets] if measured else (),
+    )
+
+
+def _anywhere(key: str, value: str) -> str:
+    """A key's value as it is typed: a path that is right in any folder, an address without its password."""
+    if "://" in value:
+        from recommender import tracking
+
+        return tracking.shown(value)
+    is_path = key in ("data.source", "data.titles") and os.path.exists(value)
+    return str(Path(value).absolute()) if is_path else value
+
+
 def _say(line: str) -> None:
     # Whoever reads may have gone, as when a connection is lost; what is at work goes on.
     with contextlib.suppress(BrokenPipeError):
@@ -485,8 +523,8 @@ def _download(arguments: argparse.Namespace) -> None:
     from recommender import downloads
 
     folder = downloads.download(arguments.name, arguments.folder, arguments.mirror or downloads.MIRROR, _say)
-    then = f"recommender train --data {shlex.quote(str(folder))}"
-    print(f"{folder}\n  {typed.runnable(then) if typed.by_make() else then}")
+    then = f"recommender train --data {typed.quoted(folder.absolute())}"
+    print(f"{folder}\n  {typed.runnable(then)}")
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -522,7 +560,9 @@ def _check(arguments: argparse.Namespace) -> None:
         name = f"{registry.environment()}.{settings.tracking.model}"
         before = reports.of_champion(name)
         if before is None:
-            raise InputError(f"{name}: no champion with a profile of its data. Train one first.")
+            raise InputError(
+                f"{name}: no champion with a profile of its data. Train one first: recommender train"
+            )
         pages["drift"] = reports.drift(ratings, now, before)
         print(reports.text(pages["drift"]))
     if arguments.output:
@@ -566,12 +606,15 @@ def _recommend(arguments: argparse.Namespace) -> int:
     if by_name and (arguments.config or os.environ.get(CONFIG) or model_name != registry.MODEL):
         # who is handed it stands in another folder
         line = [*line, "--model", uri]
+    if arguments.config and not arguments.config.is_absolute():
+        # its messages name it
+        line = [*line, "--config", str(arguments.config.absolute())]
     if (code := confined.hand_over(line, to_file)) is not None:
         return code
     tracking.connect(arguments.tracking_uri)
     import pandas as pd
 
-    model = _loaded(uri, bool(by_name))
+    model = _loaded(uri, model_name if by_name else None, bool(arguments.model))
     if arguments.similar:
         asked = pd.DataFrame({"similar_to": [arguments.similar], "k": [arguments.k]})
     else:
@@ -603,19 +646,23 @@ def _recommend(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(uri: str, by_name: bool) -> Any:
-    """The model; where there is none of this name, InputError says which there are."""
+def _loaded(uri: str, name: str | None, chosen: bool) -> Any:
+    """The model; where there is none of this name, InputError says which there are.
+
+    `chosen` says that the name is --model's, and not the parameter file's.
+    """
     from recommender import registry
 
+    train = typed.train(name if chosen else None)
     try:
-        return registry.load(uri)
+        return registry.load(uri, train)
     except InputError as error:
-        there = registry.with_champion(registry.environment()) if by_name else []
+        there = registry.with_champion(registry.environment()) if name is not None else []
         if not there:
             raise
-        ask = " or ".join(f"--model {shlex.quote(name)}" for name in there)
+        ask = " or ".join(f"--model {typed.quoted(each)}" for each in there)
         raise InputError(
-            f"{uri}: no such model. Train one with: recommender train; or ask for another of "
+            f"{uri}: no such model. Train one with: {train}; or ask for another of "
             f"{registry.environment()}: {ask}"
         ) from error
 

@@ -1,5 +1,6 @@
 """What is deployed is champion, or the run says why not: train, go back to an earlier version, let it be."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def judge(name: str, wanted: str) -> Verdict:
         environment, _, model = name.partition(".")
         made, asked = (of.partition(":")[2] for of in (now.tags.get("source_digest", ""), wanted))
         # make asks for the name in the parameter file; MODEL is right wherever it is typed
-        other = "" if model == registry.MODEL else f" MODEL={model}"
+        other = "" if model == registry.MODEL else f" MODEL={shlex.quote(model)}"
         mend = (
             f"make rollback ENV={environment} VERSION={fitting[0]}{other}"
             if fitting

@@ -50,6 +50,12 @@ class Measured:
     holdout: str | None
 
 
+def before(target: str) -> str:
+    """The environment that versions come from into this one."""
+    at = ENVIRONMENTS.index(target) if target in ENVIRONMENTS else 0
+    return ENVIRONMENTS[max(at - 1, 0)]
+
+
 def order(source: str, target: str) -> Check:
     """Whether the target is the next environment after the source."""
     if source not in ENVIRONMENTS or target not in ENVIRONMENTS:

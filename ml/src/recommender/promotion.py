@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recommender import bundle, evidence, gate, manifest, probe, registry, tracking
+from recommender import bundle, evidence, gate, manifest, probe, registry, tracking, typed
 from recommender.errors import InputError, RecommenderError, Refusal
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def promote(
     if not archive.is_file():
         raise InputError(
             f"{archive}: no such file. Write it first: "
-            f"recommender export --environment dev --output {archive}"
+            f"recommender export --environment {gate.before(target)} --output {typed.quoted(archive)}"
         )
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _mlflow(f"{target}: MLflow", _UNDONE):
         folder = Path(scratch)
-        content = bundle.read(archive, folder)
+        content = bundle.read(archive, folder, gate.before(target))
         source = content["environment"]
         if source == target:
             raise InputError(f"From and to are both {target}: a version moves to another environment.")
@@ -200,9 +200,8 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
         champion, wanted = now.get(registry.CHAMPION), number or now.get(registry.PREVIOUS)
         if number is None and (champion is None or wanted is None or champion == wanted):
             there = f"champion {champion}" if champion else "no champion"
-            others = [] if champion else registry.with_champion(environment)
-            named = f" Models of {environment} that have one: {', '.join(others)}." if others else ""
-            raise InputError(f"{name} has {there} and no version before it to go back to.{named}")
+            others = "" if champion else registry.others(name)
+            raise InputError(f"{name} has {there} and no version before it to go back to.{others}")
         version = registry.version(name, wanted)
         wanted = str(version.version)
         if wanted == champion:

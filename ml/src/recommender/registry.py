@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from recommender import confined, tracking
+from recommender import confined, tracking, typed
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -140,7 +140,19 @@ def version(name: str, number: str | None) -> "ModelVersion":
     there = ", ".join(str(each.version) for each in versions(name)) or "none"
     raise InputError(
         f"{name} has no {f'version {number}' if number else CHAMPION}. Versions that there are: {there}."
+        + ("" if number and there != "none" else others(name))
     )
+
+
+def others(name: str) -> str:
+    """A sentence that leads on from a model without a champion: which others have one, or how to get one."""
+    of, _, model = name.partition(".")
+    there = [each for each in with_champion(of) if each != model]
+    if there:
+        first = typed.quoted(there[0])
+        named = ", ".join(there)
+        return f" Models of {of} that have one: {named}. Say --model {first}, with make MODEL={first}."
+    return f" Train one with: {typed.train(model)}" if of == environment() else ""
 
 
 def tags(of: "ModelVersion") -> dict[str, str]:
@@ -243,8 +255,8 @@ def champion(name: str) -> str | None:
     return aliases(name).get(CHAMPION)
 
 
-def load(uri: str) -> Any:
-    """Load a model by its MLflow URI; raises InputError when there is none.
+def load(uri: str, train: str = "recommender train") -> Any:
+    """Load a model by its MLflow URI; raises InputError when there is none, which says to type `train`.
 
     Its code runs here: raises RecommenderError where an account with sudo asks on a server, and Untrusted
     where a tracking server does not keep the model itself.
@@ -261,6 +273,4 @@ def load(uri: str) -> Any:
         reason = error.message if isinstance(error, MlflowException) else str(error)
         if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             raise RecommenderError(f"{uri}: MLflow does not let this login read it: {reason}") from error
-        raise InputError(
-            f"{uri}: no such model: {reason.rstrip('.')}. Train one with: recommender train"
-        ) from error
+        raise InputError(f"{uri}: no such model: {reason.rstrip('.')}. Train one with: {train}") from error

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recommender import algorithm, data, evaluate, evidence, folding, registry, reports, tracking, trainset
+from recommender import (
+    algorithm,
+    data,
+    evaluate,
+    evidence,
+    folding,
+    registry,
+    reports,
+    tracking,
+    trainset,
+    typed,
+)
 from recommender.config import Config
 from recommender.model import Recommender, supported
 
@@ -248,7 +258,8 @@ def summary(report: dict[str, Any]) -> str:
     listed = report["recommendations"]
     named = (model["name"] or "").partition(".")[2]
     other = named not in ("", registry.MODEL)
-    asked = [f"ask it    recommender recommend --model {shlex.quote(named)}"] if other else []
+    ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
+    asked = [f"ask it    {ask}"] if other else []
     lines = [
         f"data      {dataset['name']}: {dataset['ratings']} ratings, "
         f"{dataset['users']} users, {dataset['items']} items",

@@ -10,8 +10,10 @@ usage: pack.py SOURCE FOLDER
 """
 
 import contextlib
+import filecmp
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -22,9 +24,12 @@ import sys
 import tarfile
 import tempfile
 import time
+import typing
 
 TRAINED_FROM = ("Makefile", "requirements.txt", "conf", "data", "src")
 BESIDE = ("README.md", "pyproject.toml", "requirements-dev.txt", "environment.yml", "notebooks", "tests")
+# Titles that training finds beside ratings of these names; beside others it is movies.csv.
+TITLES = {"u.data": "u.item", "ratings.dat": "movies.dat"}
 LEFT_OUT = ("__pycache__", ".egg-info", ".pytest_cache", ".ipynb_checkpoints")
 
 
@@ -64,12 +69,16 @@ def unfit(path: str, above: tuple[str, ...] = ()) -> str:
     """Says why a path cannot be packed, or of a folder what in it cannot; empty where all can."""
     real = os.path.realpath(path)
     if not os.path.exists(path):
-        what = f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
-        return f"{path} {what}. Mend it or remove it: rm {shlex.quote(path)}"
+        # a folder above it may be the link
+        link = next((each for each in (path, *map(str, pathlib.Path(path).parents)) if os.path.lexists(each)), path)
+        if not os.path.islink(link):
+            return f"{path} does not exist. Put it there"
+        what = f"is a link to {os.readlink(link)}, which does not exist"
+        return f"{link} {what}. Mend it or remove it: rm {shlex.quote(link)}"
     if real in above:
         return f"{path} is a link to a folder that it is in. Remove it: rm {shlex.quote(path)}"
-    if not os.access(path, os.R_OK):
-        return f"{path} cannot be read. Let yourself read it: chmod u+r {shlex.quote(real)}"
+    if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+        return f"{path} cannot be read. Let yourself read it: chmod u+rX {shlex.quote(real)}"
     if os.path.isdir(path):
         names = [name for name in sorted(os.listdir(path)) if not name.endswith(LEFT_OUT)]
         found = (unfit(os.path.join(path, name), (*above, real)) for name in names)
@@ -85,20 +94,26 @@ def packed(source: str, path: str) -> bool:
     return names[:1] != () and names[0] in TRAINED_FROM + BESIDE and not any(n.endswith(LEFT_OUT) for n in names)
 
 
-def named(source: str, config: str) -> tuple[str, list[str]]:
-    """What is wrong with the data that a parameter file names, else "", and the paths that the server must have."""
+def named(source: str, config: str) -> tuple[str, list[dict[str, str]]]:
+    """What is wrong with the data that a parameter file names, else "", and the paths that the server must have.
+
+    Each of these has its path, and as mend what to type where it is on this machine.
+    """
     import yaml
 
     path = os.path.normpath(os.path.join(source, config))
-    if not packed(source, path):
-        return (
-            f"recommender_config is {config}, which is not deployed. Copy it into the job: "
-            f"cp {shlex.quote(path)} {shlex.quote(os.path.join(source, 'conf'))}/, "
-            f"then set recommender_config: conf/{os.path.basename(path)}"
-        ), []
     if not os.path.isfile(path):
-        there = sorted(f"conf/{each.name}" for each in pathlib.Path(source, "conf").glob("*.yaml"))
-        return f"recommender_config is {config}, and there is no {path}. There are: {', '.join(there)}", []
+        files = sorted(f"conf/{each.name}" for each in pathlib.Path(source, "conf").glob("*.yaml"))
+        return f"recommender_config is {config}, and there is no {path}. There are: {', '.join(files)}", []
+    if not packed(source, path):
+        folder = os.path.join(source, "conf")
+        name = os.path.basename(place := free(folder, path))
+        to = f"{shlex.quote(folder)}/" if name == os.path.basename(path) else shlex.quote(place)
+        copy = "" if os.path.exists(place) else f"Copy it into the job: cp {shlex.quote(path)} {to}, then set "
+        return (
+            f"recommender_config is {config}, which is not deployed. {copy or 'Its copy is there: set '}"
+            f"recommender_config: {scalar(f'conf/{name}')}"
+        ), []
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
@@ -109,7 +124,7 @@ def named(source: str, config: str) -> tuple[str, list[str]]:
         return f"{path}: data.source is missing. Say where the ratings are, as conf/default.yaml does.", []
     if "://" in data["source"] or data.get("format") == "sql":
         return "", []
-    there = []
+    there: list[dict[str, str]] = []
     for key in ("source", "titles"):
         value = data.get(key)
         # what the environment holds is known on the server alone
@@ -121,23 +136,80 @@ def named(source: str, config: str) -> tuple[str, list[str]]:
             if fault := unfit(place):
                 return f"{path}: data.{key} is {value}: {fault}, or correct data.{key}", []
         elif home == value and os.path.isabs(value) and not packed(source, place):
-            there.append(value)
+            there.append({"path": value, "mend": linked(source, path, key, value, data)})
         elif home == value and packed(source, place):
             relative = os.path.relpath(place, os.path.dirname(path))
-            return f"{path}: data.{key} is {value}, which the server does not have. Write data.{key}: {relative}", []
+            write = f"Write data.{key}: {scalar(relative)}"
+            return f"{path}: data.{key} is {value}, which the server does not have. {write}", []
+        elif not os.path.exists(target := os.path.normpath(os.path.join(os.path.dirname(path), home))):
+            return f"{path}: data.{key} is {value}, and there is no {target}. Correct data.{key}", []
         else:
-            return f"{path}: data.{key} is {value}, which is not deployed. {linked(source, path, key, home)}", []
+            return f"{path}: data.{key} is {value}, which is not deployed. {linked(source, path, key, home, data)}", []
     return "", there
 
 
-def linked(source: str, config: str, key: str, value: str) -> str:
-    """Says how data from elsewhere is deployed."""
-    target = os.path.normpath(os.path.join(os.path.dirname(config), value))
-    link = os.path.join(source, "data", os.path.basename(target))
-    return (
-        f"Link it, and the run packs it: ln -s {shlex.quote(target)} {shlex.quote(link)}, "
-        f"then write data.{key}: {os.path.relpath(link, os.path.dirname(config))}"
+def free(folder: str, path: str, of: str = "") -> str:
+    """A place in a folder for a file from elsewhere, or for a folder with the file `of`.
+
+    It is not taken, or holds that file already.
+    """
+    # training would take a $ for the environment's
+    stem, dot, ending = (os.path.basename(path) or "mine").replace("$", "_").partition(".")
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    places = (os.path.join(folder, f"{stem}{number}{dot}{ending}") for number in numbers)
+    return next(
+        place
+        for place in places
+        if not os.path.lexists(place) or same(os.path.join(place, os.path.basename(of)) if of else place, of or path)
     )
+
+
+def same(place: str, path: str) -> bool:
+    """Whether both are one file or folder, or two parameter files of one content."""
+    if not os.path.exists(place) or not os.path.exists(path):
+        return False
+    equal = path.endswith((".yaml", ".yml")) and os.path.isfile(place) and filecmp.cmp(place, path, shallow=False)
+    return os.path.samefile(place, path) or equal
+
+
+def scalar(text: str) -> str:
+    """A text as YAML reads it."""
+    import yaml
+
+    with contextlib.suppress(yaml.YAMLError):
+        if yaml.safe_load(f"key: {text}") == {"key": text}:
+            return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def titles_in(folder: str, ratings: str) -> str:
+    """The titles that training finds beside a file of ratings of this name; "" where there are none."""
+    name = next((titles for known, titles in TITLES.items() if ratings.startswith(known)), "movies.csv")
+    # packed ones have one more ending
+    found = sorted(pathlib.Path(folder).glob(f"{name}*"))
+    return next((str(each) for each in found if each.name.removeprefix(name)[:1] in ("", ".")), "")
+
+
+def linked(source: str, config: str, key: str, value: str, data: dict[str, typing.Any]) -> str:
+    """Says how data from elsewhere is deployed, with the titles beside it."""
+    target = os.path.normpath(os.path.join(os.path.dirname(config), value))
+    folder, name = os.path.join(source, "data"), os.path.basename(target)
+    alone = key != "source" or bool(data.get("titles")) or not os.path.isfile(target)
+    titles = "" if alone else titles_in(os.path.dirname(target), name)
+    wanted = [target, titles] if titles else [target]
+    taken = any(os.path.basename(free(folder, each)) != os.path.basename(each) for each in wanted)
+    # a name may say how ratings are read, and they would get the titles of others
+    telling = titles or name.startswith((*TITLES, "ratings."))
+    mixed = not alone and not titles and titles_in(folder, name)
+    if mixed or (taken and telling):
+        folder = free(folder, os.path.dirname(target), target)
+    links = [(each, free(folder, each)) for each in wanted]
+    typed = [f"ln -s {shlex.quote(of)} {shlex.quote(link)}" for of, link in links if not os.path.lexists(link)]
+    if typed and not os.path.isdir(folder):
+        typed[0] = f"mkdir -p {shlex.quote(folder)} && {typed[0]}"
+    link_it = f"Link it, and the run packs it: {', its titles too: '.join(typed)}, then"
+    how = f"{link_it} write" if typed else "It is linked: write"
+    return f"{how} data.{key}: {scalar(os.path.relpath(links[0][1], os.path.dirname(config)))}"
 
 
 def check(source: str, config: str) -> None:
@@ -147,8 +219,7 @@ def check(source: str, config: str) -> None:
     fault, there = named(source, config) if config else ("", [])
     if fault := fault or next(filter(None, faults), ""):
         sys.exit(fault)
-    path = os.path.normpath(os.path.join(source, config))
-    print(json.dumps([{"path": each, "mend": linked(source, path, "source", each)} for each in there]))
+    print(json.dumps(there))
 
 
 checks, (source, folder, *_) = sys.argv[1] == "--check", [*(each for each in sys.argv[1:] if each != "--check"), ""]

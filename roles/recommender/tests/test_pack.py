@@ -10,6 +10,7 @@ import sys
 import tarfile
 
 import pytest
+import yaml
 
 PACK = pathlib.Path(__file__).parents[1] / "files/pack.py"
 
@@ -178,6 +179,70 @@ def test_what_cannot_be_packed_is_refused(job: pathlib.Path, what: str) -> None:
     assert typed
     subprocess.run(shlex.split(typed[0]), check=True)
     assert checked(job) == (0, "", [])
+
+
+def linked(said: str, where: pathlib.Path) -> str:
+    """Types what is said to link data, in another folder; returns what data.source is to be."""
+    typed, _, written = said.partition("the run packs it: ")[2].partition(", then write data.source: ")
+    for command in typed.split(", its titles too: "):
+        subprocess.run(command, shell=True, check=True, cwd=where)
+    return str(yaml.safe_load(written))
+
+
+@pytest.mark.parametrize("name", ["a #1.csv", "u.data"])
+@pytest.mark.parametrize("titles", [False, True])
+@pytest.mark.parametrize("taken", ["", "ratings", "titles"])
+def test_linked_data_takes_nobodys_place(job: pathlib.Path, name: str, titles: bool, taken: str) -> None:
+    elsewhere = job.parents[1] / "my data"
+    elsewhere.mkdir()
+    (elsewhere / name).write_text("userId,movieId,rating\n1,2,3\n")
+    beside = "u.item" if name == "u.data" else "movies.csv"
+    if titles:
+        (elsewhere / beside).write_text("own titles\n")
+    before = json.dumps(f"../../../my data/{name}")
+    config = conf(job, before)
+    place = job / "data" / (name if taken == "ratings" else beside)
+    if taken:
+        place.write_text("of others\n")
+    else:
+        (job / "data").rmdir()
+    code, said, _ = checked(job, config)
+    assert code == 1 and "which is not deployed" in said
+    source = linked(said, job.parents[1])
+    assert checked(job, conf(job, json.dumps(source))) == (0, "", [])
+    found = job / "conf" / source
+    assert found.resolve() == elsewhere / name
+    there = found.parent / beside
+    assert there.exists() == titles
+    assert not titles or there.read_text() == "own titles\n"
+    assert not taken or place.read_text() == "of others\n"
+    # what is linked already is named again
+    again = checked(job, conf(job, before))[1].partition("It is linked: write data.source: ")[2]
+    assert yaml.safe_load(again) == source
+
+
+def test_a_missing_file_is_not_to_be_removed(job: pathlib.Path) -> None:
+    said = checked(job, conf(job, "../data/none.csv"))[1]
+    assert "none.csv does not exist. Put it there, or correct data.source" in said and "rm " not in said
+    assert "ln -s" not in checked(job, conf(job, "../../none.csv"))[1]
+    # a link above it is
+    (job / "data/old").symlink_to("/nowhere")
+    typed = re.search(r"rm [^,]+", checked(job, conf(job, "../data/old/r.csv"))[1])
+    assert typed and shlex.split(typed[0]) == ["rm", str(job / "data/old")]
+
+
+def test_a_parameter_file_of_that_name_stays(job: pathlib.Path) -> None:
+    conf(job, "../data/r.csv")
+    (job / "data/r.csv").touch()
+    before = (job / "conf/mine.yaml").read_text()
+    (job.parent / "mine.yaml").write_text("seed: 1\ndata: {source: ../data/r.csv}\n")
+    said = checked(job, "../mine.yaml")[1]
+    typed = re.search(r"cp [^,]+", said)
+    assert typed and said.strip().endswith("recommender_config: conf/mine-2.yaml")
+    subprocess.run(typed[0], shell=True, check=True, cwd=job.parent)
+    assert (job / "conf/mine.yaml").read_text() == before
+    assert checked(job, "conf/mine-2.yaml") == (0, "", [])
+    assert "Its copy is there: set recommender_config: conf/mine-2.yaml" in checked(job, "../mine.yaml")[1]
 
 
 def test_all_experiments_that_are_delivered_can_be_deployed() -> None:
