@@ -1,5 +1,6 @@
 import random
 import re
+import shlex
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -417,6 +418,14 @@ DATES = {
     "day first, told by a later row": (["02/03/2015", "01/02/2015", "13/02/2015"], 1),
     "day first, with points and times": (["13.02.2015 10:00", "02.03.2015 9:00"], 2),
     "day first, of two figures": (["13-02-15", "02-03-15"], 2),
+    "after a clock": (["10:00 02/03/2015", "10:00 13/02/2015"], 1),
+    "after a clock with points": (["10.30 02.03.2015", "9.45 13.02.2015"], 1),
+    "after a weekday": (["Mon 02/03/2015", "Tue 03/02/2015", "Fri 13/02/2015"], 1),
+    "after a weekday and a comma": (["Monday, 02/03/2015", "Friday, 13/02/2015"], 1),
+    "in quotes": (["'02/03/2015'", "'13/02/2015'"], 1),
+    "with points and blanks": (["2. 3. 2015", "13. 2. 2015"], 1),
+    "with the year before and a clock": (["2015 02 13 10:00", "2015 02 03 11:00"], 1),
+    "as ctime": (["Fri Feb 13 10:00:00 2015", "Mon Mar  2 10:00:00 2015"], 2),
     "month first": (["02/13/2015", "01/03/2015"], 1),
     "month first, with noon": (["02/13/2015 11:00 AM", "02/13/2015 01:00 PM"], 2),
     "mixed lengths": (["13/02/2015", "02/03/2015 10:00:01", "02/03/2015 10:00"], 2),
@@ -452,6 +461,9 @@ def test_times_are_read_in_one_way(
     ("times", "message"),
     [
         (["01/02/2015", "02/01/2015"], "'01/02/2015': no row says .* '%d/%m/%Y' or '%m/%d/%Y'"),
+        (["10:00 01/02/2015", "9:00 02/01/2015"], "no row says .* '%H:%M %d/%m/%Y' or '%H:%M %m/%d/%Y'"),
+        (["Mon 02/03/2015", "Tue 03/02/2015"], "no row says .* '%a %d/%m/%Y' or '%a %m/%d/%Y'"),
+        (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is no time, or not like"),
         (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is no time, or not like .*--time-format"),
         (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is no time, or not like"),
         (["1423821600", "1425283200000"], "some times are seconds and some milliseconds"),
@@ -471,6 +483,21 @@ def test_times_that_cannot_be_read_in_one_way(
     other = read(write(path, path.read_text().replace("1,2,2,", "1,3,2,")))
     assert (other.period is None) == bool(other.remarks)
     assert bool(other.remarks) == ("NULL" not in times)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["02/03/2015", "02-03-15 9:05", "10:00:01 02/03/2015", "Mon, 02.03.2015 10:00", "'02/03/2015'",
+     "02/03/2015 10:00:00 PM", "02/03/2015 01:00 am", "2. 3. 2015", "02/03/2015 10:00:00.25 +0200"],
+)  # fmt: skip
+def test_the_printed_format_of_times_works(tmp_path: Path, time: str) -> None:
+    path = dated(tmp_path / "r.csv", [time, time])
+    with pytest.raises(InputError, match="no row says") as caught:
+        read(path, duplicates="latest")
+    words = shlex.split(str(caught.value).split("--time-format ")[1])
+    for pattern in (words[0], words[2]):
+        ratings = read(path, duplicates="latest", time_format=pattern)
+        assert {pd.Timestamp(end, unit="s").year for end in ratings.period} == {2015}
 
 
 def test_the_format_of_times_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Times of one column, read in one way from its first row to its last."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,8 +14,20 @@ from numpy.typing import NDArray
 
 from recommender.errors import InputError
 
-# A day and a month in numbers, whichever comes first, before a year.
-_DATE = r"^\s*(\d{1,2})([-/. ])(\d{1,2})[-/. ](\d{4}|\d{2})(?!\d)"
+# A day and a month in numbers, whichever comes first, before a year; clocks and weekdays may stand before.
+_DATE = (
+    r"(?<![\d:/.-])(\d{1,2})(\s*[-/.]\s*|\s)(\d{1,2})(\s*[-/.]\s*|\s)"
+    r"(\d{4}(?!\d)|\d{2}(?![\d:]|[-/.]\d{1,2}[-/.]))"
+)
+# What may stand around it, as strptime takes it.
+_CLOCK = r"\d{1,2}([:.])\d\d(\1\d\d)?(\.\d+)?(\s*)([AaPp][Mm]\b)?"
+_WORDS = (
+    (r"(?i)\b(mon|tues|wednes|thurs|fri|satur|sun)day\b", "%A"),
+    (r"(?i)\b(mon|tue|wed|thu|fri|sat|sun)\b", "%a"),
+    (r"(?<=%M|%S|%f|%p)(\s*)([+-]\d\d:?\d\d|Z)\b", r"\1%z"),
+    (r"\b(UTC|GMT)\b", "%Z"),
+)
+_YEAR_FIRST = r"(?<!\d)\d{4}(\d{4}|\s*[-/. ]\s*\d)"
 # Numbers from here on are milli-, micro- and nanoseconds: as seconds they lie beyond the year 5000.
 _UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _SECONDS = (1.0, "seconds")
@@ -108,12 +121,12 @@ class Times:
             return Reading(None, None, self._problem)
         name = next(iter(self._parts))
         if len(self._parts) == 2 and self._differs:
-            day, month = (_pattern(str(self._sample), day_first) for day_first in (True, False))
+            day, month = (_typed(_pattern(str(self._sample), day_first)) for day_first in (True, False))
             return Reading(
                 None,
                 None,
                 f"{self._sample!r}: no row says whether the day or the month comes first. "
-                f"Say --time-format '{day}' or '{month}' (data.time_format)",
+                f"Say --time-format {day} or {month} (data.time_format)",
             )
         low, high = self._ends[name]
         values = np.concatenate(self._parts[name]) if self._keep else None
@@ -141,7 +154,7 @@ class Times:
             return "moment"
         if not np.isnan(_numbers(raw[:1])[0]):
             return "number"
-        return "date" if re.match(_DATE, str(first)) else "text"
+        return "date" if re.search(_DATE, str(first)) else "text"
 
     def _values(self, raw: "pd.Series[Any]", name: str) -> NDArray[np.float64]:
         """Seconds since 1970 (numbers: as they are), NaN for what is no time in this reading."""
@@ -152,20 +165,32 @@ class Times:
         words = raw.astype(str).str.strip()
         if self._kind == "format":
             return _seconds(self._parsed(words, self._format))
+        if self._kind == "text":
+            return self._of_text(words)
         dates = words.str.extract(_DATE)
         numeric = dates[0].notna().to_numpy(dtype=bool)
-        if self._kind == "text":
-            formats = ["ISO8601", _pattern(str(words.iloc[0]), False), "mixed"]
-            values = self._first_fit(words, formats)
-            # Here the day would be guessed row by row.
-            values[numeric] = np.nan
-            return values
         of_day, of_month = (pd.to_numeric(dates[at]) for at in ((0, 2) if name == "day" else (2, 0)))
         fits = numeric & (of_day <= 31).to_numpy(dtype=bool) & (of_month <= 12).to_numpy(dtype=bool)
         if not fits.all():
             return np.where(fits, 0.0, np.nan)
         day_first = name == "day"
         return self._first_fit(words, [_pattern(str(words.iloc[0]), day_first), "mixed"], day_first)
+
+    def _of_text(self, words: "pd.Series[Any]") -> NDArray[np.float64]:
+        values = self._first_fit(words, ["ISO8601"])
+        if not np.isnan(values).any():
+            return values
+        pattern = _pattern(str(words.iloc[0]), False)
+        if pattern is not None and "%b" in pattern.casefold():
+            values = self._first_fit(words, [pattern])
+            if not np.isnan(values).any():
+                return values
+        values = self._first_fit(words, [pattern, "mixed"])
+        # pandas would guess the day, row by row.
+        other = _seconds(self._parsed(words, "mixed", day_first=True))
+        guessed = (values != other) & ~np.isnan(other) & ~_found(_YEAR_FIRST, words)
+        values[guessed | _found(_DATE, words)] = np.nan
+        return values
 
     def _first_fit(
         self, words: "pd.Series[Any]", formats: Iterable[str | None], day_first: bool = False
@@ -196,6 +221,11 @@ def _gaps(raw: "pd.Series[Any]") -> NDArray[np.bool_]:
     return gaps
 
 
+def _found(pattern: str, words: "pd.Series[Any]") -> NDArray[np.bool_]:
+    search = re.compile(pattern).search
+    return np.fromiter((search(word) is not None for word in words), np.bool_, len(words))
+
+
 def _numbers(raw: "pd.Series[Any]") -> NDArray[np.float64]:
     numbers: NDArray[np.float64] = pd.to_numeric(raw, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
@@ -219,6 +249,10 @@ def _looks_compact(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
+def _typed(pattern: str | None) -> str:
+    return shlex.quote(str(pattern)) if "'" in str(pattern) else f"'{pattern}'"
+
+
 def _unit(size: float) -> tuple[float, str]:
     return next(((divisor, name) for least, divisor, name in _UNITS if size >= least), _SECONDS)
 
@@ -229,9 +263,27 @@ def _pattern(word: str, day_first: bool) -> str | None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: str | None = guess_datetime_format(word, dayfirst=day_first)
-    if found is None and (parts := re.match(_DATE, word)) is not None:
-        mark, year = parts[2], "%Y" if len(parts[4]) == 4 else "%y"
-        order = ("%d", "%m", year) if day_first else ("%m", "%d", year)
-        found = mark.join(order) + (" %H:%M" if ":" in word else "")
-    return found
+        if (parts := re.search(_DATE, word)) is None:
+            found: str | None = guess_datetime_format(word, dayfirst=day_first)
+            return found
+        year = "%Y" if len(parts[5]) == 4 else "%y"
+        first, second = ("%d", "%m") if day_first else ("%m", "%d")
+        written = f"{first}{parts[2]}{second}{parts[4]}{year}"
+        # The date is marked until its surroundings are replaced.
+        written = _around(f"{word[: parts.start()]}\0{word[parts.end() :]}").replace("\0", written)
+        fits = pd.notna(pd.to_datetime(word, format=written, errors="coerce", utc=True))
+        return written if fits else guess_datetime_format(word, dayfirst=day_first)
+
+
+def _around(text: str) -> str:
+    def clock(found: "re.Match[str]") -> str:
+        mark, seconds, parts, blank, half = found.groups()
+        return (
+            f"{'%I' if half else '%H'}{mark}%M{f'{mark}%S' if seconds else ''}{'.%f' if parts else ''}{blank}"
+            + ("%p" if half else "")
+        )
+
+    text = re.sub(_CLOCK, clock, text.replace("%", "%%"))
+    for pattern, written in _WORDS:
+        text = re.sub(pattern, written, text)
+    return text
