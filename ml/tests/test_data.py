@@ -3,6 +3,7 @@ import re
 import shlex
 import sqlite3
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -464,6 +465,10 @@ def test_times_are_read_in_one_way(
         (["10:00 01/02/2015", "9:00 02/01/2015"], "no row says .* '%H:%M %d/%m/%Y' or '%H:%M %m/%d/%Y'"),
         (["Mon 02/03/2015", "Tue 03/02/2015"], "no row says .* '%a %d/%m/%Y' or '%a %m/%d/%Y'"),
         (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is no time, or not like"),
+        (["2015-02-13", "02/03"], "line 3, .*'02/03' is no time, or not like"),
+        (["May", "June"], "line 2, .*'May' is no time, or not like"),
+        (["10:00", "9:30 pm"], "line 2, .*'10:00' is no time, or not like"),
+        (["20150231", "20150201"], "20150231 is not a day"),
         (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is no time, or not like .*--time-format"),
         (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is no time, or not like"),
         (["1423821600", "1425283200000"], "some times are seconds and some milliseconds"),
@@ -483,6 +488,29 @@ def test_times_that_cannot_be_read_in_one_way(
     other = read(write(path, path.read_text().replace("1,2,2,", "1,3,2,")))
     assert (other.period is None) == bool(other.remarks)
     assert bool(other.remarks) == ("NULL" not in times)
+
+
+SENTINELS = ["0001-01-01 00:00:00", "0001-01-01T00:00:00Z", "9999-12-31", "31/12/9999", "Dec 31 9999"]
+
+
+@pytest.mark.parametrize("time", SENTINELS)
+@pytest.mark.parametrize("rows_in_a_chunk", [1, 100])
+def test_years_1_and_9999(tmp_path: Path, time: str, rows_in_a_chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "CHUNK", rows_in_a_chunk)
+    other = "13/02/2015" if "/" in time else "2015-02-13 10:00:00"
+    path = dated(tmp_path / "r.csv", [time, other] if time[0] == "0" else [other, time])
+    ratings = read(path, duplicates="latest")
+    assert triples(ratings) == [("1", "2", 2.0)]
+    assert ratings.period[time[0] != "0"] in (-62135596800.0, 253402214400.0)
+    assert read(path, duplicates="last").period == ratings.period
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+def test_year_1_in_parquet(tmp_path: Path, unit: str) -> None:
+    times = pa.array([datetime(1, 1, 1), datetime(2015, 2, 13)], pa.timestamp(unit))
+    table = pa.table({"userId": [1, 1], "movieId": [2, 2], "rating": [1.0, 2.0], "timestamp": times})
+    pq.write_table(table, tmp_path / "r.parquet")
+    assert triples(read(tmp_path / "r.parquet", duplicates="latest")) == [("1", "2", 2.0)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ _WORDS = (
     (r"\b(UTC|GMT)\b", "%Z"),
 )
 _YEAR_FIRST = r"(?<!\d)\d{4}(\d{4}|\s*[-/. ]\s*\d)"
+_ONLY_CLOCK = r"^\d{1,2}:\d\d[\d:.]*\s*([AaPp][Mm])?$"
+_YEAR_2 = datetime(2, 1, 1, tzinfo=UTC).timestamp()
 # Numbers from here on are milli-, micro- and nanoseconds: as seconds they lie beyond the year 5000.
 _UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _SECONDS = (1.0, "seconds")
@@ -132,7 +134,10 @@ class Times:
         values = np.concatenate(self._parts[name]) if self._keep else None
         if self._kind == "number":
             if self._compact:
-                days = pd.to_datetime([f"{end:.0f}" for end in (low, high)], format="%Y%m%d", utc=True)
+                ends = [f"{end:.0f}" for end in (low, high)]
+                days = pd.to_datetime(ends, format="%Y%m%d", errors="coerce", utc=True)
+                if days.hasnans:
+                    return Reading(None, None, f"{ends[days.isna().argmax()]} is not a day")
                 return Reading(values, (days[0].timestamp(), days[1].timestamp()), None)
             units = [_unit(size) for size in self._sizes if np.isfinite(size)]
             if units[0] != units[-1]:
@@ -189,7 +194,9 @@ class Times:
         # pandas would guess the day, row by row.
         other = _seconds(self._parsed(words, "mixed", day_first=True))
         guessed = (values != other) & ~np.isnan(other) & ~_found(_YEAR_FIRST, words)
-        values[guessed | _found(_DATE, words)] = np.nan
+        # It takes year 1 where there is none, and today where there is a clock only.
+        without_year = (values < _YEAR_2) & ~_found("0001", words) | _found(_ONLY_CLOCK, words)
+        values[guessed | without_year | _found(_DATE, words)] = np.nan
         return values
 
     def _first_fit(
@@ -235,7 +242,9 @@ def _numbers(raw: "pd.Series[Any]") -> NDArray[np.float64]:
 
 
 def _seconds(moments: Any) -> NDArray[np.float64]:
-    seconds = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    # Nanoseconds do not reach the years 1 and 9999.
+    epoch = pd.Timestamp(0, tz="UTC").as_unit(moments.dt.unit)
+    seconds = (moments - epoch).dt.total_seconds()
     values: NDArray[np.float64] = seconds.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     return values
 
