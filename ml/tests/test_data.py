@@ -427,6 +427,9 @@ DATES = {
     "with points and blanks": (["2. 3. 2015", "13. 2. 2015"], 1),
     "with the year before and a clock": (["2015 02 13 10:00", "2015 02 03 11:00"], 1),
     "as ctime": (["Fri Feb 13 10:00:00 2015", "Mon Mar  2 10:00:00 2015"], 2),
+    "day first, of two figures, of some years": (["25-12-14", "03-01-15", "17-06-15"], 3),
+    "year first, of two figures": (["99-02-13", "02-03-15", "15-03-02"], 3),
+    "month first, of two figures": (["02-13-15", "03-02-15"], 2),
     "month first": (["02/13/2015", "01/03/2015"], 1),
     "month first, with noon": (["02/13/2015 11:00 AM", "02/13/2015 01:00 PM"], 2),
     "mixed lengths": (["13/02/2015", "02/03/2015 10:00:01", "02/03/2015 10:00"], 2),
@@ -455,7 +458,7 @@ def test_times_are_read_in_one_way(
     ratings = read(dated(tmp_path / "r.csv", times), duplicates="latest")
     assert triples(ratings) == [("1", "2", float(newest))]
     low, high = (pd.Timestamp(end, unit="s").year for end in ratings.period)
-    assert (low, high) == (2015, 2015)
+    assert (low, high) == ({"25-12-14": 2014, "99-02-13": 1999}.get(times[0], 2015), 2015)
 
 
 @pytest.mark.parametrize(
@@ -465,6 +468,11 @@ def test_times_are_read_in_one_way(
         (["10:00 01/02/2015", "9:00 02/01/2015"], "no row says .* '%H:%M %d/%m/%Y' or '%H:%M %m/%d/%Y'"),
         (["Mon 02/03/2015", "Tue 03/02/2015"], "no row says .* '%a %d/%m/%Y' or '%a %m/%d/%Y'"),
         (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is no time, or not like"),
+        (["15-02-13", "15-03-02"], "the day or the year comes first.* '%d-%m-%y' or '%y-%m-%d'"),
+        (["05-03-01", "15-02-01"], "the day or the year comes first"),
+        (["05-02-28", "15-03-31"], "the day or the year comes first"),
+        (["02-03-04"], "the day or the month or the year comes first.* or '%y-%m-%d' "),
+        (["02/03/15 10:00", "03/04/15 10:00"], "month or the year .* or '%m/%d/%y %H:%M' or '%y/%m/%d %H"),
         (["2015-02-13", "02/03"], "line 3, .*'02/03' is no time, or not like"),
         (["May", "June"], "line 2, .*'May' is no time, or not like"),
         (["10:00", "9:30 pm"], "line 2, .*'10:00' is no time, or not like"),
@@ -532,6 +540,12 @@ def test_the_format_of_times_is_told(tmp_path: Path) -> None:
     path = dated(tmp_path / "r.csv", ["01/02/2015", "02/01/2015"])
     for pattern, newest in (("%d/%m/%Y", 1.0), ("%m/%d/%Y", 2.0)):
         assert triples(read(path, duplicates="latest", time_format=pattern)) == [("1", "2", newest)]
+    # These are read as numbers, without zeros in front; the empty one makes them 2032015.0.
+    for gap in ([], [""]):
+        days = write(path, dated(path, ["02032015", "13022015", *gap]).read_text().replace("2,3", "3,3"))
+        low, high = read(days, duplicates="last", time_format="%d%m%Y").period
+        assert (low, high) == (1423785600, 1425254400)
+    path = dated(path, ["01/02/2015", "02/01/2015"])
     with pytest.raises(InputError, match=r"line 2, .*'01/02/2015' is no time"):
         read(path, duplicates="last", time_format="%Y-%m-%d")
     with pytest.raises(InputError, match="--time-format '%Q'"):
@@ -648,6 +662,22 @@ def test_ratings_that_mean_not_rated(tmp_path: Path, missing: object, left: int)
         read(path, missing=[0])
     with pytest.raises(InputError, match="holds no ratings"):
         read(path, missing=[0, 3, 4])
+
+
+@pytest.mark.parametrize("kind", [None, pa.int64(), pa.float64(), pa.string(), pa.timestamp("s")])
+def test_latest_needs_each_time(tmp_path: Path, kind: pa.DataType | None) -> None:
+    table = pa.table(
+        {
+            "userId": [1, 1],
+            "movieId": [2, 3],
+            "rating": [1.0, 2.0],
+            "timestamp": pa.array([None, 5]).cast(kind or pa.int64()),
+        }
+    )
+    path = tmp_path / ("r.parquet" if kind else "r.csv")
+    pq.write_table(table, path) if kind else table.to_pandas().to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"column timestamp: the time is missing\. .*--duplicates last, "):
+        read(path, duplicates="latest")
 
 
 def test_latest_needs_times(tmp_path: Path) -> None:

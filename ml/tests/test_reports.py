@@ -138,6 +138,18 @@ def test_ratings_of_the_future_and_of_any_value() -> None:
     assert "Are times in seconds?" in remark
 
 
+@pytest.mark.parametrize(
+    ("last", "remarked"),
+    [(13022015, True), (150302, True), (42000, True), (694224001, False), (874724710, False)],
+)
+def test_times_that_are_too_old_are_remarked_on(last: int, remarked: bool) -> None:
+    from dataclasses import replace
+
+    ratings = replace(ratings_of([("a", "x", 1.0)]), period=(0.0, float(last)))
+    found = [each for each in reports.profile(ratings)["remarks"] if "--time-format" in each]
+    assert len(found) == remarked
+
+
 def test_drift() -> None:
     old = ratings_of([("a", "x", 1), ("a", "y", 2), ("b", "x", 2), ("c", "z", 5)])
     new = ratings_of([("a", "x", 1), ("b", "x", 2), ("d", "w", 4), ("d", "x", 5), ("e", "x", 5)])

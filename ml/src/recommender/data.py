@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recommender import readers, store
 from recommender.config import Columns, DataConfig
 from recommender.errors import InputError
-from recommender.times import Times
+from recommender.times import Times, is_missing
 
 # The scales that MovieLens states in its README files; other data uses the half-star scale unless told.
 SCALES: dict[str, tuple[float, float]] = {"100k": (1.0, 5.0), "1m": (1.0, 5.0)}
@@ -184,6 +184,12 @@ def _collected(
             timed = True
             raw = frame["timestamp"]
             wrong = times.add(raw)
+            if wrong is not None and is_missing(raw.iloc[[wrong]]).all():
+                word = "" if pd.isna(raw.iloc[wrong]) else f" ({raw.iloc[wrong]!r} is no time)"
+                raise InputError(
+                    f"{locate(wrong)}, column {source.columns.timestamp}: the time is missing{word}. Fill it "
+                    "in, drop the row, or say --duplicates last, first or mean (data.duplicates)."
+                )
             if wrong is not None and (config.duplicates == "latest" or config.time_format is not None):
                 raise InputError(
                     f"{locate(wrong)}, column {source.columns.timestamp}: {raw.iloc[wrong]!r} is no time, or "

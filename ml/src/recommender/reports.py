@@ -25,6 +25,8 @@ PEAK_SHARE, PEAK_TIMES = 0.25, 4
 PEAK_APART, PEAK_GAP = 0.1, 1.5
 # Ids that often stand for none.
 FILLERS = frozenset({"na", "-", "?", "nil", "undefined", "unknown", "anonymous", "missing"})
+# Before 1992 nobody rated on the web: such times are days, as 13022015. Fewer only count the ratings.
+COUNTERS, OLDEST = 10_000, 694_224_000
 # Where the report says that somebody should look. Shares, and the distance of two distributions (0 to 1).
 LOOK = {"new_users": 0.5, "new_items": 0.2, "ratings_of_new_items": 0.2, "distance": 0.1, "coverage": 0.8}
 
@@ -100,6 +102,11 @@ def _remarks(numbers: dict[str, Any], ratings: Ratings) -> Iterable[str]:
     yield from ratings.remarks
     if ratings.period is not None and ratings.period[1] > datetime.now(UTC).timestamp() + 86400:
         yield f"The newest rating is of the future: {_time(ratings.period[1])}. Are times in seconds?"
+    if ratings.period is not None and ratings.period[1] < OLDEST and not 0 <= ratings.period[1] < COUNTERS:
+        yield (
+            f"The newest rating is of {_time(ratings.period[1])}. Are times in seconds since 1970? "
+            "If not, name their format, as --time-format %d%m%Y (data.time_format)."
+        )
 
 
 def _peaks(ratings: Ratings) -> Iterable[str]:
