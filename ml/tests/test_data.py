@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender import data, readers
+from recommender.cli import main
 from recommender.config import DataConfig
 from recommender.errors import InputError
 from tests.conftest import ROOT, rows
@@ -662,6 +663,59 @@ def test_ratings_that_mean_not_rated(tmp_path: Path, missing: object, left: int)
         read(path, missing=[0])
     with pytest.raises(InputError, match="holds no ratings"):
         read(path, missing=[0, 3, 4])
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_the_printed_flags_for_missing_ratings_work(tmp_path: Path, decimal: str, capsys) -> None:
+    words = ["0", "-1", "NULL", "NaN", "n/a", "<NA>", "-", "?", "-nan", "", "\\N", "1234567", f"9{decimal}25"]
+    path = tmp_path / "r.csv"
+    write(
+        path,
+        "userId,movieId,rating\n" + "".join(f'1,{at},"{word}"\n' for at, word in enumerate([*words, "5"])),
+    )
+    line = ["check", "--config", str(ROOT / "conf/default.yaml"), "--data", str(path), "--decimal", decimal]
+    for _ in words:
+        assert main(line) == 2
+        said = capsys.readouterr().err
+        [flags] = re.findall(r"others: (--missing.*)\)", said) or re.findall(r"say (--missing.*?) [t(]", said)
+        line = [*line[:7], *shlex.split(flags)]
+    assert main(line) == 0
+    assert "ok: 13 rows that mean 'not rated'" in capsys.readouterr().out
+    write(path, "userId,movieId,rating\n1,1,0\n1,2,-1\n1,3,4\n")
+    assert main([*line[:7], "--missing", "0", "--missing", "-1"]) == 0
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "sql", "floats"])
+def test_nulls_of_typed_sources_are_missing_ratings(tmp_path: Path, form: str) -> None:
+    frame = pd.DataFrame(
+        {
+            "userId": [1, 1, 2],
+            "movieId": [1, 2, 2],
+            "rating": pd.array([4, None, 3], "Int64"),
+            "timestamp": [1, 2, 3],
+        }
+    )
+    more = {}
+    if form in ("parquet", "floats"):
+        path = tmp_path / "r.parquet"
+        (
+            frame if form == "parquet" else frame.astype({"rating": "Float64"}).astype({"rating": "float64"})
+        ).to_parquet(path)
+    elif form == "json":
+        path = tmp_path / "r.jsonl"
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        path = f"sqlite:///{tmp_path}/r.db"
+        with sqlite3.connect(tmp_path / "r.db") as base:
+            frame.to_sql("ratings", base, index=False)
+        more = {"table": "ratings"}
+    with pytest.raises(InputError, match="the value is missing"):
+        read(path, **more)
+    ratings = read(path, missing=["0", "NULL"], **more)
+    assert len(ratings) == 2 and ratings.unrated == 1
+    text = write(tmp_path / "r.csv", "userId,movieId,rating\n1,1,4\n1,2,\n")
+    with pytest.raises(InputError, match=r"line 3, .*say --missing '' to .* others: --missing NULL ''\)"):
+        read(text, missing=["NULL"])
 
 
 @pytest.mark.parametrize("kind", [None, pa.int64(), pa.float64(), pa.string(), pa.timestamp("s")])

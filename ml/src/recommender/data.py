@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ HALF_STARS = (0.5, 5.0)
 
 # What programs write where an id is missing, in small letters.
 MISSING = frozenset({"", "null", "\\n", "nan", "-nan", "none", "<na>", "n/a", "#n/a", "nat"})
+# What people write besides where there is no rating.
+_NO_RATING = MISSING | {"na", "-", "--", "?", ".", "nil", "undefined", "unknown", "missing"}
 _WHOLE = re.compile(r"(?:0|-?[1-9]\d*)\.0+")
 _FRACTION = re.compile(r"-?\d+\.\d*[1-9]\d*")
 # Control characters that `tr` can take out of a file: not tab, newline and return.
@@ -174,9 +177,9 @@ def _collected(
         if gaps.any():
             raise InputError(
                 f"{locate(int(gaps.argmax()))}, column {source.columns.rating}: the value is missing. Fill "
-                "it in, drop the row, or say --missing '' to leave such rows out (data.missing)."
+                f"it in, drop the row, or {_missing(config, '', ' to leave such rows out')}."
             )
-        rating = _numbers(frame["rating"], scale, locate, source.columns.rating, config.decimal)
+        rating = _numbers(frame["rating"], scale, locate, source.columns.rating, config)
         part: list[NDArray[Any]] = [*codes, rating]
         if places is not None:
             part.append(places + row)
@@ -229,13 +232,18 @@ def _collected(
 def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
     """Which rows hold one of the values that mean "not rated"; shape (n,)."""
     numbers, words = set(), set(config.missing)
+    # Parquet, JSON and databases have their own null; in CSV an empty field is not the word NULL.
+    none = "" in words
+    if not isinstance(raw.dtype, pd.StringDtype):
+        none = none or any(word.casefold() in MISSING for word in words)
     for word in config.missing:
         with contextlib.suppress(ValueError):
             numbers.add(float(word))
     codes, unique = _factorized(raw)
 
     def means_none(value: Any) -> bool:
-        word = readers.text(value)
+        if not (word := readers.text(value)):
+            return none
         if config.decimal == ",":
             word = word.replace(",", ".")
         try:
@@ -244,8 +252,23 @@ def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
             return False
 
     known = [means_none(value) for value in unique]
-    found: NDArray[np.bool_] = np.array([*known, "" in words], dtype=bool)[codes]
+    found: NDArray[np.bool_] = np.array([*known, none], dtype=bool)[codes]
     return found
+
+
+def _missing(config: DataConfig, word: str, what: str = "") -> str:
+    """What to type so that `word`, too, means "not rated"; `what` follows it."""
+    others = [each for each in config.missing if each != word]
+    together = f"; with the others: {_missing_flags([*others, word])}" if others else ""
+    return f"say {_missing_flags([word])}{what} (data.missing{together})"
+
+
+def _missing_flags(words: list[str]) -> str:
+    # argparse takes -nan for a flag
+    apart = [each for each in words if each[:1] == "-" and not re.fullmatch(r"-(\d*\.)?\d*", each)]
+    plain = [shlex.quote(each) for each in words if each not in apart]
+    flags = [f"--missing={shlex.quote(each)}" for each in apart]
+    return " ".join(["--missing " + " ".join(plain), *flags] if plain else flags)
 
 
 def _marks(frame: pd.DataFrame) -> NDArray[np.uint64]:
@@ -349,16 +372,16 @@ def _numbers(
     scale: tuple[float, float],
     locate: Callable[[int], str],
     column: str,
-    decimal: str,
+    config: DataConfig,
 ) -> NDArray[np.float64]:
     codes, unique = _factorized(raw)
     distinct = pd.Series(np.asarray(unique, dtype=object))
-    if decimal == ",":
+    if config.decimal == ",":
         distinct = distinct.map(_pointed)
     distinct = pd.to_numeric(distinct, errors="coerce")
     numbers: NDArray[np.float64] = distinct.to_numpy(dtype=np.float64)[codes]
     low, high = scale
-    written = "3.5, with a point" if decimal == "." else "3,5, with a comma, or leave --decimal out"
+    written = "3.5, with a point" if config.decimal == "." else "3,5, with a comma, or leave --decimal out"
     for wrong, what in (
         (~np.isfinite(numbers), f"is no number. Write ratings as {written}"),
         (
@@ -369,9 +392,13 @@ def _numbers(
     ):
         if wrong.any():
             at = int(wrong.argmax())
+            word = readers.text(raw.iloc[at])
             if "off the scale" in what:
-                what += f". If it means 'not rated', say --missing {numbers[at]:g} (data.missing)"
-            elif decimal == "." and "," in str(raw.iloc[at]):
+                remedy = _missing(config, readers.text(float(numbers[at])))
+                what += f". If it means 'not rated', {remedy}"
+            elif word.casefold() in _NO_RATING:
+                what += f", or {_missing(config, word, ' to leave such rows out')}"
+            elif config.decimal == "." and "," in str(raw.iloc[at]):
                 what += ", or say --decimal , (data.decimal)"
             raise InputError(f"{locate(at)}, column {column}: rating {raw.iloc[at]!r} {what}.")
     return numbers
