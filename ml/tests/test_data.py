@@ -631,6 +631,19 @@ def test_control_characters_in_ids(tmp_path: Path, character: str) -> None:
     assert triples(read(tmp_path / "ratings-clean.csv")) == [("ab", "1", 3.0), ("ab", "2", 4.0)]
 
 
+def test_quotes_after_a_blank_far_down(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = "userId,movieId,rating\n" + "".join(f"{at},10,3\n" for at in range(150))
+    path = write(tmp_path / "my r.csv", plain + '7, "11", 4\n8,11,4\n')
+    with pytest.raises(InputError, match=r'line 152, column movieId: "11" stands in quotes after') as caught:
+        read(path)
+    command = re.search(r"sed .*\.csv(?=, then)", str(caught.value))[0]
+    subprocess.run(command, shell=True, check=True)
+    assert read("ratings-clean.csv").items == ("10", "11")
+    # Quotes that belong to an id.
+    assert read(write(path, plain + '7,"""Heroes""",4\n')).items == ("10", '"Heroes"')
+
+
 def test_halves_of_a_surrogate_pair(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", '{"userId": "\\ud800", "movieId": 1, "rating": 3}\n')
     with pytest.raises(InputError, match=r"line 1, column userId: .* half of a surrogate pair \(U\+D800\)"):

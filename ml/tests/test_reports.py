@@ -115,6 +115,14 @@ def test_ids_that_look_alike_are_remarked_on(pair: tuple[str, str], remarked: bo
     )
 
 
+@pytest.mark.parametrize(
+    ("ids", "remarked"), [(["1", "3", "4", "#2"], True), (["a", "#2"], False), (["#1", "#2"], False)]
+)
+def test_an_id_like_a_comment_is_remarked_on(ids: list[str], remarked: bool) -> None:
+    remarks = reports.profile(ratings_of([(each, "x", 3.0) for each in ids]))["remarks"]
+    assert ("One of the users is '#2'. If its line is a comment, delete the line." in remarks) == remarked
+
+
 def test_what_reading_found_is_remarked_on(tmp_path: Path, capsys) -> None:
     path = tmp_path / "r.csv"
     path.write_text("userId,movieId,rating,timestamp\n1,1,1,01/02/2015\n1,2,5,02/01/2015\n1,3,0,x\n")

@@ -290,6 +290,14 @@ def _factorized(raw: "pd.Series[Any]") -> tuple[NDArray[Any], Any]:
 def _refuse_id(source: readers.Source, column: str, raw: Any, where: str) -> NoReturn:
     shown = "" if pd.isna(raw) else readers.text(raw)
     named = f"{where}, column {getattr(source.columns, column)}"
+    if _is_quoted_late(raw):
+        remedy = "Write no blanks before quotes."
+        if source.plain:
+            remedy = (
+                f"Take such blanks out: sed -E 's/([,;|]) +\"/\\1\"/g' < {source.plain} > ratings-clean.csv, "
+                "then say --data ratings-clean.csv."
+            )
+        raise InputError(f"{named}: {shown} stands in quotes after a blank, which makes another id. {remedy}")
     if (wrong := next((each for each in shown if _is_unfit(each)), None)) is None:
         word = f" ({shown!r})" if shown else ""
         raise InputError(f"{named}: the value is missing{word}. Fill it in or drop the row.")
@@ -306,6 +314,11 @@ def _refuse_id(source: readers.Source, column: str, raw: Any, where: str) -> NoR
 
 def _is_unfit(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _is_quoted_late(value: Any) -> bool:
+    """Whether a field of CSV has a blank before its quotes, which are then part of it."""
+    return isinstance(value, str) and re.fullmatch(r'\s+".*"\s*', value) is not None
 
 
 def _numbered(frames: Iterator[pd.DataFrame]) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -330,12 +343,16 @@ class _Ids:
         """A code for each id, -1 where it is missing or no text that can be written; shape (n,)."""
         codes, unique = _factorized(ids)
         at = self._at
-        known = [at[raw] if (raw := readers.text(value)) in at else self._new(raw) for value in unique]
+        known = [at[raw] if (raw := readers.text(value)) in at else self._new(raw, value) for value in unique]
         coded: NDArray[np.int32] = np.array([*known, -1], dtype=np.int32)[codes]
         return coded
 
-    def _new(self, raw: str) -> int:
-        if raw.casefold() in MISSING or (not raw.isprintable() and any(map(_is_unfit, raw))):
+    def _new(self, raw: str, value: Any) -> int:
+        if (
+            _is_quoted_late(value)
+            or raw.casefold() in MISSING
+            or (not raw.isprintable() and any(map(_is_unfit, raw)))
+        ):
             return -1
         code = self._at[raw] = len(self._at)
         return code

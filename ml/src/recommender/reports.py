@@ -146,6 +146,8 @@ def _unlike_ids(what: str, ids: tuple[str, ...]) -> Iterable[str]:
             f"characters, as {first!r} and {second!r}: each is another one here. If not, write them alike."
         )
     for raw in odd:
+        if raw[:1] == "#" and raw[1:].strip().isdecimal() and 2 * len(odd) < len(ids):
+            yield f"One of the {what} is {raw!r}. If its line is a comment, delete the line."
         if raw.casefold() in FILLERS:
             yield f"One of the {what} is {raw!r}. If that means a missing id, drop its rows."
 
