@@ -77,6 +77,15 @@ def spread(counts: dict[float, int]) -> Ratings:
         ({1: 10, 2: 5, 3: 8, 4: 20, 5: 60}, None),
         ({0: 10, 1: 8, 2: 10, 3: 30, 4: 40}, None),
         ({0: 50, 1: 50}, None),
+        ({0: 22, 0.5: 1, 1: 4, 2: 13, 3: 20, 4: 25, 5: 15}, "0"),
+        ({0: 22, 1: 5, 2: 13, 3: 20, 4: 25, 5: 15}, "0"),
+        ({0: 60, 4: 20, 5: 20}, "0"),
+        ({-1: 60, 3: 20, 5: 20}, "-1"),
+        # likes, and a scale whose lowest value is 0
+        ({-1: 45, 0: 5, 1: 50}, None),
+        ({0: 30, 1: 30, 2: 40}, None),
+        ({0: 12, 1: 6, 2: 12, 3: 30, 4: 40}, None),
+        ({1: 20, 4: 40, 5: 40}, None),
         ({0.5: 1, 1: 3, 2: 8, 3: 20, 3.5: 20, 4: 20, 5: 15}, None),
     ],
 )
@@ -116,7 +125,8 @@ def test_ids_that_look_alike_are_remarked_on(pair: tuple[str, str], remarked: bo
 
 
 @pytest.mark.parametrize(
-    ("ids", "remarked"), [(["1", "3", "4", "#2"], True), (["a", "#2"], False), (["#1", "#2"], False)]
+    ("ids", "remarked"),
+    [(["1", "3", "4", "#2"], True), (["1", "#2"], True), (["a", "#2"], False), (["#1", "#2"], False)],
 )
 def test_an_id_like_a_comment_is_remarked_on(ids: list[str], remarked: bool) -> None:
     remarks = reports.profile(ratings_of([(each, "x", 3.0) for each in ids]))["remarks"]
