@@ -30,7 +30,10 @@ _WORDS = (
     (r"(?<=%M|%S|%f|%p)(\s*)([+-]\d\d:?\d\d|Z)\b", r"\1%z"),
     (r"\b(UTC|GMT)\b", "%Z"),
 )
-_YEAR_FIRST = r"(?<!\d)\d{4}(\d{4}|\s*[-/. ]\s*\d)"
+_SETTLED = (
+    r"(?<!\d)\d{4}(\d{4}|\s*[-/. ]\s*\d)"
+    r"|(?i:(?<![a-z])(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))"
+)
 _ONLY_CLOCK = r"^\d{1,2}:\d\d[\d:.]*\s*([AaPp][Mm])?$"
 _YEAR_2 = datetime(2, 1, 1, tzinfo=UTC).timestamp()
 # Numbers from here on are milli-, micro- and nanoseconds: as seconds they lie beyond the year 5000.
@@ -87,8 +90,10 @@ class Times:
             self._parts = {name: [] for name in (_ORDERS if self._kind == "date" else ("",))}
         wrong = {}
         read = {}
+        words = raw.astype(str).str.strip() if self._kind == "date" else raw
+        dates = words.str.extract(_DATE) if self._kind == "date" else None
         for name in self._parts:
-            values = self._values(raw, name)
+            values = self._values(raw) if dates is None else self._of_dates(words, dates, name)
             bad = np.isnan(values)
             if bad.any():
                 wrong[name] = int(bad.argmax())
@@ -179,7 +184,7 @@ class Times:
             return "number"
         return "date" if re.search(_DATE, str(first)) else "text"
 
-    def _values(self, raw: "pd.Series[Any]", name: str) -> NDArray[np.float64]:
+    def _values(self, raw: "pd.Series[Any]") -> NDArray[np.float64]:
         """Seconds since 1970 (numbers: as they are), NaN for what is no time in this reading."""
         if self._kind == "number":
             return _numbers(raw)
@@ -192,9 +197,9 @@ class Times:
                 width = len(datetime(2015, 12, 13).strftime(str(self._format)))
                 words = words.str.removesuffix(".0").str.zfill(width)
             return _seconds(self._parsed(words, self._format))
-        if self._kind == "text":
-            return self._of_text(words)
-        dates = words.str.extract(_DATE)
+        return self._of_text(words)
+
+    def _of_dates(self, words: "pd.Series[Any]", dates: pd.DataFrame, name: str) -> NDArray[np.float64]:
         order = _ORDERS[name]
         numbers = {each: pd.to_numeric(dates[at]) for each, at in zip(order, (0, 2, 4), strict=True)}
         fits = dates[0].notna() & numbers["d"].between(1, 31) & numbers["m"].between(1, 12)
@@ -211,15 +216,12 @@ class Times:
         values = self._first_fit(words, ["ISO8601"])
         if not np.isnan(values).any():
             return values
-        pattern = _pattern(str(words.iloc[0]), "month")
-        if pattern is not None and "%b" in pattern.casefold():
-            values = self._first_fit(words, [pattern])
-            if not np.isnan(values).any():
-                return values
-        values = self._first_fit(words, [pattern, "mixed"])
-        # pandas would guess the day, row by row.
-        other = _seconds(self._parsed(words, "mixed", "day"))
-        guessed = (values != other) & ~np.isnan(other) & ~_found(_YEAR_FIRST, words)
+        values = self._first_fit(words, [_pattern(str(words.iloc[0]), "month"), "mixed"])
+        # pandas would guess the day, row by row, where no month has a name and no year comes first.
+        guessed = ~_found(_SETTLED, words)
+        if guessed.any():
+            other = _seconds(self._parsed(words[guessed], "mixed", "day"))
+            guessed[guessed] = (values[guessed] != other) & ~np.isnan(other)
         # It takes year 1 where there is none, and today where there is a clock only.
         without_year = (values < _YEAR_2) & ~_found("0001", words) | _found(_ONLY_CLOCK, words)
         values[guessed | without_year | _found(_DATE, words)] = np.nan
