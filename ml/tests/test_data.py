@@ -1,7 +1,9 @@
 import random
 import re
+import shlex
 import sqlite3
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender import data, readers
+from recommender.cli import main
 from recommender.config import DataConfig
 from recommender.errors import InputError
 from tests.conftest import ROOT, rows
@@ -417,6 +420,17 @@ DATES = {
     "day first, told by a later row": (["02/03/2015", "01/02/2015", "13/02/2015"], 1),
     "day first, with points and times": (["13.02.2015 10:00", "02.03.2015 9:00"], 2),
     "day first, of two figures": (["13-02-15", "02-03-15"], 2),
+    "after a clock": (["10:00 02/03/2015", "10:00 13/02/2015"], 1),
+    "after a clock with points": (["10.30 02.03.2015", "9.45 13.02.2015"], 1),
+    "after a weekday": (["Mon 02/03/2015", "Tue 03/02/2015", "Fri 13/02/2015"], 1),
+    "after a weekday and a comma": (["Monday, 02/03/2015", "Friday, 13/02/2015"], 1),
+    "in quotes": (["'02/03/2015'", "'13/02/2015'"], 1),
+    "with points and blanks": (["2. 3. 2015", "13. 2. 2015"], 1),
+    "with the year before and a clock": (["2015 02 13 10:00", "2015 02 03 11:00"], 1),
+    "as ctime": (["Fri Feb 13 10:00:00 2015", "Mon Mar  2 10:00:00 2015"], 2),
+    "day first, of two figures, of some years": (["25-12-14", "03-01-15", "17-06-15"], 3),
+    "year first, of two figures": (["99-02-13", "02-03-15", "15-03-02"], 3),
+    "month first, of two figures": (["02-13-15", "03-02-15"], 2),
     "month first": (["02/13/2015", "01/03/2015"], 1),
     "month first, with noon": (["02/13/2015 11:00 AM", "02/13/2015 01:00 PM"], 2),
     "mixed lengths": (["13/02/2015", "02/03/2015 10:00:01", "02/03/2015 10:00"], 2),
@@ -445,13 +459,25 @@ def test_times_are_read_in_one_way(
     ratings = read(dated(tmp_path / "r.csv", times), duplicates="latest")
     assert triples(ratings) == [("1", "2", float(newest))]
     low, high = (pd.Timestamp(end, unit="s").year for end in ratings.period)
-    assert (low, high) == (2015, 2015)
+    assert (low, high) == ({"25-12-14": 2014, "99-02-13": 1999}.get(times[0], 2015), 2015)
 
 
 @pytest.mark.parametrize(
     ("times", "message"),
     [
         (["01/02/2015", "02/01/2015"], "'01/02/2015': no row says .* '%d/%m/%Y' or '%m/%d/%Y'"),
+        (["10:00 01/02/2015", "9:00 02/01/2015"], "no row says .* '%H:%M %d/%m/%Y' or '%H:%M %m/%d/%Y'"),
+        (["Mon 02/03/2015", "Tue 03/02/2015"], "no row says .* '%a %d/%m/%Y' or '%a %m/%d/%Y'"),
+        (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is no time, or not like"),
+        (["15-02-13", "15-03-02"], "the day or the year comes first.* '%d-%m-%y' or '%y-%m-%d'"),
+        (["05-03-01", "15-02-01"], "the day or the year comes first"),
+        (["05-02-28", "15-03-31"], "the day or the year comes first"),
+        (["02-03-04"], "the day or the month or the year comes first.* or '%y-%m-%d' "),
+        (["02/03/15 10:00", "03/04/15 10:00"], "month or the year .* or '%m/%d/%y %H:%M' or '%y/%m/%d %H"),
+        (["2015-02-13", "02/03"], "line 3, .*'02/03' is no time, or not like"),
+        (["May", "June"], "line 2, .*'May' is no time, or not like"),
+        (["10:00", "9:30 pm"], "line 2, .*'10:00' is no time, or not like"),
+        (["20150231", "20150201"], "20150231 is not a day"),
         (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is no time, or not like .*--time-format"),
         (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is no time, or not like"),
         (["1423821600", "1425283200000"], "some times are seconds and some milliseconds"),
@@ -473,10 +499,54 @@ def test_times_that_cannot_be_read_in_one_way(
     assert bool(other.remarks) == ("NULL" not in times)
 
 
+SENTINELS = ["0001-01-01 00:00:00", "0001-01-01T00:00:00Z", "9999-12-31", "31/12/9999", "Dec 31 9999"]
+
+
+@pytest.mark.parametrize("time", SENTINELS)
+@pytest.mark.parametrize("rows_in_a_chunk", [1, 100])
+def test_years_1_and_9999(tmp_path: Path, time: str, rows_in_a_chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "CHUNK", rows_in_a_chunk)
+    other = "13/02/2015" if "/" in time else "2015-02-13 10:00:00"
+    path = dated(tmp_path / "r.csv", [time, other] if time[0] == "0" else [other, time])
+    ratings = read(path, duplicates="latest")
+    assert triples(ratings) == [("1", "2", 2.0)]
+    assert ratings.period[time[0] != "0"] in (-62135596800.0, 253402214400.0)
+    assert read(path, duplicates="last").period == ratings.period
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+def test_year_1_in_parquet(tmp_path: Path, unit: str) -> None:
+    times = pa.array([datetime(1, 1, 1), datetime(2015, 2, 13)], pa.timestamp(unit))
+    table = pa.table({"userId": [1, 1], "movieId": [2, 2], "rating": [1.0, 2.0], "timestamp": times})
+    pq.write_table(table, tmp_path / "r.parquet")
+    assert triples(read(tmp_path / "r.parquet", duplicates="latest")) == [("1", "2", 2.0)]
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["02/03/2015", "02-03-15 9:05", "10:00:01 02/03/2015", "Mon, 02.03.2015 10:00", "'02/03/2015'",
+     "02/03/2015 10:00:00 PM", "02/03/2015 01:00 am", "2. 3. 2015", "02/03/2015 10:00:00.25 +0200"],
+)  # fmt: skip
+def test_the_printed_format_of_times_works(tmp_path: Path, time: str) -> None:
+    path = dated(tmp_path / "r.csv", [time, time])
+    with pytest.raises(InputError, match="no row says") as caught:
+        read(path, duplicates="latest")
+    words = shlex.split(str(caught.value).split("--time-format ")[1])
+    for pattern in (words[0], words[2]):
+        ratings = read(path, duplicates="latest", time_format=pattern)
+        assert {pd.Timestamp(end, unit="s").year for end in ratings.period} == {2015}
+
+
 def test_the_format_of_times_is_told(tmp_path: Path) -> None:
     path = dated(tmp_path / "r.csv", ["01/02/2015", "02/01/2015"])
     for pattern, newest in (("%d/%m/%Y", 1.0), ("%m/%d/%Y", 2.0)):
         assert triples(read(path, duplicates="latest", time_format=pattern)) == [("1", "2", newest)]
+    # These are read as numbers, without zeros in front; the empty one makes them 2032015.0.
+    for gap in ([], [""]):
+        days = write(path, dated(path, ["02032015", "13022015", *gap]).read_text().replace("2,3", "3,3"))
+        low, high = read(days, duplicates="last", time_format="%d%m%Y").period
+        assert (low, high) == (1423785600, 1425254400)
+    path = dated(path, ["01/02/2015", "02/01/2015"])
     with pytest.raises(InputError, match=r"line 2, .*'01/02/2015' is no time"):
         read(path, duplicates="last", time_format="%Y-%m-%d")
     with pytest.raises(InputError, match="--time-format '%Q'"):
@@ -561,6 +631,19 @@ def test_control_characters_in_ids(tmp_path: Path, character: str) -> None:
     assert triples(read(tmp_path / "ratings-clean.csv")) == [("ab", "1", 3.0), ("ab", "2", 4.0)]
 
 
+def test_quotes_after_a_blank_far_down(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = "userId,movieId,rating\n" + "".join(f"{at},10,3\n" for at in range(150))
+    path = write(tmp_path / "my r.csv", plain + '7, "11", 4\n8,11,4\n')
+    with pytest.raises(InputError, match=r'line 152, column movieId: "11" stands in quotes after') as caught:
+        read(path)
+    command = re.search(r"sed .*\.csv(?=, then)", str(caught.value))[0]
+    subprocess.run(command, shell=True, check=True)
+    assert read("ratings-clean.csv").items == ("10", "11")
+    # Quotes that belong to an id.
+    assert read(write(path, plain + '7,"""Heroes""",4\n')).items == ("10", '"Heroes"')
+
+
 def test_halves_of_a_surrogate_pair(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", '{"userId": "\\ud800", "movieId": 1, "rating": 3}\n')
     with pytest.raises(InputError, match=r"line 1, column userId: .* half of a surrogate pair \(U\+D800\)"):
@@ -593,6 +676,75 @@ def test_ratings_that_mean_not_rated(tmp_path: Path, missing: object, left: int)
         read(path, missing=[0])
     with pytest.raises(InputError, match="holds no ratings"):
         read(path, missing=[0, 3, 4])
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_the_printed_flags_for_missing_ratings_work(tmp_path: Path, decimal: str, capsys) -> None:
+    words = ["0", "-1", "NULL", "NaN", "n/a", "<NA>", "-", "?", "-nan", "", "\\N", "1234567", f"9{decimal}25"]
+    path = tmp_path / "r.csv"
+    write(
+        path,
+        "userId,movieId,rating\n" + "".join(f'1,{at},"{word}"\n' for at, word in enumerate([*words, "5"])),
+    )
+    line = ["check", "--config", str(ROOT / "conf/default.yaml"), "--data", str(path), "--decimal", decimal]
+    for _ in words:
+        assert main(line) == 2
+        said = capsys.readouterr().err
+        [flags] = re.findall(r"others: (--missing.*)\)", said) or re.findall(r"say (--missing.*?) [t(]", said)
+        line = [*line[:7], *shlex.split(flags)]
+    assert main(line) == 0
+    assert "ok: 13 rows that mean 'not rated'" in capsys.readouterr().out
+    write(path, "userId,movieId,rating\n1,1,0\n1,2,-1\n1,3,4\n")
+    assert main([*line[:7], "--missing", "0", "--missing", "-1"]) == 0
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "sql", "floats"])
+def test_nulls_of_typed_sources_are_missing_ratings(tmp_path: Path, form: str) -> None:
+    frame = pd.DataFrame(
+        {
+            "userId": [1, 1, 2],
+            "movieId": [1, 2, 2],
+            "rating": pd.array([4, None, 3], "Int64"),
+            "timestamp": [1, 2, 3],
+        }
+    )
+    more = {}
+    if form in ("parquet", "floats"):
+        path = tmp_path / "r.parquet"
+        (
+            frame if form == "parquet" else frame.astype({"rating": "Float64"}).astype({"rating": "float64"})
+        ).to_parquet(path)
+    elif form == "json":
+        path = tmp_path / "r.jsonl"
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        path = f"sqlite:///{tmp_path}/r.db"
+        with sqlite3.connect(tmp_path / "r.db") as base:
+            frame.to_sql("ratings", base, index=False)
+        more = {"table": "ratings"}
+    with pytest.raises(InputError, match="the value is missing"):
+        read(path, **more)
+    ratings = read(path, missing=["0", "NULL"], **more)
+    assert len(ratings) == 2 and ratings.unrated == 1
+    text = write(tmp_path / "r.csv", "userId,movieId,rating\n1,1,4\n1,2,\n")
+    with pytest.raises(InputError, match=r"line 3, .*say --missing '' to .* others: --missing NULL ''\)"):
+        read(text, missing=["NULL"])
+
+
+@pytest.mark.parametrize("kind", [None, pa.int64(), pa.float64(), pa.string(), pa.timestamp("s")])
+def test_latest_needs_each_time(tmp_path: Path, kind: pa.DataType | None) -> None:
+    table = pa.table(
+        {
+            "userId": [1, 1],
+            "movieId": [2, 3],
+            "rating": [1.0, 2.0],
+            "timestamp": pa.array([None, 5]).cast(kind or pa.int64()),
+        }
+    )
+    path = tmp_path / ("r.parquet" if kind else "r.csv")
+    pq.write_table(table, path) if kind else table.to_pandas().to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"column timestamp: the time is missing\. .*--duplicates last, "):
+        read(path, duplicates="latest")
 
 
 def test_latest_needs_times(tmp_path: Path) -> None:

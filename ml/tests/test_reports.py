@@ -77,6 +77,15 @@ def spread(counts: dict[float, int]) -> Ratings:
         ({1: 10, 2: 5, 3: 8, 4: 20, 5: 60}, None),
         ({0: 10, 1: 8, 2: 10, 3: 30, 4: 40}, None),
         ({0: 50, 1: 50}, None),
+        ({0: 22, 0.5: 1, 1: 4, 2: 13, 3: 20, 4: 25, 5: 15}, "0"),
+        ({0: 22, 1: 5, 2: 13, 3: 20, 4: 25, 5: 15}, "0"),
+        ({0: 60, 4: 20, 5: 20}, "0"),
+        ({-1: 60, 3: 20, 5: 20}, "-1"),
+        # likes, and a scale whose lowest value is 0
+        ({-1: 45, 0: 5, 1: 50}, None),
+        ({0: 30, 1: 30, 2: 40}, None),
+        ({0: 12, 1: 6, 2: 12, 3: 30, 4: 40}, None),
+        ({1: 20, 4: 40, 5: 40}, None),
         ({0.5: 1, 1: 3, 2: 8, 3: 20, 3.5: 20, 4: 20, 5: 15}, None),
     ],
 )
@@ -115,6 +124,15 @@ def test_ids_that_look_alike_are_remarked_on(pair: tuple[str, str], remarked: bo
     )
 
 
+@pytest.mark.parametrize(
+    ("ids", "remarked"),
+    [(["1", "3", "4", "#2"], True), (["1", "#2"], True), (["a", "#2"], False), (["#1", "#2"], False)],
+)
+def test_an_id_like_a_comment_is_remarked_on(ids: list[str], remarked: bool) -> None:
+    remarks = reports.profile(ratings_of([(each, "x", 3.0) for each in ids]))["remarks"]
+    assert ("One of the users is '#2'. If its line is a comment, delete the line." in remarks) == remarked
+
+
 def test_what_reading_found_is_remarked_on(tmp_path: Path, capsys) -> None:
     path = tmp_path / "r.csv"
     path.write_text("userId,movieId,rating,timestamp\n1,1,1,01/02/2015\n1,2,5,02/01/2015\n1,3,0,x\n")
@@ -136,6 +154,18 @@ def test_ratings_of_the_future_and_of_any_value() -> None:
         found for found in reports.profile(replace(many, period=(0.0, 4e12)))["remarks"] if "future" in found
     ]
     assert "Are times in seconds?" in remark
+
+
+@pytest.mark.parametrize(
+    ("last", "remarked"),
+    [(13022015, True), (150302, True), (42000, True), (694224001, False), (874724710, False)],
+)
+def test_times_that_are_too_old_are_remarked_on(last: int, remarked: bool) -> None:
+    from dataclasses import replace
+
+    ratings = replace(ratings_of([("a", "x", 1.0)]), period=(0.0, float(last)))
+    found = [each for each in reports.profile(ratings)["remarks"] if "--time-format" in each]
+    assert len(found) == remarked
 
 
 def test_drift() -> None:

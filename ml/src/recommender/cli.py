@@ -301,6 +301,7 @@ def _add_config(parser: argparse.ArgumentParser, default: str = "") -> None:
     parser.add_argument(
         "--missing",
         dest="data.missing",
+        action="extend",
         nargs="+",
         metavar="VALUE",
         help="ratings that mean 'not rated', as 0 or -1: such rows are left out (data.missing)",

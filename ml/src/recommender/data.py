@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from recommender import readers, store
 from recommender.config import Columns, DataConfig
 from recommender.errors import InputError
-from recommender.times import Times
+from recommender.times import Times, is_missing
 
 # The scales that MovieLens states in its README files; other data uses the half-star scale unless told.
 SCALES: dict[str, tuple[float, float]] = {"100k": (1.0, 5.0), "1m": (1.0, 5.0)}
@@ -25,6 +26,8 @@ HALF_STARS = (0.5, 5.0)
 
 # What programs write where an id is missing, in small letters.
 MISSING = frozenset({"", "null", "\\n", "nan", "-nan", "none", "<na>", "n/a", "#n/a", "nat"})
+# What people write besides where there is no rating.
+_NO_RATING = MISSING | {"na", "-", "--", "?", ".", "nil", "undefined", "unknown", "missing"}
 _WHOLE = re.compile(r"(?:0|-?[1-9]\d*)\.0+")
 _FRACTION = re.compile(r"-?\d+\.\d*[1-9]\d*")
 # Control characters that `tr` can take out of a file: not tab, newline and return.
@@ -174,9 +177,9 @@ def _collected(
         if gaps.any():
             raise InputError(
                 f"{locate(int(gaps.argmax()))}, column {source.columns.rating}: the value is missing. Fill "
-                "it in, drop the row, or say --missing '' to leave such rows out (data.missing)."
+                f"it in, drop the row, or {_missing(config, '', ' to leave such rows out')}."
             )
-        rating = _numbers(frame["rating"], scale, locate, source.columns.rating, config.decimal)
+        rating = _numbers(frame["rating"], scale, locate, source.columns.rating, config)
         part: list[NDArray[Any]] = [*codes, rating]
         if places is not None:
             part.append(places + row)
@@ -184,6 +187,12 @@ def _collected(
             timed = True
             raw = frame["timestamp"]
             wrong = times.add(raw)
+            if wrong is not None and is_missing(raw.iloc[[wrong]]).all():
+                word = "" if pd.isna(raw.iloc[wrong]) else f" ({raw.iloc[wrong]!r} is no time)"
+                raise InputError(
+                    f"{locate(wrong)}, column {source.columns.timestamp}: the time is missing{word}. Fill it "
+                    "in, drop the row, or say --duplicates last, first or mean (data.duplicates)."
+                )
             if wrong is not None and (config.duplicates == "latest" or config.time_format is not None):
                 raise InputError(
                     f"{locate(wrong)}, column {source.columns.timestamp}: {raw.iloc[wrong]!r} is no time, or "
@@ -223,13 +232,18 @@ def _collected(
 def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
     """Which rows hold one of the values that mean "not rated"; shape (n,)."""
     numbers, words = set(), set(config.missing)
+    # Parquet, JSON and databases have their own null; in CSV an empty field is not the word NULL.
+    none = "" in words
+    if not isinstance(raw.dtype, pd.StringDtype):
+        none = none or any(word.casefold() in MISSING for word in words)
     for word in config.missing:
         with contextlib.suppress(ValueError):
             numbers.add(float(word))
     codes, unique = _factorized(raw)
 
     def means_none(value: Any) -> bool:
-        word = readers.text(value)
+        if not (word := readers.text(value)):
+            return none
         if config.decimal == ",":
             word = word.replace(",", ".")
         try:
@@ -238,8 +252,23 @@ def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
             return False
 
     known = [means_none(value) for value in unique]
-    found: NDArray[np.bool_] = np.array([*known, "" in words], dtype=bool)[codes]
+    found: NDArray[np.bool_] = np.array([*known, none], dtype=bool)[codes]
     return found
+
+
+def _missing(config: DataConfig, word: str, what: str = "") -> str:
+    """What to type so that `word`, too, means "not rated"; `what` follows it."""
+    others = [each for each in config.missing if each != word]
+    together = f"; with the others: {_missing_flags([*others, word])}" if others else ""
+    return f"say {_missing_flags([word])}{what} (data.missing{together})"
+
+
+def _missing_flags(words: list[str]) -> str:
+    # argparse takes -nan for a flag
+    apart = [each for each in words if each[:1] == "-" and not re.fullmatch(r"-(\d*\.)?\d*", each)]
+    plain = [shlex.quote(each) for each in words if each not in apart]
+    flags = [f"--missing={shlex.quote(each)}" for each in apart]
+    return " ".join(["--missing " + " ".join(plain), *flags] if plain else flags)
 
 
 def _marks(frame: pd.DataFrame) -> NDArray[np.uint64]:
@@ -261,6 +290,14 @@ def _factorized(raw: "pd.Series[Any]") -> tuple[NDArray[Any], Any]:
 def _refuse_id(source: readers.Source, column: str, raw: Any, where: str) -> NoReturn:
     shown = "" if pd.isna(raw) else readers.text(raw)
     named = f"{where}, column {getattr(source.columns, column)}"
+    if _is_quoted_late(raw):
+        remedy = "Write no blanks before quotes."
+        if source.plain:
+            remedy = (
+                f"Take such blanks out: sed -E 's/([,;|]) +\"/\\1\"/g' < {source.plain} > ratings-clean.csv, "
+                "then say --data ratings-clean.csv."
+            )
+        raise InputError(f"{named}: {shown} stands in quotes after a blank, which makes another id. {remedy}")
     if (wrong := next((each for each in shown if _is_unfit(each)), None)) is None:
         word = f" ({shown!r})" if shown else ""
         raise InputError(f"{named}: the value is missing{word}. Fill it in or drop the row.")
@@ -277,6 +314,11 @@ def _refuse_id(source: readers.Source, column: str, raw: Any, where: str) -> NoR
 
 def _is_unfit(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _is_quoted_late(value: Any) -> bool:
+    """Whether a field of CSV has a blank before its quotes, which are then part of it."""
+    return isinstance(value, str) and re.fullmatch(r'\s+".*"\s*', value) is not None
 
 
 def _numbered(frames: Iterator[pd.DataFrame]) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -301,12 +343,16 @@ class _Ids:
         """A code for each id, -1 where it is missing or no text that can be written; shape (n,)."""
         codes, unique = _factorized(ids)
         at = self._at
-        known = [at[raw] if (raw := readers.text(value)) in at else self._new(raw) for value in unique]
+        known = [at[raw] if (raw := readers.text(value)) in at else self._new(raw, value) for value in unique]
         coded: NDArray[np.int32] = np.array([*known, -1], dtype=np.int32)[codes]
         return coded
 
-    def _new(self, raw: str) -> int:
-        if raw.casefold() in MISSING or (not raw.isprintable() and any(map(_is_unfit, raw))):
+    def _new(self, raw: str, value: Any) -> int:
+        if (
+            _is_quoted_late(value)
+            or raw.casefold() in MISSING
+            or (not raw.isprintable() and any(map(_is_unfit, raw)))
+        ):
             return -1
         code = self._at[raw] = len(self._at)
         return code
@@ -343,16 +389,16 @@ def _numbers(
     scale: tuple[float, float],
     locate: Callable[[int], str],
     column: str,
-    decimal: str,
+    config: DataConfig,
 ) -> NDArray[np.float64]:
     codes, unique = _factorized(raw)
     distinct = pd.Series(np.asarray(unique, dtype=object))
-    if decimal == ",":
+    if config.decimal == ",":
         distinct = distinct.map(_pointed)
     distinct = pd.to_numeric(distinct, errors="coerce")
     numbers: NDArray[np.float64] = distinct.to_numpy(dtype=np.float64)[codes]
     low, high = scale
-    written = "3.5, with a point" if decimal == "." else "3,5, with a comma, or leave --decimal out"
+    written = "3.5, with a point" if config.decimal == "." else "3,5, with a comma, or leave --decimal out"
     for wrong, what in (
         (~np.isfinite(numbers), f"is no number. Write ratings as {written}"),
         (
@@ -363,9 +409,13 @@ def _numbers(
     ):
         if wrong.any():
             at = int(wrong.argmax())
+            word = readers.text(raw.iloc[at])
             if "off the scale" in what:
-                what += f". If it means 'not rated', say --missing {numbers[at]:g} (data.missing)"
-            elif decimal == "." and "," in str(raw.iloc[at]):
+                remedy = _missing(config, readers.text(float(numbers[at])))
+                what += f". If it means 'not rated', {remedy}"
+            elif word.casefold() in _NO_RATING:
+                what += f", or {_missing(config, word, ' to leave such rows out')}"
+            elif config.decimal == "." and "," in str(raw.iloc[at]):
                 what += ", or say --decimal , (data.decimal)"
             raise InputError(f"{locate(at)}, column {column}: rating {raw.iloc[at]!r} {what}.")
     return numbers

@@ -25,6 +25,8 @@ PEAK_SHARE, PEAK_TIMES = 0.25, 4
 PEAK_APART, PEAK_GAP = 0.1, 1.5
 # Ids that often stand for none.
 FILLERS = frozenset({"na", "-", "?", "nil", "undefined", "unknown", "anonymous", "missing"})
+# Before 1992 nobody rated on the web: such times are days, as 13022015. Fewer only count the ratings.
+COUNTERS, OLDEST = 10_000, 694_224_000
 # Where the report says that somebody should look. Shares, and the distance of two distributions (0 to 1).
 LOOK = {"new_users": 0.5, "new_items": 0.2, "ratings_of_new_items": 0.2, "distance": 0.1, "coverage": 0.8}
 
@@ -100,18 +102,29 @@ def _remarks(numbers: dict[str, Any], ratings: Ratings) -> Iterable[str]:
     yield from ratings.remarks
     if ratings.period is not None and ratings.period[1] > datetime.now(UTC).timestamp() + 86400:
         yield f"The newest rating is of the future: {_time(ratings.period[1])}. Are times in seconds?"
+    if ratings.period is not None and ratings.period[1] < OLDEST and not 0 <= ratings.period[1] < COUNTERS:
+        yield (
+            f"The newest rating is of {_time(ratings.period[1])}. Are times in seconds since 1970? "
+            "If not, name their format, as --time-format %d%m%Y (data.time_format)."
+        )
 
 
 def _peaks(ratings: Ratings) -> Iterable[str]:
     """Remark on a lowest or highest value that many rows have and that stands apart from the others."""
     values, counts = np.unique(ratings.rating, return_counts=True)
-    if len(values) < 4:
+    # 0 and -1 often stand for none.
+    suspect = -1 <= values[0] <= 0
+    if len(values) < (3 if suspect else 4):
         return
     shares = counts / len(ratings)
     low_apart = values[1] - values[0] > PEAK_GAP * float(np.median(np.diff(values[1:])))
-    towers = shares[0] >= PEAK_SHARE and counts[0] >= PEAK_TIMES * counts[1]
+    towers = (
+        len(values) > 3
+        and shares[0] >= (PEAK_APART if suspect else PEAK_SHARE)
+        and counts[0] >= PEAK_TIMES * counts[1]
+    )
     # High ratings are often the most frequent: only the distance tells of a 99.
-    high_apart = values[-1] - values[-2] > values[-2] - values[0]
+    high_apart = len(values) > 3 and values[-1] - values[-2] > values[-2] - values[0]
     for at, beside, found in ((0, 1, towers or (low_apart and shares[0] >= PEAK_APART)),
                               (-1, -2, high_apart and shares[-1] >= PEAK_APART)):  # fmt: skip
         if found:
@@ -139,6 +152,8 @@ def _unlike_ids(what: str, ids: tuple[str, ...]) -> Iterable[str]:
             f"characters, as {first!r} and {second!r}: each is another one here. If not, write them alike."
         )
     for raw in odd:
+        if raw[:1] == "#" and raw[1:].strip().isdecimal() and 2 * len(odd) <= len(ids):
+            yield f"One of the {what} is {raw!r}. If its line is a comment, delete the line."
         if raw.casefold() in FILLERS:
             yield f"One of the {what} is {raw!r}. If that means a missing id, drop its rows."
 

@@ -1,10 +1,12 @@
 """Times of one column, read in one way from its first row to its last."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,27 @@ from numpy.typing import NDArray
 
 from recommender.errors import InputError
 
-# A day and a month in numbers, whichever comes first, before a year.
-_DATE = r"^\s*(\d{1,2})([-/. ])(\d{1,2})[-/. ](\d{4}|\d{2})(?!\d)"
+# A day and a month in numbers, whichever comes first, before a year; clocks and weekdays may stand before.
+_DATE = (
+    r"(?<![\d:/.-])(\d{1,2})(\s*[-/.]\s*|\s)(\d{1,2})(\s*[-/.]\s*|\s)"
+    r"(\d{4}(?!\d)|\d{2}(?![\d:]|[-/.]\d{1,2}[-/.]))"
+)
+# What comes first, and the order of all three.
+_ORDERS = {"day": "dmy", "month": "mdy", "year": "ymd"}
+# What may stand around it, as strptime takes it.
+_CLOCK = r"\d{1,2}([:.])\d\d(\1\d\d)?(\.\d+)?(\s*)([AaPp][Mm]\b)?"
+_WORDS = (
+    (r"(?i)\b(mon|tues|wednes|thurs|fri|satur|sun)day\b", "%A"),
+    (r"(?i)\b(mon|tue|wed|thu|fri|sat|sun)\b", "%a"),
+    (r"(?<=%M|%S|%f|%p)(\s*)([+-]\d\d:?\d\d|Z)\b", r"\1%z"),
+    (r"\b(UTC|GMT)\b", "%Z"),
+)
+_SETTLED = (
+    r"(?<!\d)\d{4}(\d{4}|\s*[-/. ]\s*\d)"
+    r"|(?i:(?<![a-z])(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))"
+)
+_ONLY_CLOCK = r"^\d{1,2}:\d\d[\d:.]*\s*([AaPp][Mm])?$"
+_YEAR_2 = datetime(2, 1, 1, tzinfo=UTC).timestamp()
 # Numbers from here on are milli-, micro- and nanoseconds: as seconds they lie beyond the year 5000.
 _UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _SECONDS = (1.0, "seconds")
@@ -47,14 +68,16 @@ class Times:
         # Of numbers: the least and the greatest without their sign, and whether all look like 20150213.
         self._sizes, self._compact = (np.inf, 0.0), True
         self._problem: str | None = None
-        self._sample: str | None = None
-        self._differs = False
+        # By two readings of dates: the first time that they read as different days.
+        self._unlike: dict[tuple[str, str], str] = {}
+        # The least and the greatest first and last number of dates whose year may come first.
+        self._spans = np.array([[np.inf, -np.inf]] * 2)
 
     def add(self, raw: "pd.Series[Any]") -> int | None:
         """Read one chunk more; returns the first row that is no time like those before, None if all are."""
         if self._problem is not None:
             return None
-        gaps = _gaps(raw)
+        gaps = is_missing(raw)
         if gaps.any() and self._keep:
             return int(gaps.argmax())
         places = None
@@ -64,11 +87,13 @@ class Times:
                 return None
         if self._kind is None:
             self._kind = self._guess(raw)
-            self._parts = {name: [] for name in (("day", "month") if self._kind == "date" else ("",))}
+            self._parts = {name: [] for name in (_ORDERS if self._kind == "date" else ("",))}
         wrong = {}
         read = {}
+        words = raw.astype(str).str.strip() if self._kind == "date" else raw
+        dates = words.str.extract(_DATE) if self._kind == "date" else None
         for name in self._parts:
-            values = self._values(raw, name)
+            values = self._values(raw) if dates is None else self._of_dates(words, dates, name)
             bad = np.isnan(values)
             if bad.any():
                 wrong[name] = int(bad.argmax())
@@ -88,10 +113,10 @@ class Times:
             self._ends[name] = min(low, float(values.min())), max(high, float(values.max()))
             if self._keep:
                 self._parts[name].append(values)
-        if len(read) == 2 and not self._differs:
-            unlike = read["day"] != read["month"]
-            if unlike.any():
-                self._differs, self._sample = True, str(raw.iloc[int(unlike.argmax())])
+        for pair in combinations(read, 2):
+            unlike = read[pair[0]] != read[pair[1]]
+            if pair not in self._unlike and unlike.any():
+                self._unlike[pair] = str(raw.iloc[int(unlike.argmax())])
         if self._kind == "number":
             values = read[""]
             low, high = self._ends[""]
@@ -106,20 +131,27 @@ class Times:
         """What was read of all chunks."""
         if self._problem is not None or not self._ends:
             return Reading(None, None, self._problem)
-        name = next(iter(self._parts))
-        if len(self._parts) == 2 and self._differs:
-            day, month = (_pattern(str(self._sample), day_first) for day_first in (True, False))
+        orders = [name for name in self._parts if name != "year" or not self._year_is_last()]
+        samples = [self._unlike[pair] for pair in combinations(orders, 2) if pair in self._unlike]
+        if samples:
+            word = samples[0].strip()
+            first = [f"the {name}" for name in orders]
+            formats = " or ".join(_typed(_pattern(word, name)) for name in orders)
             return Reading(
                 None,
                 None,
-                f"{self._sample!r}: no row says whether the day or the month comes first. "
-                f"Say --time-format '{day}' or '{month}' (data.time_format)",
+                f"{word!r}: no row says whether {' or '.join(first)} comes first. "
+                f"Say --time-format {formats} (data.time_format)",
             )
+        name = orders[0]
         low, high = self._ends[name]
         values = np.concatenate(self._parts[name]) if self._keep else None
         if self._kind == "number":
             if self._compact:
-                days = pd.to_datetime([f"{end:.0f}" for end in (low, high)], format="%Y%m%d", utc=True)
+                ends = [f"{end:.0f}" for end in (low, high)]
+                days = pd.to_datetime(ends, format="%Y%m%d", errors="coerce", utc=True)
+                if days.hasnans:
+                    return Reading(None, None, f"{ends[days.isna().argmax()]} is not a day")
                 return Reading(values, (days[0].timestamp(), days[1].timestamp()), None)
             units = [_unit(size) for size in self._sizes if np.isfinite(size)]
             if units[0] != units[-1]:
@@ -133,6 +165,15 @@ class Times:
             values = None if values is None else values / divisor
         return Reading(values, (low, high), None)
 
+    def _year_is_last(self) -> bool:
+        """Whether the last of two-digit numbers varies so much less than the first that it is the year."""
+        if len(self._parts) == 1:
+            return False
+        first, last = self._spans[:, 1] - self._spans[:, 0]
+        # Days that are always the first or the last of a month vary little too.
+        day_of_months = self._spans[1, 1] == 1 or self._spans[1, 0] >= 28
+        return bool(2 * last + 5 < first and not day_of_months)
+
     def _guess(self, raw: "pd.Series[Any]") -> str:
         first = raw.iloc[0]
         if self._format is not None:
@@ -141,9 +182,9 @@ class Times:
             return "moment"
         if not np.isnan(_numbers(raw[:1])[0]):
             return "number"
-        return "date" if re.match(_DATE, str(first)) else "text"
+        return "date" if re.search(_DATE, str(first)) else "text"
 
-    def _values(self, raw: "pd.Series[Any]", name: str) -> NDArray[np.float64]:
+    def _values(self, raw: "pd.Series[Any]") -> NDArray[np.float64]:
         """Seconds since 1970 (numbers: as they are), NaN for what is no time in this reading."""
         if self._kind == "number":
             return _numbers(raw)
@@ -151,49 +192,81 @@ class Times:
             return _seconds(pd.to_datetime(raw.astype(object), errors="coerce", utc=True, format="mixed"))
         words = raw.astype(str).str.strip()
         if self._kind == "format":
+            if pd.api.types.is_numeric_dtype(raw):
+                # 02032015 was read as a number, without its zero.
+                width = len(datetime(2015, 12, 13).strftime(str(self._format)))
+                words = words.str.removesuffix(".0").str.zfill(width)
             return _seconds(self._parsed(words, self._format))
-        dates = words.str.extract(_DATE)
-        numeric = dates[0].notna().to_numpy(dtype=bool)
-        if self._kind == "text":
-            formats = ["ISO8601", _pattern(str(words.iloc[0]), False), "mixed"]
-            values = self._first_fit(words, formats)
-            # Here the day would be guessed row by row.
-            values[numeric] = np.nan
-            return values
-        of_day, of_month = (pd.to_numeric(dates[at]) for at in ((0, 2) if name == "day" else (2, 0)))
-        fits = numeric & (of_day <= 31).to_numpy(dtype=bool) & (of_month <= 12).to_numpy(dtype=bool)
+        return self._of_text(words)
+
+    def _of_dates(self, words: "pd.Series[Any]", dates: pd.DataFrame, name: str) -> NDArray[np.float64]:
+        order = _ORDERS[name]
+        numbers = {each: pd.to_numeric(dates[at]) for each, at in zip(order, (0, 2, 4), strict=True)}
+        fits = dates[0].notna() & numbers["d"].between(1, 31) & numbers["m"].between(1, 12)
+        if name == "year":
+            fits &= dates[4].str.len() == 2
         if not fits.all():
-            return np.where(fits, 0.0, np.nan)
-        day_first = name == "day"
-        return self._first_fit(words, [_pattern(str(words.iloc[0]), day_first), "mixed"], day_first)
+            return np.where(fits.to_numpy(dtype=bool), 0.0, np.nan)
+        if name == "year":
+            for span, each in zip(self._spans, "yd", strict=True):
+                span[:] = min(span[0], numbers[each].min()), max(span[1], numbers[each].max())
+        return self._first_fit(words, [_pattern(str(words.iloc[0]), name), "mixed"], name)
+
+    def _of_text(self, words: "pd.Series[Any]") -> NDArray[np.float64]:
+        values = self._first_fit(words, ["ISO8601"])
+        if not np.isnan(values).any():
+            return values
+        values = self._first_fit(words, [_pattern(str(words.iloc[0]), "month"), "mixed"])
+        # pandas would guess the day, row by row, where no month has a name and no year comes first.
+        guessed = ~_found(_SETTLED, words)
+        if guessed.any():
+            other = _seconds(self._parsed(words[guessed], "mixed", "day"))
+            guessed[guessed] = (values[guessed] != other) & ~np.isnan(other)
+        # It takes year 1 where there is none, and today where there is a clock only.
+        without_year = (values < _YEAR_2) & ~_found("0001", words) | _found(_ONLY_CLOCK, words)
+        values[guessed | without_year | _found(_DATE, words)] = np.nan
+        return values
 
     def _first_fit(
-        self, words: "pd.Series[Any]", formats: Iterable[str | None], day_first: bool = False
+        self, words: "pd.Series[Any]", formats: Iterable[str | None], order: str = "month"
     ) -> NDArray[np.float64]:
         values = np.full(len(words), np.nan)
         for pattern in filter(None, formats):
-            values = _seconds(self._parsed(words, pattern, day_first))
+            values = _seconds(self._parsed(words, pattern, order))
             if not np.isnan(values).any():
                 break
         return values
 
-    def _parsed(self, words: "pd.Series[Any]", pattern: str | None, day_first: bool = False) -> Any:
+    def _parsed(self, words: "pd.Series[Any]", pattern: str | None, order: str = "month") -> Any:
         with warnings.catch_warnings():
             # of days that come first, and of zones that it does not know
             warnings.simplefilter("ignore")
             try:
-                return pd.to_datetime(words, errors="coerce", utc=True, format=pattern, dayfirst=day_first)
+                return pd.to_datetime(
+                    words,
+                    errors="coerce",
+                    utc=True,
+                    format=pattern,
+                    dayfirst=order == "day",
+                    yearfirst=order == "year",
+                )
             except ValueError as error:
                 raise InputError(
                     f"--time-format {pattern!r}: {error}. Write it as '%d/%m/%Y %H:%M' (data.time_format)."
                 ) from error
 
 
-def _gaps(raw: "pd.Series[Any]") -> NDArray[np.bool_]:
+def is_missing(raw: "pd.Series[Any]") -> NDArray[np.bool_]:
+    """Which times are missing, or a word for that; shape (n,)."""
     gaps: NDArray[np.bool_] = raw.isna().to_numpy(dtype=bool, copy=True)
     if pd.api.types.is_string_dtype(raw) or raw.dtype == object:
         gaps |= raw.astype(str).str.strip().str.casefold().isin(_NONE).to_numpy(dtype=bool)
     return gaps
+
+
+def _found(pattern: str, words: "pd.Series[Any]") -> NDArray[np.bool_]:
+    search = re.compile(pattern).search
+    return np.fromiter((search(word) is not None for word in words), np.bool_, len(words))
 
 
 def _numbers(raw: "pd.Series[Any]") -> NDArray[np.float64]:
@@ -205,7 +278,9 @@ def _numbers(raw: "pd.Series[Any]") -> NDArray[np.float64]:
 
 
 def _seconds(moments: Any) -> NDArray[np.float64]:
-    seconds = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    # Nanoseconds do not reach the years 1 and 9999.
+    epoch = pd.Timestamp(0, tz="UTC").as_unit(moments.dt.unit)
+    seconds = (moments - epoch).dt.total_seconds()
     values: NDArray[np.float64] = seconds.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     return values
 
@@ -219,19 +294,42 @@ def _looks_compact(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
+def _typed(pattern: str | None) -> str:
+    return shlex.quote(str(pattern)) if "'" in str(pattern) else f"'{pattern}'"
+
+
 def _unit(size: float) -> tuple[float, str]:
     return next(((divisor, name) for least, divisor, name in _UNITS if size >= least), _SECONDS)
 
 
-def _pattern(word: str, day_first: bool) -> str | None:
+def _pattern(word: str, order: str) -> str | None:
     """The format of one time, as strptime takes it; None when pandas cannot tell."""
     from pandas.tseries.api import guess_datetime_format
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: str | None = guess_datetime_format(word, dayfirst=day_first)
-    if found is None and (parts := re.match(_DATE, word)) is not None:
-        mark, year = parts[2], "%Y" if len(parts[4]) == 4 else "%y"
-        order = ("%d", "%m", year) if day_first else ("%m", "%d", year)
-        found = mark.join(order) + (" %H:%M" if ":" in word else "")
-    return found
+        if (parts := re.search(_DATE, word)) is not None:
+            first, second, third = (f"%{each}" for each in _ORDERS[order])
+            written = f"{first}{parts[2]}{second}{parts[4]}{third}"
+            if len(parts[5]) == 4:
+                written = written.replace("%y", "%Y")
+            # The date is marked until its surroundings are replaced.
+            written = _around(f"{word[: parts.start()]}\0{word[parts.end() :]}").replace("\0", written)
+            if pd.notna(pd.to_datetime(word, format=written, errors="coerce", utc=True)):
+                return written
+        guess: str | None = guess_datetime_format(word, dayfirst=order == "day")
+        return guess
+
+
+def _around(text: str) -> str:
+    def clock(found: "re.Match[str]") -> str:
+        mark, seconds, parts, blank, half = found.groups()
+        return (
+            f"{'%I' if half else '%H'}{mark}%M{f'{mark}%S' if seconds else ''}{'.%f' if parts else ''}{blank}"
+            + ("%p" if half else "")
+        )
+
+    text = re.sub(_CLOCK, clock, text.replace("%", "%%"))
+    for pattern, written in _WORDS:
+        text = re.sub(pattern, written, text)
+    return text
