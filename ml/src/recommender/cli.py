@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from recommender import __version__, typed
+from recommender import __version__, names, typed
 from recommender.errors import InputError, RecommenderError
 
 # Flag, key in the parameter file, what it is.
@@ -259,13 +259,13 @@ def _add_named(parser: argparse.ArgumentParser) -> None:
 
 def _model(arguments: argparse.Namespace) -> str:
     """The model's name: --model, else tracking.model of the parameter file."""
-    from recommender import config, registry
+    from recommender import config
 
     if arguments.model:
         return str(arguments.model)
     path = arguments.config or Path(os.environ.get(CONFIG) or _DEFAULT)
     if not arguments.config and not os.environ.get(CONFIG) and not path.exists():
-        return registry.MODEL
+        return names.MODEL
     return config.load(path).tracking.model
 
 
@@ -601,10 +601,10 @@ def _recommend(arguments: argparse.Namespace) -> int:
     to_file = arguments.output if arguments.output != STDOUT else None
     model_name = _model(arguments)
     # a path is somebody's own; anything else that can be a name is one
-    by_name = re.fullmatch(registry.MODEL_NAME, model_name) and not Path(model_name).exists()
+    by_name = re.fullmatch(names.MODEL_NAME, model_name) and not Path(model_name).exists()
     uri = f"models:/{registry.environment()}.{model_name}@{registry.CHAMPION}" if by_name else model_name
     line = [*arguments.line, "--output", "-"] if to_file else arguments.line
-    if by_name and (arguments.config or os.environ.get(CONFIG) or model_name != registry.MODEL):
+    if by_name and (arguments.config or os.environ.get(CONFIG) or model_name != names.MODEL):
         # who is handed it stands in another folder
         line = [*line, "--model", uri]
     if arguments.config and not arguments.config.is_absolute():

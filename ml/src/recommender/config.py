@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recommender.errors import InputError
-from recommender.registry import MODEL, MODEL_NAME
+from recommender.names import MODEL, MODEL_NAME
 
 
 class _Section(BaseModel):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recommender import promotion, registry, tracking
+from recommender import names, promotion, registry, tracking
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def judge(name: str, wanted: str) -> Verdict:
         environment, _, model = name.partition(".")
         made, asked = (of.partition(":")[2] for of in (now.tags.get("source_digest", ""), wanted))
         # make asks for the name in the parameter file; MODEL is right wherever it is typed
-        other = "" if model == registry.MODEL else f" MODEL={shlex.quote(model)}"
+        other = "" if model == names.MODEL else f" MODEL={shlex.quote(model)}"
         mend = (
             f"make rollback ENV={environment} VERSION={fitting[0]}{other}"
             if fitting

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from recommender import confined, tracking, typed
 from recommender.errors import InputError, RecommenderError
+from recommender.names import MODEL_NAME
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,10 +20,6 @@ PREVIOUS = "previous"
 _MOVING = "aliases_moving"
 # A tag of the registered model: the source_digest that was deployed last and made champion.
 _DEPLOYED = "deployed"
-# What a model is called where no parameter file says it.
-MODEL = "movie-recommender"
-# What a model can be called: no signs of MLflow's URIs and filters, and nothing that a terminal obeys.
-MODEL_NAME = r"[^/:.'\"\s\x00-\x1f\x7f-\x9f]+"
 
 
 def environment() -> str:

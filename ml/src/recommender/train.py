@@ -17,6 +17,7 @@ from recommender import (
     evaluate,
     evidence,
     folding,
+    names,
     registry,
     reports,
     tracking,
@@ -257,7 +258,7 @@ def summary(report: dict[str, Any]) -> str:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     listed = report["recommendations"]
     named = (model["name"] or "").partition(".")[2]
-    other = named not in ("", registry.MODEL)
+    other = named not in ("", names.MODEL)
     ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
     asked = [f"ask it    {ask}"] if other else []
     lines = [
