@@ -301,7 +301,7 @@ def test_killed_run_registers_nothing(
         conf,
         store,
         *("--set", "evaluation.folds=40"),
-        *("--set", "params.n_epochs=100000"),
+        *("--set", "params.n_epochs=500000"),
         *("--set", f"tracking.experiment={environment}"),
     )
     process = subprocess.Popen(slow, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
