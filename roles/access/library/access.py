@@ -227,14 +227,17 @@ def end_processes(host: Host, name: str) -> None:
     """Kills whatever runs as that account, sessions and forwardings included, until nothing is left."""
     uid = host.users[name].pw_uid
     deadline = time.monotonic() + SECONDS
-    while left := processes(uid):
+    while True:
+        # first: a list may miss all of those that fork fast, and only after this one is nothing left of them
+        kill_all(uid)
+        if not (left := processes(uid)):
+            return
         if time.monotonic() > deadline:
             told = "; ".join(f"{process} {command(process)}" for process in left[:5])
             host.module.fail_json(
                 msg=f"{name} has no keys and no sudo any more, but {len(left)} processes still run after {SECONDS} s:"
                 f" {told}. Stop what starts them (systemctl status {left[0]}), and run this again. A reboot ends them"
             )
-        kill_all(uid)
         time.sleep(0.1)
 
 

@@ -131,6 +131,15 @@ def test_processes_that_fork_fast_are_ended(access: ModuleType, monkeypatch: pyt
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
+def test_what_a_list_misses_is_ended_as_well(access: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of processes that fork fast, a list may hold none."""
+    killed: list[int] = []
+    monkeypatch.setattr(access, "kill_all", killed.append)
+    monkeypatch.setattr(access, "processes", lambda uid: [])
+    access.end_processes(SimpleNamespace(users={"ana": SimpleNamespace(pw_uid=1)}), "ana")
+    assert killed == [1]
+
+
 def test_processes_that_do_not_end_are_told(access: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "SECONDS", 0)
     monkeypatch.setattr(access, "kill_all", lambda uid: None)
