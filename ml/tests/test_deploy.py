@@ -150,6 +150,16 @@ def test_outside_of_a_server(conf: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_make_names_the_parameter_file() -> None:
     said = "said: ; @echo $$RECOMMENDER_CONFIG"
-    line = ["make", "-s", "-C", str(ROOT), "said", "--eval", said, "CONF=conf/mine.yaml"]
+    line = [
+        "make",
+        "-s",
+        "--no-print-directory",
+        "-C",
+        str(ROOT),
+        "said",
+        "--eval",
+        said,
+        "CONF=conf/mine.yaml",
+    ]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["conf/mine.yaml"]

@@ -349,6 +349,19 @@ def test_run_of_a_lost_process_is_ended_by_the_next(
         assert client.get_run(lost.info.run_id).info.status == status
 
 
+def test_a_dataset_that_another_run_was_first_to_log() -> None:
+    tries = []
+
+    class Client:
+        def log_inputs(self, run_id: str, inputs: list[str]) -> None:
+            tries.append((run_id, inputs))
+            if len(tries) == 1:
+                raise mlflow.exceptions.MlflowException("UNIQUE constraint failed: datasets.digest")
+
+    tracking.log_inputs(Client(), "1", ["ratings"])
+    assert tries == [("1", ["ratings"])] * 2
+
+
 def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
     environment = clean_environment()
     environment.pop("MLFLOW_TRACKING_URI", None)

@@ -334,7 +334,7 @@ def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str]
         for each in source["inputs"]
     ]
     if inputs:
-        client.log_inputs(run_id, inputs)
+        tracking.log_inputs(client, run_id, inputs)
     client.log_artifacts(run_id, str(folder / bundle.RUN))
     client.log_artifacts(run_id, str(folder / bundle.MODEL), bundle.MODEL)
     place = f"{run.info.artifact_uri}/{bundle.MODEL}"

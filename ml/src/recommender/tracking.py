@@ -20,6 +20,7 @@ from recommender import listener, typed
 from recommender.errors import InputError, RecommenderError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     from recommender.config import Config
@@ -343,6 +344,17 @@ def experiment(name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
+def log_inputs(client: "MlflowClient", run_id: str, inputs: list[Any]) -> None:
+    """Log the datasets of a run. Raises MlflowException, of the second try."""
+    import mlflow
+
+    try:
+        client.log_inputs(run_id, inputs)
+    except mlflow.exceptions.MlflowException:
+        # of two runs that are the first with a dataset, MLflow refuses the one that is later by a moment
+        client.log_inputs(run_id, inputs)
+
+
 def log_evaluation(
     run_id: str, config: "Config", ratings: "Ratings", evaluation: "Evaluation | None"
 ) -> None:
@@ -359,7 +371,7 @@ def log_evaluation(
     }
     client = mlflow.MlflowClient()
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
-    client.log_inputs(run_id, [_dataset(config, ratings)])
+    log_inputs(client, run_id, [_dataset(config, ratings)])
     mlflow.log_dict(parameters(config), "config.yaml")
     mlflow.log_dict(_environment(), "environment.json")
     if evaluation is not None:
