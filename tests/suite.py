@@ -59,7 +59,7 @@ def test_part(part: str) -> None:
         result = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        file.write(f"\n{used:.0f} processor seconds of this machine's own programs, without the servers': {part}\n")
+        file.write(f"\n{used:.0f} processor seconds of this machine's own programs, without the servers: {part}\n")
     if result.returncode != 0:
         output = log.read_text()
         sys.stdout.write(output)
