@@ -158,20 +158,22 @@ def test_secure(checkout: Checkout, server: Server) -> None:
     server.inside("sed -i 1d /home/deploy/.bashrc")
 
 
-def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
-    server.set(operator_keys=[other_key], access_revert_after=20)
+def shut_out(server: Server, other_key: str, seconds: int) -> None:
+    """Kills a run that has just taken the operator's key away; the server takes that back after so many seconds."""
+    server.set(operator_keys=[other_key], access_revert_after=seconds)
     seen = []
     server.interrupt("Log in again", lambda: seen.append(server.login().stderr), kill=True)
     # it was real: at that moment the door was closed
     assert "Permission denied" in seen[0]
+
+
+def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
+    shut_out(server, other_key, 20)
     server.wait_for_login()
 
 
 def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
-    server.set(operator_keys=[other_key], access_revert_after=3600)
-    seen = []
-    server.interrupt("Log in again", lambda: seen.append(server.login().stderr), kill=True)
-    assert "Permission denied" in seen[0]
+    shut_out(server, other_key, 3600)
     server.reboot()
     server.wait_for_login()
 

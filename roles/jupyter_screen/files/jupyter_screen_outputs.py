@@ -477,7 +477,7 @@ class Reader:
                 cell.flush(last=bool(only))
             except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
                 raise
-            # pycrdt's panic is no Exception
+            # pycrdt's panic is not an Exception
             except BaseException:
                 self.log.exception("output of the cell %s was not written", cell.id)
         self.changed = self.changed - {only} if only else set()

@@ -131,7 +131,8 @@ async def case_a_pause_is_waited_for(place: Place) -> None:
     await until(lambda: place.printed() == ["begin end"], "not saved")
 
 
-async def case_a_crash_brings_back_what_the_store_has(place: Place) -> None:
+async def crash(place: Place) -> None:
+    """Leaves a file that was saved, and a store that has more."""
     place.write("begin ")
     await place.open()
     place.print("saved ")
@@ -141,6 +142,10 @@ async def case_a_crash_brings_back_what_the_store_has(place: Place) -> None:
     place.print("stored")
     await until(lambda: "stored" in place.stored(), "not stored")
     await place.kill()
+
+
+async def case_a_crash_brings_back_what_the_store_has(place: Place) -> None:
+    await crash(place)
     assert place.printed() == ["begin saved "]
     await place.open()
     assert place.shown() == ["begin saved stored"]
@@ -158,15 +163,7 @@ async def case_a_crash_before_the_first_save(place: Place) -> None:
 
 
 async def replaced_after_a_crash(place: Place, replace: Callable[[], None]) -> None:
-    place.write("begin ")
-    await place.open()
-    place.print("saved ")
-    await until(lambda: place.printed() == ["begin saved "], "not saved")
-    await asyncio.sleep(0.2)
-    place.room._save_delay = None
-    place.print("stored")
-    await until(lambda: "stored" in place.stored(), "not stored")
-    await place.kill()
+    await crash(place)
     replace()
     mine = place.file.read_bytes()
     await place.open()
