@@ -90,6 +90,18 @@ def test_what_is_known_or_a_persons_own_is_let_pass(inventory: pathlib.Path, tex
     known_settings.check(str(inventory), DataLoader())
 
 
+def test_a_link_to_settings_that_are_gone_is_refused(inventory: pathlib.Path) -> None:
+    (inventory / "group_vars/all/00-common.yml").symlink_to("../../../common.yml")
+    with pytest.raises(
+        AnsibleParserError, match=r"00-common.yml is a link to .*common.yml, which is not there"
+    ) as error:
+        known_settings.check(str(inventory), DataLoader())
+    for name in ("settings.yml", "wiring.yml"):
+        shutil.copy(ROOT / "inventory" / name, inventory.parent)
+    subprocess.run(str(error.value).partition("Type: ")[2], shell=True, check=True)
+    known_settings.check(str(inventory), DataLoader())
+
+
 def test_a_folder_of_somebody_elses_is_let_pass(inventory: pathlib.Path) -> None:
     (inventory / "group_vars/all/00-settings.yml").unlink()
     (inventory / MINE).write_text("xyzzy: 1\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -158,6 +159,15 @@ def check(folder: str, loader: Any) -> None:
     variables = sorted(path for part in ("group_vars", "host_vars") for path in here.glob(f"{part}/**/*"))
     # of another folder, where anything may lie, Ansible's own readers tell the inventory from the rest
     ours = (here / "group_vars/all" / COMMON[0]).exists()
+    for path in variables:
+        # Ansible passes over it, and the settings that it stood for are missing
+        if path.is_symlink() and not path.exists():
+            raise AnsibleParserError(
+                f"{os.path.relpath(path)} is a link to {path.readlink()}, which is not there. What all folders share"
+                " are links as in inventory/onprem, 00-settings.yml and 00-wiring.yml. Type: rm "
+                f"{shlex.quote(str(path))}; cp -P {shlex.quote(str(ROOT))}/inventory/onprem/group_vars/all/00-*.yml "
+                f"{shlex.quote(str(path.parent))}"
+            )
     for path in [*variables, *(sorted(here.glob("*")) if ours else [])]:
         # as Ansible chooses them; a static inventory of another kind is left to its own reader
         kinds = (".yml", ".yaml") if path.parent == here else (".yml", ".yaml", ".json", "")
