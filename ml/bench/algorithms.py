@@ -16,10 +16,11 @@ from scipy import sparse
 from surprise.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
-from recommender import algorithm, data, evaluate, metrics, synthetic
-from recommender.algorithms import bayesian, sgd
+from recommender.algorithms import bayesian, catalogue, sgd
 from recommender.config import Config, DataConfig
-from recommender.data import Ratings
+from recommender.data import reading, synthetic
+from recommender.data.ratings import Ratings
+from recommender.evaluation import metrics, validation
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "ml-latest-small"
 K = 10
@@ -41,9 +42,9 @@ def compiled(ratings: Ratings) -> str:
         "| algorithm | trained on | Surprise, s | compiled, s | ratio | same bits |",
         "|---|---|---|---|---|---|",
     ]
-    whole = algorithm.dataset(ratings).build_full_trainset()
-    fold, _ = next(KFold(5, random_state=0).split(algorithm.dataset(ratings)))
-    million = algorithm.dataset(synthetic.generate(1_000_000)).build_full_trainset()
+    whole = catalogue.dataset(ratings).build_full_trainset()
+    fold, _ = next(KFold(5, random_state=0).split(catalogue.dataset(ratings)))
+    million = catalogue.dataset(synthetic.generate(1_000_000)).build_full_trainset()
     cases: list[tuple[Any, str, Any, dict[str, Any], int]] = [
         (sgd.SVD, "a fold of ml-latest-small", fold, {}, 3),
         (sgd.SVD, "all of ml-latest-small", whole, {}, 3),
@@ -82,7 +83,7 @@ def rating_models(ratings: Ratings) -> str:
         ),
         "BMF, defaults": lambda: bayesian.BMF(random_state=0),
     }
-    folds = list(KFold(5, random_state=0).split(algorithm.dataset(ratings)))
+    folds = list(KFold(5, random_state=0).split(catalogue.dataset(ratings)))
     bayesian.BMF(n_epochs=1).fit(folds[0][0])
     for name, make in models.items():
         seconds, errors = [], []
@@ -110,7 +111,7 @@ def ranking_models(ratings: Ratings) -> str:
                 "algorithm": kind, "params": params, "data": {"source": "x"}, "evaluation": {"k": K},
                 "recommendation": {"min_item_ratings": 0},
             }  # fmt: skip
-            found = evaluate.lists(ratings, Config.model_validate(content), seed)
+            found = validation.lists(ratings, Config.model_validate(content), seed)
             rows[name].append([*_shown(found.metrics), found.fit_seconds])
         rows["implicit ALS, 64 factors"].append(_als(ratings, seed))
     for name, values in sorted(rows.items(), key=lambda row: row[1][0][0]):
@@ -124,7 +125,7 @@ def _shown(found: dict[str, float]) -> list[float]:
 
 
 def _als(ratings: Ratings, seed: int) -> list[float]:
-    rest, out = evaluate.split(ratings, seed)
+    rest, out = validation.split(ratings, seed)
     shape = len(ratings.users), len(ratings.items)
     seen = sparse.csr_matrix((np.ones(len(rest), np.float32), (rest.user, rest.item)), shape=shape)
     model = implicit.als.AlternatingLeastSquares(
@@ -138,7 +139,7 @@ def _als(ratings: Ratings, seed: int) -> list[float]:
 
 def text(progress: Callable[[str], None] = lambda line: None) -> str:
     """All tables, as Markdown."""
-    ratings = data.read(DataConfig(source=str(EMBEDDED)))
+    ratings = reading.read(DataConfig(source=str(EMBEDDED)))
     parts = []
     for part in (compiled, rating_models, ranking_models):
         progress(f"{part.__name__.replace('_', ' ')} …")

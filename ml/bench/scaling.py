@@ -46,15 +46,16 @@ class Parts:
 
 def measure(path: Path, name: str, params: dict[str, Any]) -> dict[str, Any]:
     """Read `path` twice, train, and make every user's list."""
-    from recommender import data, train
+    from recommender import train
     from recommender.config import Config
+    from recommender.data import reading
 
     content = {"algorithm": name, "params": params, "data": {"source": str(path)}}
     config, parts = Config.model_validate(content), Parts()
     with parts.part("load"):
-        ratings = data.read(config.data)
+        ratings = reading.read(config.data)
     with parts.part("load again"):
-        ratings = data.read(config.data)
+        ratings = reading.read(config.data)
     with parts.part("fit"):
         recommender, _ = train.fit(ratings, config)
     listed = 0

@@ -15,9 +15,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.algorithms import EMBEDDED, K, cpu
-from recommender import algorithm, config, data, synthetic, train
+from recommender import config, train
+from recommender.algorithms import dump
 from recommender.config import Config, DataConfig, RecommendationConfig
-from recommender.data import Ratings, from_frame
+from recommender.data import reading, synthetic
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -111,21 +114,21 @@ def sizes(ratings: Ratings) -> str:
         with tempfile.TemporaryDirectory() as scratch:
             arrays, native = Path(scratch, "arrays"), Path(scratch, "native")
             recommender.save(arrays, {})
-            algorithm.save(algo, native, {})
-            kept, dump = (sum(file.stat().st_size for file in each.iterdir()) for each in (arrays, native))
+            dump.save(algo, native, {})
+            kept, dumped = (sum(file.stat().st_size for file in each.iterdir()) for each in (arrays, native))
         memory = sum(array.nbytes for array in recommender.arrays().values())
         began = time.perf_counter()
         for user in ratings.users[:100]:
             recommender.top_n(user, K)
         seconds = (time.perf_counter() - began) / 100
-        found = " | ".join(f"{size / 1e6:.0f} MB" for size in (memory, kept, dump))
+        found = " | ".join(f"{size / 1e6:.0f} MB" for size in (memory, kept, dumped))
         lines.append(f"| {name} | {found} | {seconds * 1000:.1f} ms |")
     return "\n".join(lines)
 
 
 def text(progress: Callable[[str], None] = lambda line: None) -> str:
     """All tables, as Markdown."""
-    ratings = data.read(DataConfig(source=str(EMBEDDED)))
+    ratings = reading.read(DataConfig(source=str(EMBEDDED)))
     tables = {"new users": lambda: new_users(ratings), "lists": lists_of_all, "sizes": lambda: sizes(ratings)}
     parts = []
     for name, table in tables.items():

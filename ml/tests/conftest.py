@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,10 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_",
 # Tests read each file for what is in it; the cache's own tests name a folder.
 os.environ["RECOMMENDER_CACHE"] = "off"
 
-from recommender import data  # noqa: E402
 from recommender.config import Config, DataConfig  # noqa: E402
-from recommender.data import Ratings, from_frame  # noqa: E402
+from recommender.data import reading  # noqa: E402
+from recommender.data.ratings import Ratings  # noqa: E402
+from recommender.data.reading import from_frame  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 N_USERS, N_ITEMS = 30, 25
@@ -35,6 +37,12 @@ def rows(seed: int = 0) -> list[tuple[str, str, float, int]]:
         (str(u + 1), str(10 * i + 7), float(score[u, i]), 1000 + u)
         for u, i in zip(*np.nonzero(chosen), strict=True)
     ]
+
+
+@pytest.fixture(autouse=True)
+def own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model puts its code before this package's, in processes that are started later too."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,7 @@ def ratings(folder: Path) -> Ratings:
 @pytest.fixture(scope="session")
 def films() -> Ratings:
     """The embedded set, without the items that fewer than 20 have rated: by item it would take minutes."""
-    frame = data.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small"))).frame()
+    frame = reading.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small"))).frame()
     return from_frame(frame[frame.groupby("item").item.transform("count") >= 20])
 
 

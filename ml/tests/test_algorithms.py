@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from surprise.model_selection import GridSearchCV, KFold, cross_validate
 
-from recommender import algorithm
-from recommender.algorithms import bayesian, ranking, sgd
-from recommender.algorithms.compiled import arrays
-from recommender.data import Ratings
+from recommender.algorithms import bayesian, catalogue, dump, ranking, sgd
+from recommender.algorithms.trainset import arrays
+from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 from tests.conftest import ROOT
 
@@ -66,12 +65,12 @@ def test_compiled_equals_surprise_bit_by_bit_on_any_ratings(kind, rows, n_factor
     ],
 )
 def test_compiled_equals_surprise_bit_by_bit_on_a_fold(kind, params: dict, films: Ratings) -> None:
-    fold, _ = next(KFold(5, random_state=0).split(algorithm.dataset(films)))
+    fold, _ = next(KFold(5, random_state=0).split(catalogue.dataset(films)))
     assert_same_bits(kind, fold, params | {"random_state": 0})
 
 
 def test_a_random_state_is_drawn_from_as_surprise_does(ratings: Ratings) -> None:
-    trainset = algorithm.dataset(ratings).build_full_trainset()
+    trainset = catalogue.dataset(ratings).build_full_trainset()
     mine, theirs = np.random.RandomState(3), np.random.RandomState(3)
     sgd.SVD(n_epochs=1, random_state=mine).fit(trainset)
     surprise.SVD(n_epochs=1, random_state=theirs).fit(trainset)
@@ -79,7 +78,7 @@ def test_a_random_state_is_drawn_from_as_surprise_does(ratings: Ratings) -> None
 
 
 def test_arrays_stand_in_the_order_of_all_ratings(ratings: Ratings) -> None:
-    trainset, _ = next(KFold(2, random_state=0).split(algorithm.dataset(ratings)))
+    trainset, _ = next(KFold(2, random_state=0).split(catalogue.dataset(ratings)))
     assert list(zip(*(column.tolist() for column in arrays(trainset)), strict=True)) == list(
         trainset.all_ratings()
     )
@@ -87,7 +86,7 @@ def test_arrays_stand_in_the_order_of_all_ratings(ratings: Ratings) -> None:
 
 @pytest.mark.parametrize("kind", COMPILED)
 def test_surprises_tools_take_our_classes(kind, ratings: Ratings) -> None:
-    data = algorithm.dataset(ratings)
+    data = catalogue.dataset(ratings)
     params = {"n_factors": 3, "n_epochs": 2, "random_state": 0}
     mine, theirs = (
         cross_validate(algo(**params), data, cv=KFold(2, random_state=0)) for algo in (kind, kind.surprises)
@@ -99,11 +98,11 @@ def test_surprises_tools_take_our_classes(kind, ratings: Ratings) -> None:
 
 
 def test_dump_of_a_compiled_algorithm_is_surprises_own(ratings: Ratings, tmp_path: Path) -> None:
-    algo = algorithm.make("SVD", {"n_factors": 3, "n_epochs": 2}, 0)
-    algo.fit(algorithm.dataset(ratings).build_full_trainset())
-    algorithm.save(algo, tmp_path / "native", {})
+    algo = catalogue.make("SVD", {"n_factors": 3, "n_epochs": 2}, 0)
+    algo.fit(catalogue.dataset(ratings).build_full_trainset())
+    dump.save(algo, tmp_path / "native", {})
     assert type(algo) is sgd.SVD
-    loaded = algorithm.load(tmp_path / "native")
+    loaded = dump.load(tmp_path / "native")
     assert type(loaded) is surprise.SVD
     assert loaded.predict("1", "7") == algo.predict("1", "7")
     assert type(pickle.loads(pickle.dumps(algo))) is sgd.SVD
@@ -128,7 +127,7 @@ def test_compiling_needs_no_folder_that_can_be_written(chosen: bool, account: st
     code = (
         f"import os, tempfile; real = os.access\n{account}"
         "os.access = lambda path, mode: mode != os.W_OK\n"
-        "from recommender.algorithms import compiled\n"
+        "from recommender import compiled\n"
         "os.access = real\n"
         "double = compiled.compiled()(lambda x: 2 * x)\n"
         "print(double(21), os.environ['NUMBA_CACHE_DIR'], any(os.scandir(os.environ['NUMBA_CACHE_DIR'])))"
@@ -203,8 +202,8 @@ def test_mean_of_the_samples_is_kept_as_one_product() -> None:
 
 
 def test_bmf_learns_more_than_biases_and_the_same_from_one_seed(films: Ratings) -> None:
-    fold, rest = next(KFold(5, random_state=0).split(algorithm.dataset(films)))
-    algos = [algorithm.fit(algorithm.make("BMF", {}, seed), fold) for seed in (0, 0, 1)]
+    fold, rest = next(KFold(5, random_state=0).split(catalogue.dataset(films)))
+    algos = [catalogue.fit(catalogue.make("BMF", {}, seed), fold) for seed in (0, 0, 1)]
     assert all(
         np.array_equal(getattr(algos[0], name), getattr(algos[1], name)) for name in ("bu", "bi", "pu", "qi")
     )
@@ -234,7 +233,7 @@ EDGES = {
 @pytest.mark.parametrize("kind", ["BMF", "EASE", "SVD", "SVDpp"])
 def test_whatever_the_ratings_every_estimate_is_finite_and_on_the_scale(kind: str, rows: list) -> None:
     params = {"EASE": {"min_ratings": 1}}.get(kind, {"n_factors": 2, "n_epochs": 3})
-    algo = algorithm.fit(algorithm.make(kind, params, 0), dataset(rows).build_full_trainset())
+    algo = catalogue.fit(catalogue.make(kind, params, 0), dataset(rows).build_full_trainset())
     answers = [algo.predict(user, item).est for user in "abz" for item in "xyw"]
     assert all(0.5 <= answer <= 5 for answer in answers)
     if kind != "EASE":
@@ -305,7 +304,7 @@ def test_ease_falls_back_to_popularity() -> None:
 )
 def test_parameters_without_sense(ratings: Ratings, name: str, params: dict, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        algorithm.fit(algorithm.make(name, params, 0), algorithm.dataset(ratings).build_full_trainset())
+        catalogue.fit(catalogue.make(name, params, 0), catalogue.dataset(ratings).build_full_trainset())
 
 
 @given(rows=any_ratings)

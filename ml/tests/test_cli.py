@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from recommender.cli import main
+from recommender.cli.main import main
 from tests.conftest import ROOT
 
 
@@ -161,7 +161,7 @@ def test_no_room_and_no_memory_are_said(conf: Path, monkeypatch, capfd) -> None:
     def too_much(*_: object) -> None:
         raise MemoryError("1.00 TiB")
 
-    monkeypatch.setattr("recommender.evaluate.cross_validate", too_much)
+    monkeypatch.setattr("recommender.evaluation.validation.cross_validate", too_much)
     assert main(["evaluate", "--config", str(conf)]) == 1
     assert capfd.readouterr().err == "recommender: there is not the memory for this: 1.00 TiB\n"
     monkeypatch.undo()
@@ -210,7 +210,7 @@ def test_account_without_a_home(tmp_path: Path) -> None:
     line = [
         sys.executable,
         "-c",
-        "import recommender.algorithm, os; print(os.environ['SURPRISE_DATA_FOLDER'])",
+        "import recommender.algorithms.catalogue, os; print(os.environ['SURPRISE_DATA_FOLDER'])",
     ]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_dir()

@@ -9,10 +9,10 @@ from tests.conftest import ROOT
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_files_are_valid(path: Path) -> None:
-    from recommender import algorithm
+    from recommender.algorithms import catalogue
 
     loaded = config.load(path)
-    algorithm.make(loaded.algorithm, loaded.params, loaded.seed)
+    catalogue.make(loaded.algorithm, loaded.params, loaded.seed)
     assert Path(loaded.data.source) == ROOT / "data" / "ml-latest-small"
 
 
@@ -83,7 +83,7 @@ def test_unreadable_file_and_key(tmp_path: Path) -> None:
 def test_every_key_of_data_is_explained_and_has_a_flag() -> None:
     import yaml
 
-    from recommender import cli
+    from recommender.cli import main
 
     explained = yaml.safe_load((ROOT / "conf" / "default.yaml").read_text())["data"]
     assert explained.keys() == config.DataConfig.model_fields.keys()
@@ -94,7 +94,7 @@ def test_every_key_of_data_is_explained_and_has_a_flag() -> None:
         *(key for key in explained if key != "columns"),
         *(f"columns.{key}" for key in explained["columns"]),
     ]
-    flags = {action.dest for action in cli._parser()._subparsers._group_actions[0].choices["train"]._actions}
+    flags = {action.dest for action in main._parser()._subparsers._group_actions[0].choices["train"]._actions}
     assert {f"data.{key}" for key in keys} <= flags
     readme = (ROOT / "README.md").read_text()
     for key in keys:
@@ -102,7 +102,7 @@ def test_every_key_of_data_is_explained_and_has_a_flag() -> None:
 
 
 def test_data_flags_reach_the_settings(tmp_path: Path) -> None:
-    from recommender import cli
+    from recommender.cli import main, options
 
     line = [
         "train",
@@ -114,7 +114,7 @@ def test_data_flags_reach_the_settings(tmp_path: Path) -> None:
         "-1",
         "NULL",
     ]
-    loaded = cli._config(cli._parser().parse_args([*line, "--separator", "\\t", "--decimal", ","])).data
+    loaded = options.settings(main._parser().parse_args([*line, "--separator", "\\t", "--decimal", ","])).data
     assert (loaded.header, loaded.missing, loaded.separator, loaded.decimal) == (
         False,
         ("0", "-1", "NULL"),

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from recommender import cli, confined, registry
+from recommender import confined
+from recommender.cli import main
 from recommender.errors import RecommenderError
+from recommender.tracking import registry
 
 SUDO = """#!/bin/sh
 cd "${0%/*}" && printf '%s\\n' "$*" >> asked
@@ -55,7 +57,7 @@ def test_an_operator_hands_it_over(
 ) -> None:
     monkeypatch.setenv(confined.LOGIN, "/etc/mlflow/users/recommender.env")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    assert cli.main(["recommend", "--user", "1", "-k", "3"]) == 0
+    assert main.main(["recommend", "--user", "1", "-k", "3"]) == 0
     assert capfd.readouterr().out == "user,item,title\n"
     asked = (server / "asked").read_text().splitlines()
     assert asked[0] == "-n true"
@@ -71,12 +73,12 @@ def test_the_name_in_the_parameter_file_is_handed_over(
 ) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("data: {source: x}\ntracking: {model: shop}\n")
-    assert cli.main(["recommend", "--config", str(own), "--user", "1"]) == 0
+    assert main.main(["recommend", "--config", str(own), "--user", "1"]) == 0
     asked = (server / "asked").read_text()
     # what has the name does not read the file, which stands in a folder of somebody's
     assert asked.endswith(f"recommend --config {own} --user 1 --model models:/dev.shop@champion\n")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["recommend", "--config", "own.yaml", "--user", "1"]) == 0
+    assert main.main(["recommend", "--config", "own.yaml", "--user", "1"]) == 0
     # its messages name the file, in a folder that is not this one
     assert (server / "asked").read_text().endswith(f" --config {own}\n")
 
@@ -84,18 +86,18 @@ def test_the_name_in_the_parameter_file_is_handed_over(
 def test_the_file_is_the_operators(server: Path, tmp_path: Path) -> None:
     wanted = tmp_path / "lists.csv"
     line = ["recommend", "--all", "--output", str(wanted)]
-    assert cli.main(line) == 0
+    assert main.main(line) == 0
     assert wanted.read_text() == "user,item,title\n"
     assert (server / "asked").read_text().endswith(f"recommend --all --output {wanted} --output -\n")
     (server / "code").write_text("2")
     wanted.unlink()
-    assert cli.main(line) == 2
+    assert main.main(line) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_sudo_that_asks_for_a_password(server: Path, capsys) -> None:
     (server / "password").touch()
-    assert cli.main(["recommend", "--user", "1"]) == 1
+    assert main.main(["recommend", "--user", "1"]) == 1
     assert "sudo says: sudo: a password is required. Type sudo -v" in capsys.readouterr().err
 
 
@@ -133,8 +135,8 @@ def test_the_library_refuses(server: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_standard_output_as_csv(conf: Path, store: str, environment: str, capsys) -> None:
-    assert cli.main(["train", "--config", str(conf), "--tracking-uri", store]) == 0
+    assert main.main(["train", "--config", str(conf), "--tracking-uri", store]) == 0
     capsys.readouterr()
-    assert cli.main(["recommend", "--user", "1", "-k", "2", "--output", "-", "--tracking-uri", store]) == 0
+    assert main.main(["recommend", "--user", "1", "-k", "2", "--output", "-", "--tracking-uri", store]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0], len(lines)) == ("user,item,title,estimate,rank,known_user", 3)

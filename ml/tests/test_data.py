@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender import data, readers
-from recommender.cli import main
+from recommender.cli.main import main
 from recommender.config import DataConfig
+from recommender.data import ratings, readers, reading
 from recommender.errors import InputError
 from tests.conftest import ROOT, rows
 
 PAIRS = [("2", "b", 4.5), ("10", "a", 3.0), ("2", "a", 1.0)]
 
 
-def read(source: object, **keys: object) -> data.Ratings:
-    return data.read(DataConfig.model_validate({"source": str(source), **keys}))
+def read(source: object, **keys: object) -> ratings.Ratings:
+    return reading.read(DataConfig.model_validate({"source": str(source), **keys}))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -31,7 +31,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def triples(ratings: data.Ratings) -> list[tuple[str, str, float]]:
+def triples(ratings: ratings.Ratings) -> list[tuple[str, str, float]]:
     return list(ratings.frame().itertuples(index=False, name=None))
 
 
@@ -126,7 +126,7 @@ def test_digest_depends_on_content_only(tmp_path: Path) -> None:
 
 # Neither words that mean "missing" nor 3.0, which is 3.
 ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5).filter(
-    lambda raw: raw.casefold() not in data.MISSING and data.whole(raw) == raw
+    lambda raw: raw.casefold() not in reading.MISSING and reading.whole(raw) == raw
 )
 tables = st.dictionaries(
     st.tuples(ids, ids), st.integers(1, 10).map(lambda half: half / 2), min_size=1, max_size=20
@@ -145,7 +145,8 @@ def test_csv_round_trip_in_any_order(
     assert {(user, item): rating for user, item, rating in triples(ratings)} == table
     assert list(ratings.users) == sorted(ratings.users, key=lambda raw: (len(raw), raw))
     assert (
-        ratings.digest() == data.from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"])).digest()
+        ratings.digest()
+        == reading.from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"])).digest()
     )
 
 
@@ -163,7 +164,7 @@ def test_parquet_round_trip(
         frame["timestamp"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(range(len(frame)), "s")
     path = tmp_path_factory.mktemp("parquet") / "ratings.parquet"
     frame.to_parquet(path, row_group_size=rows_in_a_group)
-    expected = data.from_frame(
+    expected = reading.from_frame(
         frame.rename(columns={"userId": "user", "movieId": "item"})[["user", "item", "rating"]]
     )
     assert triples(read(path)) == triples(read(path.parent)) == triples(expected)
@@ -312,7 +313,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_bad_sql(tmp_path: Path, change: dict, message: str) -> None:
     settings = {"source": database(tmp_path, [(1, 2, 3, 0)]), "table": "votes", "columns": SQL, **change}
     with pytest.raises(InputError) as caught:
-        data.read(DataConfig.model_validate(settings))
+        reading.read(DataConfig.model_validate(settings))
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -649,7 +650,7 @@ def test_halves_of_a_surrogate_pair(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 1, column userId: .* half of a surrogate pair \(U\+D800\)"):
         read(path)
     with pytest.raises(InputError, match="half of a surrogate pair"):
-        data.from_frame(pd.DataFrame({"user": ["\udfff"], "item": ["a"], "rating": [3.0]}, dtype=object))
+        reading.from_frame(pd.DataFrame({"user": ["\udfff"], "item": ["a"], "rating": [3.0]}, dtype=object))
     write(tmp_path / "t.jsonl", '{"movieId": 1, "title": "a\\ud800b"}\n')
     write(path, '{"userId": "x", "movieId": 1, "rating": 3}\n')
     assert read(path, titles=str(tmp_path / "t.jsonl")).titles == {"1": "a\ufffdb"}
@@ -757,4 +758,4 @@ def test_latest_needs_times(tmp_path: Path) -> None:
 def test_from_frame_says_what_is_missing() -> None:
     frame = pd.DataFrame(rows(), columns=["user", "item", "stars", "timestamp"])
     with pytest.raises(InputError, match="column 'rating' is missing; the frame has: user, item, stars"):
-        data.from_frame(frame)
+        reading.from_frame(frame)

@@ -8,8 +8,10 @@ from typing import Any
 import mlflow
 import pytest
 
-from recommender import cli, promotion, registry
+from recommender.cli import main, options
 from recommender.errors import InputError
+from recommender.promotion import promote
+from recommender.tracking import registry
 from tests.conftest import ROOT
 
 
@@ -25,7 +27,7 @@ def run(
     def once(name: str, *more: str, verb: str = "deploy") -> dict[str, Any]:
         monkeypatch.setenv("RECOMMENDER_SOURCE_DIGEST", f"c0de:conf/{name}.yaml")
         line = [verb, "--config", str(files[name]), "--tracking-uri", store]
-        assert cli.main([*line, "--report", str(tmp_path / "report.json"), *more]) == 0
+        assert main.main([*line, "--report", str(tmp_path / "report.json"), *more]) == 0
         printed = capsys.readouterr()
         return (json.loads(printed.out) if verb == "deploy" else {}) | {"said": printed.err}
 
@@ -62,11 +64,11 @@ def test_what_is_deployed_is_champion(run: Any, environment: str, tmp_path: Path
     assert f"make rollback ENV={environment} VERSION=1" in answer["said"]
     assert reported() == "3"
     # and so does what somebody went back to
-    assert promotion.rollback(environment, "movie-recommender", "2") == (
+    assert promote.rollback(environment, "movie-recommender", "2") == (
         f"{name} 2 is champion, 3 is previous. Once more goes forward again."
     )
     assert told(run("tiny")) == ("stays", "2")
-    assert promotion.rollback(environment, "movie-recommender", "2").endswith("Nothing was changed.")
+    assert promote.rollback(environment, "movie-recommender", "2").endswith("Nothing was changed.")
     # the newest that fits
     assert told(run("mine")) == ("champion", "2")
     assert told(run("tiny")) == ("back", "1")
@@ -93,32 +95,32 @@ def test_another_name_is_the_name_everywhere(
     assert registry.versions(f"{environment}.movie-recommender") == []
 
     def ask(*more: str) -> tuple[int, str]:
-        code = cli.main(["recommend", "--user", "1", "-k", "2", *more, "--tracking-uri", store])
+        code = main.main(["recommend", "--user", "1", "-k", "2", *more, "--tracking-uri", store])
         printed = capsys.readouterr()
         return code, printed.out if code == 0 else printed.err
 
     code, listed = ask("--config", str(shop))
     assert (code, len(listed.splitlines())) == (0, 2)
     # make says it by CONF
-    monkeypatch.setenv(cli.CONFIG, str(shop))
+    monkeypatch.setenv(options.CONFIG, str(shop))
     assert (
         ask()
         == ask("--model", "shop")
         == ask("--model", f"models:/{environment}.shop@champion")
         == (0, listed)
     )
-    monkeypatch.delenv(cli.CONFIG)
+    monkeypatch.delenv(options.CONFIG)
     code, refusal = ask()
     assert code == 2 and f"{environment}.movie-recommender@champion: no such model" in refusal
     named = refusal[refusal.index("--model") :].split()[:2]
     assert ask(*named) == (0, listed)
     with pytest.raises(InputError, match=f"Models of {environment} that have one: shop"):
-        promotion.rollback(environment, "movie-recommender")
+        promote.rollback(environment, "movie-recommender")
     archive = tmp_path / "shop.zip"
     line = ["export", "--environment", environment, "--tracking-uri", store, "--output", str(archive)]
-    assert cli.main([*line, "--config", str(shop)]) == 0 and archive.exists()
+    assert main.main([*line, "--config", str(shop)]) == 0 and archive.exists()
     line = ["rollback", "--environment", environment, "--tracking-uri", store, "--version", "1"]
-    assert cli.main([*line, "--config", str(shop)]) == 0
+    assert main.main([*line, "--config", str(shop)]) == 0
     assert f"{environment}.shop 1 is champion already" in capsys.readouterr().out
 
 
@@ -139,12 +141,12 @@ def test_a_damaged_version_is_trained_anew(run: Any, environment: str) -> None:
 def test_a_version_that_is_not_there(run: Any, environment: str) -> None:
     run("tiny")
     with pytest.raises(InputError, match=r"has no version 7. Versions that there are: 1"):
-        promotion.rollback(environment, "movie-recommender", "7")
+        promote.rollback(environment, "movie-recommender", "7")
 
 
 def test_outside_of_a_server(conf: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.delenv("RECOMMENDER_SOURCE_DIGEST", raising=False)
-    assert cli.main(["deploy", "--config", str(conf)]) == 2
+    assert main.main(["deploy", "--config", str(conf)]) == 2
     assert "RECOMMENDER_SOURCE_DIGEST is not set" in capsys.readouterr().err
 
 

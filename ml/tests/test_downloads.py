@@ -14,9 +14,10 @@ from typing import ClassVar
 
 import pytest
 
-from recommender import data, downloads, typed
-from recommender.cli import main
+from recommender import typed
+from recommender.cli.main import main
 from recommender.config import DataConfig
+from recommender.data import downloads, reading
 from recommender.errors import InputError, RecommenderError
 
 RATINGS = "userId,movieId,rating,timestamp\n" + "".join(f"{u},{i},4,0\n" for u in range(99) for i in range(9))
@@ -77,7 +78,7 @@ def test_downloaded_unpacked_and_read(server: Server, mirror: str, tmp_path: Pat
     assert "1,000,209 ratings" in printed.err and "no commercial use" in printed.err
     folder = tmp_path / "new" / "ml-1m"
     assert printed.out == f"{folder}\n  {typed.runnable(f'recommender train --data {folder}')}\n"
-    assert len(data.read(DataConfig(source=str(folder)))) == 99 * 9
+    assert len(reading.read(DataConfig(source=str(folder)))) == 99 * 9
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["ml-1m"]
     assert main(line) == 0
     assert Handler.asked == [0]

@@ -24,9 +24,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender import data
-from recommender.cli import main
+from recommender.cli.main import main
 from recommender.config import DataConfig
+from recommender.data import ratings, reading
 from recommender.errors import InputError
 from tests.conftest import ROOT
 
@@ -43,11 +43,11 @@ JSON = [dict(zip(HEAD.strip().split(","), row, strict=True)) for row in ROWS]
 LINES = "".join(json.dumps(row) + "\n" for row in JSON)
 
 
-def read(source: object, **keys: object) -> data.Ratings:
-    return data.read(DataConfig.model_validate({"source": str(source), **keys}))
+def read(source: object, **keys: object) -> ratings.Ratings:
+    return reading.read(DataConfig.model_validate({"source": str(source), **keys}))
 
 
-def triples(ratings: data.Ratings) -> list[tuple[str, str, float]]:
+def triples(ratings: ratings.Ratings) -> list[tuple[str, str, float]]:
     return sorted(ratings.frame().itertuples(index=False, name=None))
 
 
@@ -247,7 +247,7 @@ def test_home_by_its_tilde(tmp_path: Path, monkeypatch) -> None:
     conf = write(tmp_path / "conf/mine.yaml", "data: {source: ~/r.csv, titles: ~/t.csv}\n")
     from recommender import config
 
-    assert data.read(config.load(conf).data).titles == {"é1": "One"}
+    assert reading.read(config.load(conf).data).titles == {"é1": "One"}
 
 
 # Names of columns and titles of one's own
@@ -685,7 +685,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
 # Any frame in any of these shapes
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6).filter(
-    lambda raw: raw.casefold() not in data.MISSING and data.whole(raw) == raw and raw[0] not in "#%/"
+    lambda raw: raw.casefold() not in reading.MISSING and reading.whole(raw) == raw and raw[0] not in "#%/"
 )
 TABLES = st.dictionaries(
     st.tuples(WORDS, WORDS),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender import listener, tracking
+from recommender.tracking import listener, stores
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 STRANGER = 54321
@@ -75,7 +75,7 @@ def test_a_strangers_program_is_sent_nothing(listening, monkeypatch: pytest.Monk
             "be mlflow's. Nothing was sent to it."
         )
         with pytest.raises(listener.Foreign, match=re.escape(says)):
-            tracking.connect(f"http://127.0.0.1:{port}")
+            stores.connect(f"http://127.0.0.1:{port}")
     assert heard == []
 
 

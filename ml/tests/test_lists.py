@@ -10,12 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender import algorithm, data, folding, manifest, model, scoring, train, trainset
-from recommender.answer import answer
+from recommender import train
+from recommender.algorithms import catalogue, convert, trainset
 from recommender.config import Config, DataConfig
-from recommender.data import Ratings, from_frame
+from recommender.data import reading
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from recommender.errors import InputError
-from recommender.model import Recommender
+from recommender.serving import manifest
+from recommender.serving import recommender as listing
+from recommender.serving.answer import answer
+from recommender.serving.recommender import Recommender
+from recommender.serving.scorers import factors
 from tests.conftest import ROOT
 from tests.test_scoring import CASES, names
 
@@ -45,7 +51,7 @@ def the_faqs_way(algo: Any, n: int) -> dict[str, list[tuple[str, float]]]:
 def test_lists_for_all_equal_the_faqs(case, ratings: Ratings, make_config, monkeypatch) -> None:
     recommender, algo = train.fit(ratings, make_config(algorithm=case[0], params=case[1], recommendation=ALL))
     # A few users a block.
-    monkeypatch.setattr(model, "BLOCK", 9 * len(ratings.items))
+    monkeypatch.setattr(listing, "BLOCK", 9 * len(ratings.items))
     expected = the_faqs_way(algo, 5)
     blocks = list(recommender.recommend(k=5))
     assert len(blocks) == -(-len(ratings.users) // 9)
@@ -78,7 +84,7 @@ def test_one_at_a_time_or_in_blocks_of_any_size(data_) -> None:
     users, items = len(ratings.users), len(ratings.items)
     padded = np.vstack((score[:users, :items], np.full(items, 3.0)))
     # Factors that are the scores themselves.
-    scorer = scoring.Factors(
+    scorer = factors.Factors(
         0.0,
         3.0,
         np.zeros(users + 1),
@@ -87,7 +93,7 @@ def test_one_at_a_time_or_in_blocks_of_any_size(data_) -> None:
         np.vstack((np.eye(items), np.zeros(items))),
     )
     least, k = data_.draw(st.integers(0, 3)), data_.draw(st.integers(1, 9))
-    recommender = Recommender.build(scorer, ratings, {"k": 3, "min_item_ratings": least, "damping": 1})
+    recommender = convert.build(scorer, ratings, {"k": 3, "min_item_ratings": least, "damping": 1})
     count = np.bincount(ratings.item, minlength=items)
     expected = {}
     for u in range(users):
@@ -101,7 +107,7 @@ def test_one_at_a_time_or_in_blocks_of_any_size(data_) -> None:
         rest = sorted(few, key=lambda i: (-np.round(shrunk[i], 6), -count[i], i))
         expected[u] = (first + rest)[:k]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "BLOCK", data_.draw(st.integers(1, 50)))
+        patch.setattr(listing, "BLOCK", data_.draw(st.integers(1, 50)))
         lists = rows_of(recommender.recommend(k=k))
     assert {u: [item for item, *_ in lists[u]] for u in range(users)} == expected
     for u, user in enumerate(ratings.users):
@@ -160,7 +166,7 @@ def test_lists_of_a_long_tail_are_filled_up(case, long_tail: Ratings, make_confi
     rules = {"k": 10, "min_item_ratings": 20, "damping": 5}
     config = make_config(algorithm=case[0], params=case[1], recommendation=rules)
     recommender, _ = train.fit(long_tail, config)
-    monkeypatch.setattr(model, "BLOCK", 9 * len(long_tail.items))
+    monkeypatch.setattr(listing, "BLOCK", 9 * len(long_tail.items))
     lists = rows_of(recommender.recommend(k=10))
     often = {at for at, count in enumerate(recommender.count.tolist()) if count >= 20}
     assert len(often) == 2
@@ -190,9 +196,9 @@ def test_few_ratings_shrink_what_is_thought_of_an_item(long_tail: Ratings) -> No
     bias = np.zeros(m + 1)
     bias[[once, often]] = 1.0, 0.6
     n = len(long_tail.users)
-    scorer = scoring.Factors(3.0, 3.0, np.zeros(n + 1), bias, np.zeros((n + 1, 0)), np.zeros((m + 1, 0)))
+    scorer = factors.Factors(3.0, 3.0, np.zeros(n + 1), bias, np.zeros((n + 1, 0)), np.zeros((m + 1, 0)))
     settings = {"k": 10, "min_item_ratings": 20, "damping": 5}
-    recommender = Recommender.build(scorer, long_tail, settings)
+    recommender = convert.build(scorer, long_tail, settings)
     user = next(u for u in range(n) if not set(long_tail.item[long_tail.user == u]) & {once, often, 0, 1})
     picks = recommender.top_n(long_tail.users[user], 4)
     assert [pick.item for pick in picks[2:]] == [long_tail.items[often], long_tail.items[once]]
@@ -271,15 +277,15 @@ def test_any_neighbourhood_folds_in(table: dict, name: str, measure: str, least:
     lines = [(u, i, r) for (u, i), r in table.items()]
     ratings = from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]))
     options = {"name": measure, "min_support": least, "user_based": by_user}
-    algo = algorithm.make(name, {"k": 3, "sim_options": options}, 0)
+    algo = catalogue.make(name, {"k": 3, "sim_options": options}, 0)
     try:
-        algorithm.fit(algo, trainset.full(ratings))
+        catalogue.fit(algo, trainset.full(ratings))
     except InputError:
         return  # pearson_baseline divides by zero where every rating is its baseline
-    scorer = algorithm.scorer(algo, ratings)
+    scorer = convert.scorer(algo, ratings)
     history = ratings.user == 0
     item, rating = ratings.item[history], ratings.rating[history]
-    folded = scorer.fold_in(item, rating, folding.how(algo, scorer, ratings))
+    folded = scorer.fold_in(item, rating, convert.fold_in_parameters(algo, scorer, ratings))
     if folded is None:
         assert by_user and measure == "pearson_baseline" and name != "KNNBaseline"
         return
@@ -317,7 +323,7 @@ def test_factors_fold_in_by_ridge_regression(case, ratings: Ratings, make_config
 
 
 def test_folding_in_is_better_than_knowing_nothing(make_config) -> None:
-    ratings = data.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small")))
+    ratings = reading.read(DataConfig(source=str(ROOT / "data" / "ml-latest-small")))
     new = ratings.user % 10 == 0
     recommender, _ = train.fit(from_frame(ratings.frame()[~new]), make_config(params={"n_epochs": 10}))
     folded, stranger = [], []
@@ -426,7 +432,7 @@ def test_reasons_add_up(case, ratings: Ratings, make_config) -> None:
     how = recommender.settings["fold_in"]
     terms = recommender.scorer.reasons(at, item, np.array(list(history.values())), how)
     folded = recommender.scorer.fold_in(item, np.array(list(history.values())), how)
-    if isinstance(folded, scoring.Factors):
+    if isinstance(folded, factors.Factors):
         mean = recommender.scorer.user_factors[:-1].mean(axis=0)
         difference = (folded.user_factors[0] - mean) @ folded.item_factors[at]
     else:

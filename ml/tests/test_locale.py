@@ -18,10 +18,10 @@ HOSTILE = {
 TITLE = "Am\u00e9lie \u0416 (2001)"
 SCRIPT = """
 import sys
-from recommender import cli
+from recommender.cli.main import main
 for line in open(sys.argv[1], encoding="utf-8").read().splitlines():
     print(">>", flush=True)
-    code = cli.main(line.split())
+    code = main(line.split())
     assert code == 0, (code, line)
 """
 

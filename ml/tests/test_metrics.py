@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import dcg_score, ndcg_score
 
-from recommender import metrics
+from recommender.evaluation import metrics
 
 stars = st.integers(1, 10).map(lambda half: half / 2)
 cases = st.lists(

@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender import __version__, algorithm, evaluate, train
-from recommender.answer import answer
-from recommender.data import Ratings, from_frame
+from recommender import __version__, train
+from recommender.algorithms import catalogue, convert, dump
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from recommender.errors import InputError
-from recommender.model import Recommender
+from recommender.evaluation import validation
+from recommender.serving.answer import answer
+from recommender.serving.recommender import Recommender
 from tests.conftest import ROOT
 from tests.test_scoring import CASES, names
 
@@ -41,11 +44,11 @@ def saved(ratings: Ratings, make_config, tmp_path: Path) -> dict[str, Path]:
     recommender, algo = train.fit(ratings, make_config())
     folders = {"arrays": tmp_path / "arrays", "native": tmp_path / "native"}
     recommender.save(folders["arrays"], {"dataset_digest": "d", "parameters": {"seed": 0}})
-    algorithm.save(algo, folders["native"], {"dataset_digest": "d", "parameters": {"seed": 0}})
+    dump.save(algo, folders["native"], {"dataset_digest": "d", "parameters": {"seed": 0}})
     return folders
 
 
-LOAD = {"arrays": Recommender.load, "native": algorithm.load}
+LOAD = {"arrays": Recommender.load, "native": dump.load}
 
 
 def test_manifest_says_what_made_which_files(saved: dict[str, Path], ratings: Ratings) -> None:
@@ -62,7 +65,7 @@ def test_manifest_says_what_made_which_files(saved: dict[str, Path], ratings: Ra
         )
         assert {"system", "mlflow", "pandas", "scikit-surprise"} < set(stated["made_with"])
         assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (2, "d", {"seed": 0})
-    assert algorithm.load(saved["native"]).predict("1", "7").est == pytest.approx(
+    assert dump.load(saved["native"]).predict("1", "7").est == pytest.approx(
         Recommender.load(saved["arrays"]).estimate(["1"], ["7"])[0], abs=1e-9
     )
 
@@ -116,7 +119,7 @@ def test_what_is_no_manifest_is_refused(content: str, saved: dict[str, Path]) ->
 def test_a_dump_that_cannot_be_read_says_what_made_it(saved: dict[str, Path], monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "surprise.prediction_algorithms.matrix_factorization", None)
     with pytest.raises(InputError, match=r"cannot be unpickled here .* scikit-surprise 1\.1\.5 and numpy"):
-        algorithm.load(saved["native"])
+        dump.load(saved["native"])
 
 
 NUMPY_ALONE = """
@@ -126,7 +129,7 @@ class Nothing:
         if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "recommender"}:
             raise ImportError(f"{name} is neither Python's, numpy nor the recommender")
 sys.meta_path.insert(0, Nothing())
-from recommender.model import Recommender
+from recommender.serving import Recommender
 model = Recommender.load(pathlib.Path(sys.argv[1]))
 print(json.dumps([*model.estimate(["1", "stranger"], ["7", "7"]), model.top_n("1", 1)[0].estimate]))
 """
@@ -147,12 +150,12 @@ def test_scoring_needs_numpy_alone(saved: dict[str, Path]) -> None:
 
 @pytest.fixture(scope="module")
 def recommender(ratings: Ratings) -> Recommender:
-    algo = algorithm.fit(
-        algorithm.make("SVD", {"n_factors": 4, "n_epochs": 3}, 0),
-        algorithm.dataset(ratings).build_full_trainset(),
+    algo = catalogue.fit(
+        catalogue.make("SVD", {"n_factors": 4, "n_epochs": 3}, 0),
+        catalogue.dataset(ratings).build_full_trainset(),
     )
     settings = {"k": 4, "min_item_ratings": 18, "damping": 5.0}
-    return Recommender.build(algorithm.scorer(algo, ratings), ratings, settings)
+    return convert.build(convert.scorer(algo, ratings), ratings, settings)
 
 
 @given(user=st.sampled_from([*(str(u + 1) for u in range(30)), "stranger"]), k=st.integers(1, 30))
@@ -259,22 +262,22 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 )
 def test_bad_parameters(ratings: Ratings, make_config, name: str, params: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        evaluate.cross_validate(ratings, make_config(algorithm=name, params=params))
+        validation.cross_validate(ratings, make_config(algorithm=name, params=params))
 
 
 def test_random_answers_are_measured_but_not_served(ratings: Ratings, make_config) -> None:
     config = make_config(algorithm="NormalPredictor", params={})
-    first, second = (evaluate.cross_validate(ratings, config) for _ in range(2))
+    first, second = (validation.cross_validate(ratings, config) for _ in range(2))
     assert first.mean() == second.mean() and first.mean()["rmse"] > 0.5
     with pytest.raises(InputError, match="NormalPredictor draws each answer anew, so it can be measured"):
         train.fit(ratings, config)
 
 
 def test_options_of_one_algorithm_do_not_leak_into_another() -> None:
-    algorithm.make("KNNBasic", {"sim_options": {"user_based": False}}, 0)
-    assert algorithm.make("KNNBasic", {}, 0).sim_options == {"user_based": True}
+    catalogue.make("KNNBasic", {"sim_options": {"user_based": False}}, 0)
+    assert catalogue.make("KNNBasic", {}, 0).sim_options == {"user_based": True}
     given_ = {"sim_options": {"name": "cosine"}}
-    algorithm.make("KNNBasic", given_, 0)
+    catalogue.make("KNNBasic", given_, 0)
     assert given_ == {"sim_options": {"name": "cosine"}}
 
 
@@ -283,9 +286,9 @@ def test_cross_validation_equals_surprises_own(ratings: Ratings, make_config) ->
 
     config = make_config(evaluation={"folds": 3})
     lines: list[str] = []
-    result = evaluate.cross_validate(ratings, config, lines.append)
+    result = validation.cross_validate(ratings, config, lines.append)
     theirs = cross_validate(
-        algorithm.make("SVD", config.params, 0), algorithm.dataset(ratings), cv=KFold(3, random_state=0)
+        catalogue.make("SVD", config.params, 0), catalogue.dataset(ratings), cv=KFold(3, random_state=0)
     )
     np.testing.assert_allclose([fold.rmse for fold in result.folds], theirs["test_rmse"], atol=1e-12)
     np.testing.assert_allclose([fold.mae for fold in result.folds], theirs["test_mae"], atol=1e-12)
@@ -310,18 +313,18 @@ def test_what_is_relevant_goes_by_the_scale(scale: tuple, threshold: float, make
         for i in range(9)
     ]
     table = from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]), scale=scale)
-    config = evaluate.on_scale(make_config(algorithm="BaselineOnly", params={}), table)
+    config = validation.on_scale(make_config(algorithm="BaselineOnly", params={}), table)
     assert config.evaluation.threshold == threshold
     # the highest ratings are relevant, and not all are: neither none nor everything is recalled
     assert low < threshold < high
-    usual = evaluate.cross_validate(table, make_config(algorithm="BaselineOnly", params={}))
-    assert usual.mean() == evaluate.cross_validate(table, config).mean()
+    usual = validation.cross_validate(table, make_config(algorithm="BaselineOnly", params={}))
+    assert usual.mean() == validation.cross_validate(table, config).mean()
     for wrong, count in ((high + 1, "no rating"), (low - 1, "every rating")):
         own = make_config(evaluation={"folds": 2, "threshold": wrong})
         with pytest.raises(
             InputError, match=rf"evaluation\.threshold is .* off the scale .* {count}"
         ) as refused:
-            evaluate.cross_validate(table, own)
+            validation.cross_validate(table, own)
         typed = str(refused.value).rpartition("=")[2]
         assert float(typed) == threshold
 
@@ -329,4 +332,4 @@ def test_what_is_relevant_goes_by_the_scale(scale: tuple, threshold: float, make
 def test_fewer_ratings_than_folds(make_config) -> None:
     two = from_frame(pd.DataFrame({"user": ["1", "2"], "item": ["1", "1"], "rating": [1, 2]}))
     with pytest.raises(InputError, match="2 ratings cannot make 5 folds"):
-        evaluate.cross_validate(two, make_config(evaluation={"folds": 5}))
+        validation.cross_validate(two, make_config(evaluation={"folds": 5}))

@@ -14,9 +14,13 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from recommender import algorithm, bundle, cli, evidence, gate, promotion, registry, train
+from recommender import train
+from recommender.algorithms import dump
+from recommender.cli import main
 from recommender.config import Config
 from recommender.errors import InputError, RecommenderError, Refusal
+from recommender.promotion import bundle, evidence, gate, promote, trial, unfinished, versions
+from recommender.tracking import registry
 from tests.test_typed import in_a_shell
 
 ANYTHING = gate.Settings(margins={"rmse": -10.0})
@@ -52,7 +56,7 @@ def world(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) ->
     archives = []
     for number in ("1", "2"):
         archives.append(place / f"{number}.zip")
-        assert promotion.export("dev", MODEL, number, archives[-1]) == f"dev.{MODEL} {number}"
+        assert promote.export("dev", MODEL, number, archives[-1]) == f"dev.{MODEL} {number}"
     return {"reports": reports, "archives": archives}
 
 
@@ -70,7 +74,7 @@ def tried(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         recorded = json.loads(golden.read_text())
         return {**recorded, "made_of": {}, "surprise": False, "load_seconds": 0.0, "latency_ms": 1.0}, ""
 
-    monkeypatch.setattr(promotion, "_probe", answers)
+    monkeypatch.setattr(trial, "_probe", answers)
 
 
 def altered(
@@ -83,7 +87,7 @@ def altered(
     change(to, content)
     content["files"] = bundle.digests(to)
     if reseal:
-        content["tags"]["artifact_digest"] = bundle.seal(content["files"])
+        content["tags"]["artifact_digest"] = bundle.artifact_digest(content["files"])
     (to / bundle.CONTENT).write_text(json.dumps(content))
     made = to.with_suffix(".zip")
     with zipfile.ZipFile(made, "w") as target:
@@ -102,7 +106,9 @@ def left(target: str) -> dict[str, Any]:
         "versions": sorted(int(each.version) for each in found),
         "aliases": registry.aliases(name),
         "runs without a version": len({run.info.run_id for run in runs} - {each.run_id for each in found}),
-        "pending": [each for each in [*found, *(run.data for run in runs)] if promotion.PENDING in each.tags],
+        "pending": [
+            each for each in [*found, *(run.data for run in runs)] if unfinished.PENDING in each.tags
+        ],
     }
 
 
@@ -113,7 +119,7 @@ def test_golden_sample_is_what_surprise_estimates(world: dict[str, Any]) -> None
     run_id = world["reports"][0]["model"]["run_id"]
     local = Path(mlflow.artifacts.download_artifacts(run_id=run_id))
     golden = json.loads((local / evidence.GOLDEN).read_text())
-    algo = algorithm.load(local / "native")
+    algo = dump.load(local / "native")
     pairs = golden["pairs"]
     assert len(pairs["estimate"]) == 200
     expected = [algo.predict(user, item).est for user, item in zip(pairs["user"], pairs["item"], strict=True)]
@@ -147,9 +153,9 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     client = MlflowClient()
     run = client.get_run(run_id)
     history = client.get_metric_history(run_id, "fold_rmse")
-    promotion.export(f"{environment}-source", MODEL, None, tmp_path / "a.zip")
+    promote.export(f"{environment}-source", MODEL, None, tmp_path / "a.zip")
     said: list[str] = []
-    done = promotion.promote(tmp_path / "a.zip", environment, gate.Settings(), by="ana@desk", say=said.append)
+    done = promote.promote(tmp_path / "a.zip", environment, gate.Settings(), by="ana@desk", say=said.append)
     assert done == f"{environment}.{MODEL} 1 is champion, copied from {source} 1."
     assert [line.split()[:2] for line in said[:-1]] == [
         [name, "passed"] for name in ("order", "digest", "metrics", "size", "loads", "golden", "latency")
@@ -201,11 +207,11 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     assert {"config.yaml", "golden.json", "plots", "native", "model"} <= {
         each.name for each in local.iterdir()
     }
-    assert algorithm.load(local / "native").predict("3", "7").est == pytest.approx(before[0], abs=1e-9)
+    assert dump.load(local / "native").predict("3", "7").est == pytest.approx(before[0], abs=1e-9)
 
     # and on to the next: what training recorded goes with it
-    promotion.export(environment, MODEL, None, tmp_path / "b.zip")
-    promotion.promote(tmp_path / "b.zip", f"{environment}-next", gate.Settings())
+    promote.export(environment, MODEL, None, tmp_path / "b.zip")
+    promote.promote(tmp_path / "b.zip", f"{environment}-next", gate.Settings())
     last = registry.version(f"{environment}-next.{MODEL}", None)
     assert last.tags["artifact_digest"] == version.tags["artifact_digest"]
     assert last.tags["lineage"] == (
@@ -214,8 +220,8 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
 
 
 def test_again_changes_nothing(world: dict[str, Any], target: str, tried: None) -> None:
-    promotion.promote(world["archives"][0], target, gate.Settings())
-    again = promotion.promote(world["archives"][0], target, gate.Settings())
+    promote.promote(world["archives"][0], target, gate.Settings())
+    again = promote.promote(world["archives"][0], target, gate.Settings())
     assert again == f"{target}.{MODEL} 1 is dev.{MODEL} 1, and champion already."
     assert left(target) == {
         "versions": [1], "aliases": {"champion": "1"}, "runs without a version": 0, "pending": [],
@@ -228,7 +234,7 @@ def test_again_changes_nothing(world: dict[str, Any], target: str, tried: None) 
 def refusal(archive: Path, target: str, settings: gate.Settings = ANYTHING, *overridden: str) -> str:
     before = left(target)
     with pytest.raises(Refusal) as caught:
-        promotion.promote(archive, target, settings, frozenset(overridden))
+        promote.promote(archive, target, settings, frozenset(overridden))
     assert left(target) == before
     return str(caught.value)
 
@@ -236,26 +242,26 @@ def refusal(archive: Path, target: str, settings: gate.Settings = ANYTHING, *ove
 def test_worse_than_the_champion(world: dict[str, Any], target: str, tried: None) -> None:
     better, worse = world["archives"]
     mine, theirs = (f"{world['reports'][at]['metrics']['rmse']:.6f}" for at in (1, 0))
-    promotion.promote(better, target, gate.Settings())
+    promote.promote(better, target, gate.Settings())
     message = refusal(worse, target, gate.Settings())
     assert f"metrics: rmse {mine}, {theirs} of {target}.{MODEL} 1: gain -" in message
     assert "asked is +0.000000" in message
     assert message.endswith("If you know better: OVERRIDE=metrics")
-    promotion.promote(worse, target, gate.Settings(), frozenset({"metrics"}))
+    promote.promote(worse, target, gate.Settings(), frozenset({"metrics"}))
     version = registry.version(f"{target}.{MODEL}", None)
     assert version.tags["overridden"].startswith(f"metrics: rmse {mine}, {theirs} of")
     assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
     # a margin that even the better one does not reach, and one that it does
     assert "asked is +1.000000" in refusal(better, target, gate.Settings(margins={"rmse": 1.0}))
-    promotion.promote(better, target, gate.Settings(margins={"rmse": 0.0, "mae": 0.0, "ndcg_at_k": -1.0}))
+    promote.promote(better, target, gate.Settings(margins={"rmse": 0.0, "mae": 0.0, "ndcg_at_k": -1.0}))
 
 
 def test_measured_on_other_data(
     world: dict[str, Any], folder: Path, store: str, target: str, tried: None, tmp_path: Path
 ) -> None:
     other = trained(folder, store, environment=f"{target}-source", seed=7)
-    promotion.promote(world["archives"][0], target, gate.Settings())
-    promotion.export(f"{target}-source", MODEL, None, tmp_path / "a.zip")
+    promote.promote(world["archives"][0], target, gate.Settings())
+    promote.export(f"{target}-source", MODEL, None, tmp_path / "a.zip")
     message = refusal(tmp_path / "a.zip", target)
     run = mlflow.get_run(other["model"]["run_id"])
     assert f"was measured on held-out data {run.data.tags['holdout_digest'][:12]}" in message
@@ -279,7 +285,7 @@ def test_budgets(world: dict[str, Any], target: str) -> None:
 def test_order(world: dict[str, Any], target: str, tried: None) -> None:
     message = refusal(world["archives"][0], "prod")
     assert "order: dev to prod leaves out staging. Promote to staging first." in message
-    promotion.promote(world["archives"][0], "prod", ANYTHING, frozenset({"order"}))
+    promote.promote(world["archives"][0], "prod", ANYTHING, frozenset({"order"}))
     assert (
         registry.version(f"prod.{MODEL}", None).tags["overridden"] == "order: dev to prod leaves out staging"
     )
@@ -287,7 +293,7 @@ def test_order(world: dict[str, Any], target: str, tried: None) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("model/artifacts/recommender/recommender.npz", "its sha256 is"), ("model/serving.py", "")],
+    [("model/artifacts/recommender/recommender.npz", "its sha256 is"), ("model/mlflow_model.py", "")],
 )
 def test_tampered_artifact(
     world: dict[str, Any], target: str, tmp_path: Path, name: str, says: str, monkeypatch: pytest.MonkeyPatch
@@ -298,7 +304,7 @@ def test_tampered_artifact(
     def never(*arguments: object) -> None:
         raise AssertionError("what was changed was run")
 
-    monkeypatch.setattr(promotion, "_probe", never)
+    monkeypatch.setattr(trial, "_probe", never)
     recorded = world["reports"][0]["model"]["run_id"]
     message = refusal(
         altered(world["archives"][0], tmp_path / "a", change), target, ANYTHING, *gate.OVERRIDABLE
@@ -321,7 +327,7 @@ def test_does_not_load(world: dict[str, Any], target: str, tmp_path: Path) -> No
     archive = altered(
         world["archives"][0],
         tmp_path / "a",
-        lambda folder, _: (folder / "model/serving.py").write_text("import surprise_2\n"),
+        lambda folder, _: (folder / "model/mlflow_model.py").write_text("import surprise_2\n"),
         reseal=True,
     )
     message = refusal(archive, target, ANYTHING, *gate.OVERRIDABLE)
@@ -369,23 +375,23 @@ def test_a_metric_that_is_no_number_beats_nobody() -> None:
 def test_bad_requests(world: dict[str, Any], target: str, tmp_path: Path) -> None:
     archive = world["archives"][0]
     with pytest.raises(InputError, match="From and to are both dev"):
-        promotion.promote(archive, "dev", ANYTHING)
+        promote.promote(archive, "dev", ANYTHING)
     with pytest.raises(InputError, match=r"digest, metric cannot be overridden. What can: order, golden"):
-        promotion.promote(archive, target, ANYTHING, frozenset({"digest", "metric"}))
+        promote.promote(archive, target, ANYTHING, frozenset({"digest", "metric"}))
     with pytest.raises(InputError, match="use letters, digits"):
-        promotion.promote(archive, "pro/d", ANYTHING)
+        promote.promote(archive, "pro/d", ANYTHING)
     with pytest.raises(InputError, match=rf"dev.{MODEL} has no version 99. Versions that there are: 2, 1."):
-        promotion.export("dev", MODEL, "99", tmp_path / "a.zip")
+        promote.export("dev", MODEL, "99", tmp_path / "a.zip")
     with pytest.raises(InputError, match="has no version x"):
-        promotion.export("dev", MODEL, "x", tmp_path / "a.zip")
+        promote.export("dev", MODEL, "x", tmp_path / "a.zip")
     with pytest.raises(InputError, match=r"has no champion. Versions that there are: none."):
-        promotion.export(target, MODEL, None, tmp_path / "a.zip")
+        promote.export(target, MODEL, None, tmp_path / "a.zip")
     with pytest.raises(InputError, match="is no model's name"):
-        promotion.export("dev", "a' or name='b", None, tmp_path / "a.zip")
+        promote.export("dev", "a' or name='b", None, tmp_path / "a.zip")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(archive.read_bytes()[:-20000])
     with pytest.raises(InputError, match="no complete archive of a version"):
-        promotion.promote(cut, target, ANYTHING)
+        promote.promote(cut, target, ANYTHING)
 
 
 def test_damaged_on_the_way(world: dict[str, Any], target: str, tmp_path: Path) -> None:
@@ -393,7 +399,7 @@ def test_damaged_on_the_way(world: dict[str, Any], target: str, tmp_path: Path) 
     at = content.index(b"PNG") + 100
     (tmp_path / "a.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     with pytest.raises(InputError, match=r"Bad CRC-32 for file 'run/plots/evaluation.png'"):
-        promotion.promote(tmp_path / "a.zip", target, ANYTHING)
+        promote.promote(tmp_path / "a.zip", target, ANYTHING)
 
 
 def test_source_run_is_deleted(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
@@ -402,15 +408,15 @@ def test_source_run_is_deleted(folder: Path, store: str, environment: str, tmp_p
     with pytest.raises(
         RecommenderError, match=f"mlflow runs restore --run-id {report['model']['run_id']}"
     ) as said:
-        promotion.export(environment, MODEL, None, tmp_path / "a.zip")
-    assert "its run is deleted" in promotion.picture(environment)
+        promote.export(environment, MODEL, None, tmp_path / "a.zip")
+    assert "its run is deleted" in versions.versions_table(environment)
     # as printed, it mends it, and leaves nothing else
     empty = tmp_path / "somewhere"
     empty.mkdir()
     done = in_a_shell(str(said.value).rpartition("has not run: ")[2], empty)
     assert done.returncode == 0, done.stderr
     assert list(empty.iterdir()) == []
-    promotion.export(environment, MODEL, None, tmp_path / "a.zip")
+    promote.export(environment, MODEL, None, tmp_path / "a.zip")
 
 
 # Interrupted
@@ -438,7 +444,7 @@ def kill_at(step: int, patch: pytest.MonkeyPatch, steps: Sequence[str] = STEPS) 
             calls.append(name)
             if len(calls) == step:
                 # a dead process cleans nothing up
-                patch.setattr(promotion, "tidy", lambda *ignored: None)
+                patch.setattr(unfinished, "remove_unfinished", lambda *ignored: None)
                 raise Killed
             return original(*arguments, **keys)
 
@@ -451,7 +457,7 @@ def kill_at(step: int, patch: pytest.MonkeyPatch, steps: Sequence[str] = STEPS) 
 
 def test_killed_at_every_step(world: dict[str, Any], target: str, tried: None) -> None:
     first, second = world["archives"]
-    promotion.promote(first, target, ANYTHING)
+    promote.promote(first, target, ANYTHING)
     name = f"{target}.{MODEL}"
     steps, killed, number = 0, True, 1
     while killed:
@@ -459,24 +465,24 @@ def test_killed_at_every_step(world: dict[str, Any], target: str, tried: None) -
         with pytest.MonkeyPatch.context() as patch:
             calls = kill_at(steps, patch)
             try:
-                promotion.promote(second, target, ANYTHING)
+                promote.promote(second, target, ANYTHING)
                 killed = False
             except Killed:
                 pass
         champion = registry.version(name, None)
         # at no moment anything but a whole version is served
-        promotion.check_whole(champion)
+        trial.check_whole(champion)
         assert mlflow.get_run(champion.run_id).info.status == "FINISHED"
-        said = promotion.promote(second, target, ANYTHING)
+        said = promote.promote(second, target, ANYTHING)
         after = left(target)
         assert after["pending"] == []
         assert after["runs without a version"] == 0
         number = int(registry.champion(name) or 0)
         assert after["aliases"] == {"champion": str(number), "previous": "1"}, (steps, calls, said)
         # back to where it began
-        promotion.rollback(target, MODEL)
+        promote.rollback(target, MODEL)
         MlflowClient().delete_registered_model_alias(name, registry.PREVIOUS)
-        registry.point(name, "1", None)
+        registry.move_aliases(name, "1", None)
         MlflowClient().delete_run(registry.version(name, str(number)).run_id)
         MlflowClient().delete_model_version(name, str(number))
     assert set(calls) == set(STEPS)
@@ -490,7 +496,7 @@ def test_killed_at_every_step(world: dict[str, Any], target: str, tried: None) -
 def test_disk_full_and_connection_lost(
     world: dict[str, Any], target: str, tried: None, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    promotion.promote(world["archives"][0], target, ANYTHING)
+    promote.promote(world["archives"][0], target, ANYTHING)
     before = left(target)
     original = MlflowClient.log_artifacts
 
@@ -502,7 +508,7 @@ def test_disk_full_and_connection_lost(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", fail)
         with pytest.raises(RecommenderError, match="What was begun is undone") as caught:
-            promotion.promote(world["archives"][1], target, ANYTHING)
+            promote.promote(world["archives"][1], target, ANYTHING)
     assert str(getattr(error, "strerror", None) or error) in str(caught.value)
     assert left(target) == before
     experiment = mlflow.get_experiment_by_name(f"{target}.{MODEL}")
@@ -525,7 +531,7 @@ def test_store_that_keeps_something_else(
     with pytest.raises(
         RecommenderError, match=r"does not give back model/artifacts/recommender/recommender.npz"
     ):
-        promotion.promote(world["archives"][0], target, ANYTHING)
+        promote.promote(world["archives"][0], target, ANYTHING)
     assert left(target)["versions"] == []
 
 
@@ -535,26 +541,26 @@ def test_store_that_keeps_something_else(
 def test_rollback(world: dict[str, Any], target: str, tried: None) -> None:
     name = f"{target}.{MODEL}"
     with pytest.raises(InputError, match=f"{name} has no champion"):
-        promotion.rollback(target, MODEL)
-    promotion.promote(world["archives"][0], target, ANYTHING)
+        promote.rollback(target, MODEL)
+    promote.promote(world["archives"][0], target, ANYTHING)
     with pytest.raises(InputError, match=f"{name} has champion 1 and no version before it to go back to"):
-        promotion.rollback(target, MODEL)
-    promotion.promote(world["archives"][1], target, ANYTHING)
-    assert promotion.rollback(target, MODEL).startswith(f"{name} 1 is champion, 2 is previous.")
+        promote.rollback(target, MODEL)
+    promote.promote(world["archives"][1], target, ANYTHING)
+    assert promote.rollback(target, MODEL).startswith(f"{name} 1 is champion, 2 is previous.")
     assert left(target)["aliases"] == {"champion": "1", "previous": "2"}
-    promotion.rollback(target, MODEL)
+    promote.rollback(target, MODEL)
     assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_rollback_killed_on_the_way(world: dict[str, Any], target: str, tried: None, step: int) -> None:
     for archive in world["archives"]:
-        promotion.promote(archive, target, ANYTHING)
+        promote.promote(archive, target, ANYTHING)
     with pytest.MonkeyPatch.context() as patch:
         kill_at(step, patch)
         with pytest.raises(Killed):
-            promotion.rollback(target, MODEL)
-    promotion.tidy(f"{target}.{MODEL}")
+            promote.rollback(target, MODEL)
+    unfinished.remove_unfinished(f"{target}.{MODEL}")
     before, after = {"champion": "2", "previous": "1"}, {"champion": "1", "previous": "2"}
     assert left(target)["aliases"] == (before if step == 1 else after)
 
@@ -563,25 +569,25 @@ def test_a_version_that_was_deleted_while_the_aliases_moved(
     world: dict[str, Any], target: str, tried: None
 ) -> None:
     for archive in world["archives"]:
-        promotion.promote(archive, target, ANYTHING)
+        promote.promote(archive, target, ANYTHING)
     with pytest.MonkeyPatch.context() as patch:
         kill_at(3, patch)
         with pytest.raises(Killed):
-            promotion.rollback(target, MODEL)
+            promote.rollback(target, MODEL)
     MlflowClient().delete_model_version(f"{target}.{MODEL}", "2")
     with pytest.raises(InputError, match="has champion 1 and no version before it"):
-        promotion.rollback(target, MODEL)
+        promote.rollback(target, MODEL)
     assert registry.champion(f"{target}.{MODEL}") == "1"
 
 
 def test_rollback_to_what_is_damaged(world: dict[str, Any], target: str, tried: None) -> None:
     for archive in world["archives"]:
-        promotion.promote(archive, target, ANYTHING)
+        promote.promote(archive, target, ANYTHING)
     place = registry.version(f"{target}.{MODEL}", "1").source
     path = Path(place.removeprefix("file://"), "artifacts/recommender/recommender.npz")
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(Refusal, match=f"{target}.{MODEL} 1 is damaged: .* The champion stays"):
-        promotion.rollback(target, MODEL)
+        promote.rollback(target, MODEL)
     assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
 
 
@@ -602,22 +608,22 @@ def test_training_after_an_interrupted_move(folder: Path, store: str, environmen
 def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, capsys) -> None:
     archive, uri = str(tmp_path / "a.zip"), ["--tracking-uri", store]
     export = ["export", "--environment", "dev", "--model", MODEL, "--output", archive, *uri]
-    assert cli.main([*export, "--version", "1"]) == 0
+    assert main.main([*export, "--version", "1"]) == 0
     promote = ["promote", "--archive", archive, "--to", target, *uri]
-    assert cli.main([*promote, "--gate", '{"latency_ms": 0}']) == 3
+    assert main.main([*promote, "--gate", '{"latency_ms": 0}']) == 3
     assert "latency FAILED" in " ".join(capsys.readouterr().err.split())
-    assert cli.main([*promote, "--gate", '{"speed": 0}']) == 2
+    assert main.main([*promote, "--gate", '{"speed": 0}']) == 2
     assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
     line = [*promote, "--gate", '{"latency_ms": 0}', "--override", "latency, order", "--by", "ana@desk"]
-    assert cli.main(line) == 0
+    assert main.main(line) == 0
     printed = capsys.readouterr()
     assert "latency  OVERRIDDEN" in printed.err
     assert printed.out == f"{target}.{MODEL} 1 is champion, copied from dev.{MODEL} 1.\n"
-    assert cli.main(export) == 0
-    assert cli.main([*promote, "--override", "metrics"]) == 0
-    assert cli.main(["rollback", "--environment", target, "--model", MODEL, *uri]) == 0
+    assert main.main(export) == 0
+    assert main.main([*promote, "--override", "metrics"]) == 0
+    assert main.main(["rollback", "--environment", target, "--model", MODEL, *uri]) == 0
     capsys.readouterr()
-    assert cli.main(["models", target, "nowhere", *uri]) == 0
+    assert main.main(["models", target, "nowhere", *uri]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0] == f"{target}.{MODEL}"
     assert [line.split()[:2] for line in table[2:4]] == [["2", "previous"], ["1", "champion"]]
@@ -634,5 +640,5 @@ def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, c
 
 
 def test_a_server_that_is_not_there(tmp_path: Path, capsys) -> None:
-    assert cli.main(["models", "dev", "--tracking-uri", "http://127.0.0.1:9"]) == 1
+    assert main.main(["models", "dev", "--tracking-uri", "http://127.0.0.1:9"]) == 1
     assert "cannot be reached" in capsys.readouterr().err

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recommender import reports
-from recommender.cli import main
-from recommender.data import Ratings, from_frame
+from recommender.cli.main import main
+from recommender.data import reports
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from tests.conftest import ROOT
 
 

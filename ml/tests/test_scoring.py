@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from recommender import algorithm, scoring, train
-from recommender.algorithms.nearest import weighted_means
+from recommender import train
+from recommender.algorithms import catalogue, convert
 from recommender.config import Config
-from recommender.data import Ratings, from_frame
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from recommender.errors import InputError
-from recommender.model import Recommender
+from recommender.serving.recommender import Recommender
+from recommender.serving.scorers import base
+from recommender.serving.scorers.nearest import weighted_means
 
 BY_ITEM = {"name": "cosine", "user_based": False}
 CASES = [
@@ -57,16 +60,16 @@ def surprises(algo: Any, pairs: Iterable[tuple[str, str]]) -> list[float]:
     return [algo.predict(user, item).est for user, item in pairs]
 
 
-def by_numpy_alone(scorer: scoring.Scorer, user: scoring.Index, item: scoring.Index) -> scoring.Floats:
+def by_numpy_alone(scorer: base.Scorer, user: base.Index, item: base.Index) -> base.Floats:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "numba", None)
-        patch.delitem(sys.modules, "recommender.algorithms.nearest", raising=False)
-        patch.delitem(sys.modules, "recommender.algorithms.compiled", raising=False)
+        patch.delitem(sys.modules, "recommender.serving.scorers.nearest", raising=False)
+        patch.delitem(sys.modules, "recommender.compiled", raising=False)
         return scorer.of_users(user, item)
 
 
 def test_every_algorithm_is_tried() -> None:
-    assert {name for name, _ in CASES} == set(algorithm.ALGORITHMS) - {algorithm.UNSERVED}
+    assert {name for name, _ in CASES} == set(catalogue.ALGORITHMS) - {catalogue.UNSERVED}
 
 
 @pytest.mark.parametrize("case", CASES, ids=names)
@@ -84,15 +87,15 @@ def test_arrays_equal_surprise(case, ratings: Ratings, make_config, tmp_path: Pa
 @pytest.mark.parametrize("case", CASES, ids=names)
 def test_arrays_equal_surprise_for_ids_absent_from_a_fold(case, ratings: Ratings) -> None:
     part = ratings.frame().query("user != '1' and item != '7'").sample(frac=1, random_state=0)
-    algo = algorithm.make(*case, 0)
-    dataset = algorithm.surprise.Dataset.load_from_df(part, algorithm.surprise.Reader(rating_scale=(0.5, 5)))
-    algorithm.fit(algo, dataset.build_full_trainset())
+    algo = catalogue.make(*case, 0)
+    dataset = catalogue.surprise.Dataset.load_from_df(part, catalogue.surprise.Reader(rating_scale=(0.5, 5)))
+    catalogue.fit(algo, dataset.build_full_trainset())
     user, item = np.divmod(np.arange(len(ratings.users) * len(ratings.items)), len(ratings.items))
     expected = [
         algo.predict(ratings.users[u], ratings.items[i], clip=False).est
         for u, i in zip(user, item, strict=True)
     ]
-    scorer = algorithm.scorer(algo, ratings)
+    scorer = convert.scorer(algo, ratings)
     np.testing.assert_allclose(scorer.pairs(user, item), expected, **EXACT)
     rows = [scorer.of_user(u, np.arange(len(ratings.items))) for u in range(len(ratings.users))]
     np.testing.assert_allclose(np.concatenate(rows), expected, **EXACT)
@@ -119,7 +122,7 @@ ANY = st.one_of(
     st.tuples(st.just("CoClustering"), st.fixed_dictionaries({"n_epochs": st.just(2)})),
     *(
         st.tuples(st.just(name), NEIGHBOURS)
-        for name in sorted(algorithm.ALGORITHMS)
+        for name in sorted(catalogue.ALGORITHMS)
         if name.startswith("KNN")
     ),
 )
@@ -185,8 +188,8 @@ def test_similarities_that_are_none_are_left_out(make_config) -> None:
     ratings = from_frame(pd.DataFrame(table, columns=["user", "item", "rating"]))
     config = make_config(algorithm="KNNWithMeans", params={"sim_options": {"name": "pearson"}})
     with np.errstate(invalid="ignore"):
-        plain = algorithm.surprise.KNNWithMeans(verbose=False, sim_options={"name": "pearson"})
-        assert np.isnan(plain.fit(algorithm.dataset(ratings).build_full_trainset()).sim).any()
+        plain = catalogue.surprise.KNNWithMeans(verbose=False, sim_options={"name": "pearson"})
+        assert np.isnan(plain.fit(catalogue.dataset(ratings).build_full_trainset()).sim).any()
     recommender, algo = train.fit(ratings, config)
     pairs = [(u, i) for u in ratings.users for i in ratings.items]
     np.testing.assert_allclose(
@@ -230,6 +233,6 @@ def test_many_pairs_are_answered_in_parts(case, ratings: Ratings, make_config, m
         "_correction",
         lambda self, x, y: parts.append(len(x)) or correction(self, x, y),
     )
-    monkeypatch.setattr(scoring, "_PART", 100)
+    monkeypatch.setattr(base, "PART", 100)
     np.testing.assert_array_equal(recommender.estimate(*pairs), whole)
     assert len(parts) > 50 and sum(parts) == len(whole)

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommender import data, store
 from recommender.config import DataConfig
+from recommender.data import reading
+from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> Path:
+def place(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setenv("RECOMMENDER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -27,15 +28,15 @@ def source(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path, **keys: object) -> data.Ratings:
-    return data.read(DataConfig.model_validate({"source": str(path), **keys}))
+def read(path: Path, **keys: object) -> Ratings:
+    return reading.read(DataConfig.model_validate({"source": str(path), **keys}))
 
 
 def forbid(monkeypatch) -> None:
-    monkeypatch.setattr(data, "_checked", lambda *arguments: pytest.fail("the file was parsed again"))
+    monkeypatch.setattr(reading, "_checked", lambda *arguments: pytest.fail("the file was parsed again"))
 
 
-def same(one: data.Ratings, other: data.Ratings) -> bool:
+def same(one: Ratings, other: Ratings) -> bool:
     arrays = all(np.array_equal(getattr(one, key), getattr(other, key)) for key in ("user", "item", "rating"))
     types = [getattr(one, key).dtype == getattr(other, key).dtype for key in ("user", "item", "rating")]
     words = [
@@ -45,10 +46,10 @@ def same(one: data.Ratings, other: data.Ratings) -> bool:
     return arrays and all(types) and all(words) and one.digest() == other.digest()
 
 
-def test_the_second_reading_is_the_first(source: Path, cache: Path, folder: Path, monkeypatch) -> None:
+def test_the_second_reading_is_the_first(source: Path, place: Path, folder: Path, monkeypatch) -> None:
     (source.parent / "movies.csv").write_text((folder / "movies.csv").read_text())
     first = read(source)
-    [kept] = cache.iterdir()
+    [kept] = place.iterdir()
     assert kept.stat().st_size < source.stat().st_size
     forbid(monkeypatch)
     again = read(source)
@@ -61,7 +62,7 @@ def test_the_second_reading_is_the_first(source: Path, cache: Path, folder: Path
     assert read(moved).name == "votes" and read(moved).digest() == first.digest()
 
 
-def test_a_changed_source_is_read_anew(source: Path, cache: Path) -> None:
+def test_a_changed_source_is_read_anew(source: Path, place: Path) -> None:
     first, was = read(source), source.stat()
     text = source.read_text()
     source.write_text(text.replace(",0.5,", ",1.0,", 1))
@@ -73,19 +74,19 @@ def test_a_changed_source_is_read_anew(source: Path, cache: Path) -> None:
     source.write_text(text + "1,7,9,1\n")
     with pytest.raises(InputError, match="off the scale"):
         read(source)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(place.iterdir())) == 3
 
 
-def test_no_more_files_than_are_used(source: Path, cache: Path) -> None:
-    for high in range(5, 5 + store.KEPT + 3):
+def test_no_more_files_than_are_used(source: Path, place: Path) -> None:
+    for high in range(5, 5 + reading.cache.KEPT + 3):
         read(source, scale=(0, high))
-    assert len(list(cache.iterdir())) == store.KEPT
+    assert len(list(place.iterdir())) == reading.cache.KEPT
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "another's"])
-def test_damage_is_noticed(source: Path, cache: Path, damage: str, caplog) -> None:
+def test_damage_is_noticed(source: Path, place: Path, damage: str, caplog) -> None:
     first = read(source)
-    [kept] = cache.iterdir()
+    [kept] = place.iterdir()
     content = bytearray(kept.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
@@ -116,29 +117,29 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert "nothing is kept" in caplog.text and "RECOMMENDER_CACHE" in caplog.text
 
 
-def test_a_full_disk_leaves_nothing_half_written(source: Path, cache: Path, monkeypatch, caplog) -> None:
+def test_a_full_disk_leaves_nothing_half_written(source: Path, place: Path, monkeypatch, caplog) -> None:
     def full(file, **arrays) -> None:
         file.write(b"PK")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     assert len(read(source)) > 400
-    assert list(cache.iterdir()) == []
+    assert list(place.iterdir()) == []
     assert "No space left on device" in caplog.text
 
 
 READ = """
 import sys
-from recommender import data
 from recommender.config import DataConfig
-print(data.read(DataConfig(source=sys.argv[1])).digest())
+from recommender.data import reading
+print(reading.read(DataConfig(source=sys.argv[1])).digest())
 """
 
 
-def test_runs_at_once_share_it(source: Path, cache: Path) -> None:
+def test_runs_at_once_share_it(source: Path, place: Path) -> None:
     line = [sys.executable, "-c", READ, str(source)]
     clean = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     runs = [subprocess.Popen(line, env=clean, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     digests = {run.communicate()[0].strip() for run in runs}
     assert digests == {read(source).digest()}
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(place.iterdir())) == 1

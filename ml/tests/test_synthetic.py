@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender import algorithm, data, metrics, synthetic, trainset
-from recommender.cli import main
+from recommender.algorithms import catalogue, convert, trainset
+from recommender.cli.main import main
 from recommender.config import DataConfig
+from recommender.data import reading, synthetic
 from recommender.errors import InputError
+from recommender.evaluation import metrics
 
 
 @settings(max_examples=30, deadline=None)
@@ -20,7 +22,7 @@ def test_exactly_what_was_asked_for(n: int, seed: int, users: int, items: int) -
     assert len(one) == n and one.digest() == other.digest()
     assert one.digest() != synthetic.generate(n, seed + 1, users, items).digest() or n < 5
     # What a reader makes of the same ratings: canonical order, no pair twice, no id without a rating.
-    assert data.from_frame(one.frame()).digest() == one.digest()
+    assert reading.from_frame(one.frame()).digest() == one.digest()
 
 
 def test_long_tails_and_a_structure_to_learn() -> None:
@@ -34,7 +36,7 @@ def test_long_tails_and_a_structure_to_learn() -> None:
         ("SVD", {"n_factors": 8, "n_epochs": 60, "lr_all": 0.01, "reg_all": 0.08}),
     ):
         known, held_out = next(trainset.folds(ratings, 5, 0))
-        scorer = algorithm.scorer(algorithm.fit(algorithm.make(name, params, 0), known), ratings)
+        scorer = convert.scorer(catalogue.fit(catalogue.make(name, params, 0), known), ratings)
         estimate = np.clip(scorer.pairs(ratings.user[held_out], ratings.item[held_out]), 0.5, 5)
         errors[name] = metrics.rmse(ratings.rating[held_out], estimate)
     # The noise is what nobody can learn, the factors' 0.6 stars what biases cannot.
@@ -46,7 +48,7 @@ def test_written_and_read(tmp_path: Path, name: str, capsys) -> None:
     path = tmp_path / "new" / name
     assert main(["generate", "--ratings", "2000", "--seed", "3", "--output", str(path)]) == 0
     assert "2,000 ratings" in capsys.readouterr().out
-    ratings = data.read(DataConfig(source=str(path)))
+    ratings = reading.read(DataConfig(source=str(path)))
     assert ratings.digest() == synthetic.generate(2000, 3).digest()
     assert ratings.period is not None
     content = path.read_bytes()

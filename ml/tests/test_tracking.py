@@ -16,8 +16,13 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from recommender import algorithm, cli, evaluate, promotion, registry, reports, tracking, train
+from recommender import names, train
+from recommender.algorithms import dump
+from recommender.cli import main, printing
 from recommender.errors import InputError, RecommenderError
+from recommender.evaluation import results
+from recommender.promotion import trial
+from recommender.tracking import data_reports, registry, run_log, runs, stores
 from tests.conftest import ROOT
 
 
@@ -31,7 +36,7 @@ def versions(name: str) -> list[str]:
     )
 
 
-def runs(experiment: str) -> list[mlflow.entities.Run]:
+def runs_of(experiment: str) -> list[mlflow.entities.Run]:
     return mlflow.search_runs(experiment_names=[experiment], output_format="list")
 
 
@@ -62,7 +67,7 @@ def test_report_keeps_its_contract(report: dict, ratings, store: str) -> None:
     assert list(report) == parts.split()
     assert report["dataset"]["ratings"] == len(ratings)
     assert report["dataset"]["digest"] == ratings.digest()
-    assert set(report["metrics"]) == {*evaluate.METRICS, "k"}
+    assert set(report["metrics"]) == {*results.METRICS, "k"}
     model = report["model"]
     assert (model["name"], model["version"], model["alias"]) == ("staging.movie-recommender", "1", "champion")
     assert model["uri"] == "models:/staging.movie-recommender/1"
@@ -73,7 +78,7 @@ def test_report_keeps_its_contract(report: dict, ratings, store: str) -> None:
     ] * 4
     assert report["seconds"]["total"] >= report["seconds"]["fit"] > 0
     assert json.loads(json.dumps(report)) == report
-    assert "version   staging.movie-recommender 1, alias champion" in train.summary(report)
+    assert "version   staging.movie-recommender 1, alias champion" in printing.summary(report)
 
 
 def test_run_has_everything(report: dict) -> None:
@@ -82,7 +87,7 @@ def test_run_has_everything(report: dict) -> None:
     assert run.data.params["params.n_factors"] == "4"
     assert run.data.params["seed"] == "0"
     assert run.data.params["evaluation.threshold"] == "4.0"
-    for key in evaluate.METRICS:
+    for key in results.METRICS:
         assert run.data.metrics[key] == pytest.approx(report["metrics"][key], abs=1e-6)
         assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, f"fold_{key}")) == 2
     assert run.data.metrics["seconds_fit"] > 0
@@ -107,7 +112,7 @@ def test_kept_twice_with_a_manifest_each(report: dict) -> None:
     )
     place = Path(mlflow.artifacts.download_artifacts(report["model"]["uri"]))
     estimate = registry.load(str(place)).predict(pd.DataFrame({"user": ["3"], "item": ["7"]})).estimate[0]
-    assert algorithm.load(native).predict("3", "7").est == pytest.approx(estimate, abs=1e-9)
+    assert dump.load(native).predict("3", "7").est == pytest.approx(estimate, abs=1e-9)
     assert not [*place.rglob("*.dump"), *place.rglob("*.pkl")]
     for folder in (native, place / "artifacts" / "recommender"):
         stated = json.loads((folder / "manifest.json").read_text())
@@ -123,7 +128,7 @@ def test_damaged_model_is_refused(report: dict, tmp_path: Path, capsys) -> None:
     path = place / "artifacts" / "recommender" / "recommender.npz"
     path.write_bytes(path.read_bytes() + b"\0")
     line = ["recommend", "--user", "1", "--model", str(place), "--tracking-uri", mlflow.get_tracking_uri()]
-    assert cli.main(line) == 2
+    assert main.main(line) == 2
     assert f"{path}: its sha256 is " in capsys.readouterr().err
 
 
@@ -230,10 +235,12 @@ def test_no_register(make_config, store: str, environment: str) -> None:
         1,
         6,
     )
-    assert "not registered" in train.summary(report)
+    assert "not registered" in printing.summary(report)
 
 
-@pytest.mark.parametrize("place", ["recommender.evaluate.cross_validate", "recommender.tracking.log_model"])
+@pytest.mark.parametrize(
+    "place", ["recommender.evaluation.validation.cross_validate", "recommender.tracking.run_log.log_model"]
+)
 def test_failed_run_registers_nothing(place: str, make_config, store, environment: str, monkeypatch) -> None:
     def fail(*args: object) -> None:
         raise RuntimeError("the disk is full")
@@ -241,7 +248,7 @@ def test_failed_run_registers_nothing(place: str, make_config, store, environmen
     monkeypatch.setattr(place, fail)
     with pytest.raises(RuntimeError, match="the disk is full"):
         train.train(make_config(tracking={"experiment": environment}), store)
-    assert [run.info.status for run in runs(environment)] == ["FAILED"]
+    assert [run.info.status for run in runs_of(environment)] == ["FAILED"]
     assert versions(f"{environment}.movie-recommender") == []
 
 
@@ -259,14 +266,14 @@ def test_failed_registration_leaves_the_champion(make_config, store, environment
 
 
 def test_bad_data_makes_no_run(make_config, store: str, environment: str, tmp_path: Path) -> None:
-    tracking.connect(store)
+    stores.connect(store)
     with pytest.raises(InputError):
         train.train(make_config(tracking={"experiment": environment}, data={"source": str(tmp_path)}), store)
     assert mlflow.get_experiment_by_name(environment) is None
 
 
 def test_deleted_experiment(make_config, store: str, environment: str) -> None:
-    tracking.connect(store)
+    stores.connect(store)
     mlflow.delete_experiment(mlflow.create_experiment(environment))
     with pytest.raises(InputError, match=r"is deleted\. Restore it"):
         train.train(make_config(tracking={"experiment": environment}), store)
@@ -276,11 +283,11 @@ def test_deleted_experiment(make_config, store: str, environment: str) -> None:
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("RECOMMENDER_ENVIRONMENT", name)
     with pytest.raises(InputError, match="use letters, digits"):
-        registry.environment()
+        names.environment()
 
 
 def test_unknown_model(store: str) -> None:
-    tracking.connect(store)
+    stores.connect(store)
     with pytest.raises(InputError, match="Train one with: recommender train"):
         registry.load("models:/nowhere.movie-recommender@champion")
 
@@ -300,14 +307,14 @@ def test_killed_run_registers_nothing(
     slow = command(
         conf,
         store,
-        *("--set", "evaluation.folds=40"),
-        *("--set", "params.n_epochs=500000"),
+        *("--set", "evaluation.folds=400"),
+        *("--set", "params.n_epochs=50000"),
         *("--set", f"tracking.experiment={environment}"),
     )
     process = subprocess.Popen(slow, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
-    tracking.connect(store)
+    stores.connect(store)
     deadline = time.monotonic() + 60
-    while mlflow.get_experiment_by_name(environment) is None or not runs(environment):
+    while mlflow.get_experiment_by_name(environment) is None or not runs_of(environment):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(number)
@@ -317,11 +324,11 @@ def test_killed_run_registers_nothing(
         signal.SIGTERM: (128 + signal.SIGTERM, "FAILED"),
         signal.SIGKILL: (-signal.SIGKILL, "RUNNING"),
     }
-    assert (process.returncode, *(run.info.status for run in runs(environment))) == expected[number]
+    assert (process.returncode, *(run.info.status for run in runs_of(environment))) == expected[number]
     assert versions(f"{environment}.movie-recommender") == []
-    assert cli.main([*slow[3:-4], *slow[-2:]]) == 0
+    assert main.main([*slow[3:-4], *slow[-2:]]) == 0
     ended = {signal.SIGTERM: "FAILED", signal.SIGKILL: "KILLED"}[number]
-    assert sorted(run.info.status for run in runs(environment)) == sorted(["FINISHED", ended])
+    assert sorted(run.info.status for run in runs_of(environment)) == sorted(["FINISHED", ended])
     assert len(versions(f"{environment}.movie-recommender")) == 1
 
 
@@ -341,10 +348,10 @@ def test_run_of_a_lost_process_is_ended_by_the_next(
     make_config, store: str, environment: str, changes: dict[str, str], status: str
 ) -> None:
     config = make_config(tracking={"experiment": environment})
-    uri = tracking.connect(store)
+    uri = stores.connect(store)
     client = mlflow.MlflowClient()
-    lost = client.create_run(tracking.experiment(environment, uri), tags={**tracking._process(), **changes})
-    with tracking.run(config, uri, {}) as later:
+    lost = client.create_run(runs.experiment(environment, uri), tags={**runs._process(), **changes})
+    with runs.run(config, uri, {}) as later:
         assert client.get_run(later.info.run_id).info.status == "RUNNING"
         assert client.get_run(lost.info.run_id).info.status == status
 
@@ -358,7 +365,7 @@ def test_a_dataset_that_another_run_was_first_to_log() -> None:
             if len(tries) == 1:
                 raise mlflow.exceptions.MlflowException("UNIQUE constraint failed: datasets.digest")
 
-    tracking.log_inputs(Client(), "1", ["ratings"])
+    run_log.log_inputs(Client(), "1", ["ratings"])
     assert tries == [("1", ["ratings"])] * 2
 
 
@@ -381,7 +388,7 @@ def test_two_first_trainings_at_once(conf: Path, tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
         assert "version   dev.movie-recommender" in output
-    tracking.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    stores.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     assert versions("dev.movie-recommender") == ["1", "2"]
     report = tmp_path / "artifacts" / "report.json"
     assert json.loads(report.read_text())["model"]["version"] in ("1", "2")
@@ -426,7 +433,7 @@ def test_server_that_is_no_mlflow(status: int, body: bytes) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with pytest.raises(RecommenderError, match=f"GET /health answers {status}, not the OK"):
-            tracking.connect(f"http://127.0.0.1:{server.server_port}")
+            stores.connect(f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
         server.server_close()
@@ -437,25 +444,25 @@ def test_server_that_is_not_there() -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     with pytest.raises(RecommenderError) as caught:
-        tracking.connect(f"http://me:secret@127.0.0.1:{port}")
+        stores.connect(f"http://me:secret@127.0.0.1:{port}")
     assert "Connection refused" in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
 def test_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(stores, "TIMEOUT", (0.2, 0.2))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(RecommenderError, match="does not answer within seconds"):
-            tracking.connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+            stores.connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/x", "ftp://x"])
 def test_addresses_that_are_none(uri: str) -> None:
     with pytest.raises(InputError, match="no tracking server"):
-        tracking.connect(uri)
+        stores.connect(uri)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +476,7 @@ def test_addresses_that_are_none(uri: str) -> None:
 def test_databases_that_are_none(uri: str, cause: str, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("some notes of mine, and no database\n" * 99)
     with pytest.raises(RecommenderError, match=f"no store of MLflow's that answers: .*{cause}") as caught:
-        tracking.connect(uri.format(here=tmp_path))
+        stores.connect(uri.format(here=tmp_path))
     assert "secret" not in str(caught.value)
     assert (tmp_path / "text.db").read_text().startswith("some notes")
 
@@ -477,28 +484,28 @@ def test_databases_that_are_none(uri: str, cause: str, tmp_path: Path) -> None:
 def test_local_store_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecommenderError, match="needs a folder that you can write"):
-        tracking.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
+        stores.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
 @pytest.mark.parametrize("place", ["mlflow-artifacts://127.0.0.1:6000/1/a", "mlflow-artifacts://other/1/a"])
 def test_artifacts_at_another_server_are_not_asked_for(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
-    with pytest.raises(tracking.Untrusted, match="The login would be sent there"):
-        tracking.trusted(place)
-    assert tracking.trusted("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"
+    with pytest.raises(stores.Untrusted, match="The login would be sent there"):
+        stores.require_server_store(place)
+    assert stores.require_server_store("mlflow-artifacts:/1/a") == "mlflow-artifacts:/1/a"
 
 
 @pytest.fixture
 def elsewhere(store: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A place at another server; the local store passes for a tracking server's."""
-    tracking.connect(store)
+    stores.connect(store)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
     return "mlflow-artifacts://127.0.0.1:6666/"
 
 
 def version_at(experiment: str, source: str = "") -> mlflow.entities.model_registry.ModelVersion:
     """The champion, of a run of the experiment, without a digest."""
-    client, name = mlflow.MlflowClient(), f"{registry.environment()}.movie-recommender"
+    client, name = mlflow.MlflowClient(), f"{names.environment()}.movie-recommender"
     run = client.create_run(experiment)
     client.create_registered_model(name)
     version = client.create_model_version(name, source or f"{run.info.artifact_uri}/model", run.info.run_id)
@@ -512,7 +519,7 @@ def test_training_writes_nothing_elsewhere(
 ) -> None:
     mlflow.create_experiment(environment, tmp_path.as_uri() if folder_of_its_own else elsewhere)
     config = make_config(tracking={"experiment": environment})
-    with pytest.raises(tracking.Untrusted), tracking.run(config, store, {}):
+    with pytest.raises(stores.Untrusted), runs.run(config, store, {}):
         mlflow.log_dict({}, "config.yaml")
     assert [*tmp_path.iterdir()] == []
 
@@ -523,23 +530,23 @@ def test_a_run_that_goes_on_writes_nothing_elsewhere(
     run = mlflow.MlflowClient().create_run(mlflow.create_experiment(environment, elsewhere))
     mlflow.create_experiment(f"{environment}-mine", "mlflow-artifacts:/1")
     config = make_config(tracking={"experiment": f"{environment}-mine"})
-    with pytest.raises(tracking.Untrusted), tracking.run(config, store, {}, run_id=run.info.run_id):
+    with pytest.raises(stores.Untrusted), runs.run(config, store, {}, run_id=run.info.run_id):
         mlflow.log_dict({}, "config.yaml")
 
 
 def test_training_reads_no_champion_elsewhere(elsewhere: str, environment: str) -> None:
     version = version_at(mlflow.create_experiment(environment, elsewhere))
-    with pytest.raises(tracking.Untrusted):
-        reports.of_champion(version.name)
+    with pytest.raises(stores.Untrusted):
+        data_reports.of_champion(version.name)
 
 
 def test_deployment_reads_no_report_elsewhere(elsewhere: str, environment: str) -> None:
     version = version_at(mlflow.create_experiment(environment, elsewhere))
-    with pytest.raises(tracking.Untrusted):
+    with pytest.raises(stores.Untrusted):
         train.kept_report(version)
     # without a digest there is nothing to fetch and compare
-    with pytest.raises(tracking.Untrusted):
-        promotion.check_whole(version)
+    with pytest.raises(stores.Untrusted):
+        trial.check_whole(version)
 
 
 @pytest.mark.parametrize("what", ["run", "source", "model", "one of a run"])
@@ -556,7 +563,7 @@ def test_no_model_is_loaded_from_elsewhere(elsewhere: str, environment: str, wha
         version_at(here, f"models:/{model.model_id}")
     else:
         uri = f"runs:/{mlflow.MlflowClient().create_run(there).info.run_id}/model"
-    with pytest.raises(tracking.Untrusted):
+    with pytest.raises(stores.Untrusted):
         registry.load(uri)
 
 
@@ -585,7 +592,7 @@ def test_server_that_asks_for_a_login(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         uri = f"http://127.0.0.1:{server.server_port}"
-        assert cli.main(["recommend", "--user", "1", "--tracking-uri", uri]) == 1
+        assert main.main(["recommend", "--user", "1", "--tracking-uri", uri]) == 1
     finally:
         server.shutdown()
         server.server_close()
@@ -607,7 +614,7 @@ def test_who_may_not_train_is_told_the_group(conf: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
     monkeypatch.setattr(os, "getegid", lambda: -1)
     monkeypatch.setattr(os, "getgroups", lambda: [])
-    assert cli.main(["train", "--config", str(conf), "--report", str(folder / "report.json")]) == 2
+    assert main.main(["train", "--config", str(conf), "--report", str(folder / "report.json")]) == 2
     group = grp.getgrgid(folder.stat().st_gid).gr_name
     assert f"Who trains here is in group {group}. On a server an operator puts your account" in (
         capsys.readouterr().err

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from surprise.model_selection import KFold
 
-from recommender import algorithm, trainset
-from recommender.data import Ratings, from_frame
+from recommender.algorithms import catalogue, trainset
+from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from tests.test_scoring import CASES, names
 
 TABLES = st.dictionaries(
@@ -46,7 +47,7 @@ def content(one: surprise.Trainset) -> list[Any]:
 @given(TABLES, st.integers(2, 4), st.integers(0, 9))
 def test_equal_to_surprises_own(table: dict, n: int, seed: int) -> None:
     ratings = from_table(table)
-    dataset = algorithm.dataset(ratings)
+    dataset = catalogue.dataset(ratings)
     ours, theirs = trainset.full(ratings), dataset.build_full_trainset()
     assert content(ours) == content(theirs)
     assert list(zip(*map(np.ndarray.tolist, ours.arrays()), strict=True)) == list(theirs.all_ratings())
@@ -84,9 +85,9 @@ def test_unknown_keys() -> None:
 @pytest.mark.parametrize("case", CASES, ids=names)
 def test_every_algorithm_trains_equally(case, ratings: Ratings) -> None:
     [(ours, _), *_], [(theirs, _), *_] = (
-        list(trainset.folds(ratings, 2, 1)), list(KFold(2, random_state=1).split(algorithm.dataset(ratings))),
+        list(trainset.folds(ratings, 2, 1)), list(KFold(2, random_state=1).split(catalogue.dataset(ratings))),
     )  # fmt: skip
-    one, other = (vars(algorithm.fit(algorithm.make(*case, 0), known)) for known in (ours, theirs))
+    one, other = (vars(catalogue.fit(catalogue.make(*case, 0), known)) for known in (ours, theirs))
     assert one.keys() == other.keys()
     for key in one.keys() - {"trainset", "xr", "yr"}:
         np.testing.assert_array_equal(one[key], other[key], err_msg=key)

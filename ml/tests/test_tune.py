@@ -16,11 +16,13 @@ import yaml
 from surprise.model_selection import GridSearchCV, KFold
 
 from bench.__main__ import put
-from recommender import algorithm, evaluate, leaderboard, plots, processes, tracking, tune
-from recommender.cli import main
+from recommender.algorithms import catalogue
+from recommender.cli.main import main
 from recommender.config import Config
-from recommender.data import Ratings
+from recommender.data.ratings import Ratings
 from recommender.errors import RecommenderError
+from recommender.evaluation import leaderboard, plots, processes, tune, validation
+from recommender.tracking import stores
 from tests.conftest import ROOT
 
 SPACE = {"n_factors": {"low": 2, "high": 6}, "lr_all": {"low": 0.001, "high": 0.1, "log": True}}
@@ -55,7 +57,7 @@ def children(store: str, parent: str) -> list:
 def test_an_interrupted_search_goes_on_in_its_run(
     threads: None, ratings: Ratings, make_config, store: str, tmp_path: Path
 ) -> None:
-    uri, config = tracking.connect(store), searching(make_config)
+    uri, config = stores.connect(store), searching(make_config)
 
     def stop(line: str) -> None:
         if line.startswith("2/4"):
@@ -75,7 +77,7 @@ def test_an_interrupted_search_goes_on_in_its_run(
     assert outcome.value == pytest.approx(min(run.data.metrics["rmse"] for run in whole))
     # The best of the search is what its parameters give.
     best = config.model_copy(update={"params": outcome.params})
-    assert evaluate.cross_validate(ratings, best).mean()["rmse"] == pytest.approx(outcome.value)
+    assert validation.cross_validate(ratings, best).mean()["rmse"] == pytest.approx(outcome.value)
     # Once more does nothing, and more trials extend it.
     assert tune.tune(config, ratings, uri, tmp_path) == outcome
     more = tune.tune(searching(make_config, trials=5), ratings, uri, tmp_path)
@@ -88,7 +90,7 @@ def test_bad_trials_are_pruned_after_a_fold(
     monkeypatch.setattr(tune, "_measure", lambda chosen, fold: 1.0 + chosen["n_factors"])
     space = {"n_factors": list(range(2, 12))}
     outcome = tune.tune(
-        searching(make_config, trials=9, space=space), ratings, tracking.connect(store), tmp_path
+        searching(make_config, trials=9, space=space), ratings, stores.connect(store), tmp_path
     )
     assert outcome.trials == 9 and outcome.pruned > 0
     folds = {
@@ -109,7 +111,7 @@ def test_grid_is_surprises_and_goes_on(
 ) -> None:
     monkeypatch.setattr(tune, "_processes", lambda: 1)
     space = {"n_factors": [2, 4], "reg_all": [0.02, 0.4]}
-    config, uri = searching(make_config, search="grid", space=space), tracking.connect(store)
+    config, uri = searching(make_config, search="grid", space=space), stores.connect(store)
 
     def stop(line: str) -> None:
         if line.startswith("1/4"):
@@ -119,12 +121,12 @@ def test_grid_is_surprises_and_goes_on(
         tune.tune(config, ratings, uri, tmp_path, stop)
     outcome = tune.tune(config, ratings, uri, tmp_path)
     theirs = GridSearchCV(
-        algorithm.ALGORITHMS["SVD"],
+        catalogue.ALGORITHMS["SVD"],
         {**space, "n_epochs": [3], "random_state": [0]},
         measures=["rmse"],
         cv=KFold(3, random_state=0),
     )
-    theirs.fit(algorithm.dataset(ratings))
+    theirs.fit(catalogue.dataset(ratings))
     assert outcome.value == pytest.approx(theirs.best_score["rmse"], abs=1e-12)
     assert {key: outcome.params[key] for key in space} == {
         key: theirs.best_params["rmse"][key] for key in space
@@ -136,7 +138,7 @@ def test_random_search_and_lists(
     threads: None, ratings: Ratings, make_config, store: str, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(tune, "_processes", lambda: 1)
-    uri = tracking.connect(store)
+    uri = stores.connect(store)
     random = tune.tune(searching(make_config, search="random", trials=2), ratings, uri, tmp_path)
     assert (
         random.trials == 2
@@ -205,7 +207,7 @@ def test_leaderboard(threads: None, conf: Path, folder: Path, store: str, tmp_pa
     board = tmp_path / "board.yaml"
     board.write_text(
         f"---\nexperiments: [tiny.yaml, ranks.yaml]\ndata: {{source: {folder}}}\n"
-        "evaluation: {folds: 2, k: 3}\n"
+        f"evaluation: {{folds: 2, k: 3}}\n"
     )
     assert main(["leaderboard", "--config", str(board), "--tracking-uri", store]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -259,12 +261,12 @@ def test_leaderboard_without_experiments(conf: Path, store: str, capsys) -> None
 
 
 def test_split_holds_a_quarter_of_everybodys_out(ratings: Ratings) -> None:
-    rest, out = evaluate.split(ratings, 3)
+    rest, out = validation.split(ratings, 3)
     before, held = np.bincount(ratings.user), np.bincount(ratings.user[out], minlength=len(ratings.users))
     assert list(held) == [count // 4 for count in before]
     assert len(rest) == len(ratings) - out.sum()
-    assert not np.array_equal(out, evaluate.split(ratings, 4)[1])
-    assert np.array_equal(out, evaluate.split(ratings, 3)[1])
+    assert not np.array_equal(out, validation.split(ratings, 4)[1])
+    assert np.array_equal(out, validation.split(ratings, 3)[1])
 
 
 def test_plots_of_nothing_but_a_ranking(ratings: Ratings, make_config) -> None:
@@ -276,7 +278,7 @@ def test_plots_of_nothing_but_a_ranking(ratings: Ratings, make_config) -> None:
 
 ORPHANS = """
 import os, sys, time
-from recommender import processes
+from recommender.evaluation import processes
 if __name__ == "__main__":
     with processes.pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

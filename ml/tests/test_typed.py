@@ -10,7 +10,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from recommender import cli, tracking, typed
+from recommender import typed
+from recommender.cli import main, options
+from recommender.tracking import runs, stores
 from tests.conftest import ROOT
 
 SOURCES = sorted((ROOT / "src/recommender").rglob("*.py"))
@@ -28,12 +30,12 @@ def in_a_shell(command: str, folder: Path, **environment: str) -> subprocess.Com
 def test_a_deleted_experiment_is_restored_by_what_is_printed(
     conf: Path, store: str, environment: str, tmp_path: Path, capsys
 ) -> None:
-    tracking.connect(store)
+    stores.connect(store)
     name = f"deleted {environment}"
-    made = tracking.experiment(name, store)
+    made = runs.experiment(name, store)
     mlflow.MlflowClient().delete_experiment(made)
     line = ["train", "--config", str(conf), "--tracking-uri", store, "--set", f"tracking.experiment={name}"]
-    assert cli.main(line) == 2
+    assert main.main(line) == 2
     said = capsys.readouterr().err
     empty = tmp_path / "somewhere"
     empty.mkdir()
@@ -121,7 +123,7 @@ def test_every_command_in_a_message_is_one() -> None:
     assert len(verbs) >= 8
     for words in verbs:
         try:
-            cli._parser().parse_args(shlex.split(words))
+            main._parser().parse_args(shlex.split(words))
         except SystemExit as error:
             raise AssertionError(f"recommender {words}") from error
     targets = {
@@ -172,24 +174,24 @@ def test_a_missing_model_is_trained_and_asked_by_what_is_printed(
     monkeypatch.chdir(tmp_path)
     line = ["--config", "my files,/other.yaml", "--tracking-uri", store]
     asked = ["recommend", *line, "--user", "1", *(["--model", chosen] if chosen else [])]
-    assert cli.main(asked) == 2
+    assert main.main(asked) == 2
     said = capsys.readouterr().err
     assert f"RECOMMENDER_ENVIRONMENT={environment} " in said and "--tracking-uri" in said
     train = typed_elsewhere(
         said.rpartition("Train one with: ")[2].strip(), tmp_path / "elsewhere", monkeypatch
     )
-    assert cli.main(train) == 0
+    assert main.main(train) == 0
     printed = capsys.readouterr().out
     ask = re.search(r"^ask it +(.*)$", printed, re.M)
     assert f"version   {environment}.{chosen or 'other'} 1" in printed and ask
-    assert cli.main(typed_elsewhere(ask[1], tmp_path / "third", monkeypatch)) == 0
+    assert main.main(typed_elsewhere(ask[1], tmp_path / "third", monkeypatch)) == 0
     assert capsys.readouterr().out.startswith("   1  ")
     # what was asked for is there now, and export and rollback name it for one that is not
     monkeypatch.chdir(tmp_path)
-    assert cli.main(asked) == 0
+    assert main.main(asked) == 0
     missing = ["--environment", environment, "--model", "none", "--tracking-uri", store]
     for verb in (["export", "--output", "a.zip"], ["rollback"]):
-        assert cli.main([*verb, *missing]) == 2
+        assert main.main([*verb, *missing]) == 2
         assert (
             f"Models of {environment} that have one: {chosen or 'other'}. Say --model "
             in capsys.readouterr().err
@@ -204,14 +206,14 @@ def test_a_missing_archive_is_written_by_what_is_printed(
     for name in ("my x.zip", "it's.zip", "a,b.zip", "ends."):
         archive = tmp_path / name
         lines = [["--to", "prod", "--tracking-uri", store, "--archive", str(archive)]]
-        assert cli.main(["promote", *lines[0]]) == 2
+        assert main.main(["promote", *lines[0]]) == 2
         first = capsys.readouterr().err.rpartition("Write it first: ")[2]
         archive.write_bytes(b"PK")
-        assert cli.main(["promote", *lines[0]]) == 2
+        assert main.main(["promote", *lines[0]]) == 2
         second = capsys.readouterr().err.rpartition("where its version is: ")[2]
         for said in (first, second):
             words = typed_elsewhere(said.strip(), tmp_path / "elsewhere", monkeypatch)
-            found = cli._parser().parse_args(words)
+            found = main._parser().parse_args(words)
             assert (found.output, found.environment, found.tracking_uri) == (archive, "staging", store)
 
 
@@ -233,7 +235,7 @@ def test_what_was_given_is_repeated_where_it_fits(tmp_path: Path, monkeypatch: p
         "check", "--config", "p.yaml", "--data", "my r.csv", "--separator", ";", "--no-header", "--missing",
         "0", "-1", "--set", "seed=3", "--tracking-uri", "postgresql://me:secret@host/mlflow",
     ]  # fmt: skip
-    with typed.repeating(cli._given(cli._parser().parse_args(line))):
+    with typed.repeating(options.given(main._parser().parse_args(line))):
         train, ask = typed.runnable("recommender train."), typed.runnable("recommender recommend --user=1")
         monkeypatch.setenv("MAKELEVEL", "1")
         monkeypatch.setenv("MAKEFLAGS", r" -- CONF=p.yaml PYTHON=/my\ env/python")
@@ -241,7 +243,7 @@ def test_what_was_given_is_repeated_where_it_fits(tmp_path: Path, monkeypatch: p
         made = typed.runnable("recommender train")
     assert "secret" not in train + ask and "in the place of ***" in train
     words = typed_elsewhere(train.partition(" (with")[0], tmp_path / "elsewhere", monkeypatch)
-    found = vars(cli._parser().parse_args(words))
+    found = vars(main._parser().parse_args(words))
     assert found["config"] == tmp_path / "p.yaml" and found["data.source"] == str(tmp_path / "my r.csv")
     assert found["data.separator"] == ";" and found["data.header"] is False
     assert found["data.missing"] == ["0", "-1"] and found["set"] == ["seed=3"]

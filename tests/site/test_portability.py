@@ -21,7 +21,8 @@ CONFIGURATIONS = ("default", "knn")
 TRAIN = """
 import json, pathlib, random, sys
 import mlflow, pandas
-from recommender import algorithm, config, train
+from recommender import config, train
+from recommender.algorithms import dump
 
 # As in a notebook: the class is one of __main__, which cloudpickle keeps by value.
 class Pickled(mlflow.pyfunc.PythonModel):
@@ -37,7 +38,7 @@ for name in sys.argv[1:]:
     place.mkdir(parents=True)
     mlflow.artifacts.download_artifacts(model["uri"], dst_path=place / "mlflow")
     mlflow.artifacts.download_artifacts(run_id=model["run_id"], artifact_path="native", dst_path=place)
-    algo = algorithm.load(place / "native")
+    algo = dump.load(place / "native")
     mlflow.pyfunc.save_model(place / "pickled", python_model=Pickled(algo), pip_requirements=[])
     draw, raw = random.Random(0), algo.trainset
     ratings = list(raw.all_ratings())

@@ -320,7 +320,7 @@ def test_disk_full(site: Site) -> None:
 
 
 def test_tampered_artifact(site: Site) -> None:
-    site.staging.sh("for file in $(find /var/lib/mlflow/artifacts -name serving.py); do echo >> $file; done")
+    site.staging.sh("for file in $(find /var/lib/mlflow/artifacts -name mlflow_model.py); do echo >> $file; done")
     output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=order,golden,metrics,latency,size", code=3)
     assert re.search(r"digest: the files have \w{12}, training recorded \w{12}\. Do not use it", output)
     assert "loads" not in output

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recommender import names, promotion, registry, tracking
+from recommender import names, uris
 from recommender.errors import InputError, RecommenderError
+from recommender.promotion import trial, unfinished
+from recommender.tracking import registry, runs, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -64,7 +66,7 @@ def judge(name: str, wanted: str) -> Verdict:
 
 
 def _is_of(version: "ModelVersion", wanted: str) -> bool:
-    return version.tags.get("source_digest") == wanted and promotion.PENDING not in version.tags
+    return version.tags.get("source_digest") == wanted and unfinished.PENDING not in version.tags
 
 
 def deploy(
@@ -74,19 +76,22 @@ def deploy(
     report: Path | None,
     check: bool,
     say: Callable[[str], None] = lambda line: None,
+    tell: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
     """Do what `judge` says, or with `check` only say it; returns the verdict, with the champion after it.
 
+    `tell` gets the report of a training.
+
     Raises InputError for data and parameters, RecommenderError for MLflow.
     """
-    name = f"{registry.environment()}.{config.tracking.model}"
-    uri = tracking.connect(uri)
+    name = f"{names.environment()}.{config.tracking.model}"
+    uri = stores.connect(uri)
     from mlflow.exceptions import MlflowException
 
     try:
         if not check:
-            registry.settle(name)
-            tracking.end_lost(tracking.experiment(config.tracking.experiment, uri))
+            registry.finish_alias_move(name)
+            runs.end_lost(runs.experiment(config.tracking.experiment, uri))
         verdict = judge(name, wanted)
         say(verdict.says)
         if check:
@@ -99,11 +104,11 @@ def deploy(
             elif report is not None:
                 _restore(name, champion, report)
         if verdict.what == "train":
-            champion = _train(config, uri, report, say)
+            champion = _train(config, uri, report, say, tell)
         if verdict.what != "stays" and registry.deployed(name) != wanted:
             registry.set_deployed(name, wanted)
     except MlflowException as error:
-        raise RecommenderError(f"{tracking.shown(uri)}: MLflow: {error.message}") from error
+        raise RecommenderError(f"{uris.redacted(uri)}: MLflow: {error.message}") from error
     return {**asdict(verdict), "champion": champion}
 
 
@@ -115,20 +120,26 @@ def _back(name: str, wanted: str, before: str | None, say: Callable[[str], None]
         try:
             if registry.run_of(version) is None:
                 raise InputError(f"{name} {version.version}: its run is deleted.")
-            promotion.check_whole(version)
+            trial.check_whole(version)
         except RecommenderError as error:
             say(f"left out: {error}")
             continue
-        registry.point(name, str(version.version), before)
+        registry.move_aliases(name, str(version.version), before)
         return str(version.version)
     return None
 
 
-def _train(config: "Config", uri: str, path: Path | None, say: Callable[[str], None]) -> str:
+def _train(
+    config: "Config",
+    uri: str,
+    path: Path | None,
+    say: Callable[[str], None],
+    tell: Callable[[dict[str, Any]], None],
+) -> str:
     from recommender import train
 
     report = train.train(config, uri, True, say)
-    say(train.summary(report))
+    tell(report)
     if path is not None:
         train.write_report(path, report)
     return str(report["model"]["version"])

@@ -11,21 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recommender import (
-    algorithm,
-    data,
-    evaluate,
-    evidence,
-    folding,
-    names,
-    registry,
-    reports,
-    tracking,
-    trainset,
-    typed,
-)
+from recommender import names, uris
+from recommender.algorithms import catalogue, convert, dump, trainset
 from recommender.config import Config
-from recommender.model import Recommender, supported
+from recommender.data import reading
+from recommender.data.ratings import Ratings
+from recommender.evaluation import validation
+from recommender.evaluation.results import Evaluation
+from recommender.files import write_atomically
+from recommender.promotion import evidence
+from recommender.serving.recommender import Recommender, supported
+from recommender.tracking import data_reports, registry, run_log, runs, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -69,33 +65,33 @@ def train(
     for MLflow.
     """
     clock = Clock()
-    name = f"{registry.environment()}.{config.tracking.model}"
-    algorithm.make(config.algorithm, config.params, config.seed)
+    name = f"{names.environment()}.{config.tracking.model}"
+    catalogue.make(config.algorithm, config.params, config.seed)
     with clock.part("read"):
-        ratings = data.read(config.data)
-        config = evaluate.on_scale(config, ratings)
+        ratings = reading.read(config.data)
+        config = validation.on_scale(config, ratings)
         dataset_digest = ratings.digest()
     progress(
         f"{ratings.name}: {len(ratings)} ratings, {len(ratings.users)} users, {len(ratings.items)} items"
     )
     with clock.part("connect"):
-        uri = tracking.connect(tracking_uri)
+        uri = stores.connect(tracking_uri)
     source_digest = os.environ.get("RECOMMENDER_SOURCE_DIGEST") or None
     if source_digest and altered:
         source_digest += "+"
     tags = {
         "dataset_digest": dataset_digest,
-        "environment": registry.environment(),
+        "environment": names.environment(),
         "algorithm": config.algorithm,
     }
     if source_digest:
         tags["source_digest"] = source_digest
     if source_commit := os.environ.get("RECOMMENDER_SOURCE_COMMIT"):
         tags["source_commit"] = source_commit
-    with tracking.run(config, uri, tags) as run:
+    with runs.run(config, uri, tags) as run:
         run_id = run.info.run_id
         with clock.part("cross_validate"):
-            evaluation = evaluate.cross_validate(ratings, config, progress)
+            evaluation = validation.cross_validate(ratings, config, progress)
         with clock.part("fit"):
             recommender, algo = fit(ratings, config)
             model_digest = recommender.digest()
@@ -103,16 +99,16 @@ def train(
             f"trained {config.algorithm} on all ratings ({clock.seconds['fit']:.1f} s); logging to MLflow"
         )
         with clock.part("log"):
-            tracking.log_evaluation(run_id, config, ratings, evaluation)
-            for remark in reports.log(run_id, ratings, name):
+            log_evaluation(run_id, config, ratings, evaluation)
+            for remark in data_reports.log(run_id, ratings, name):
                 progress(f"data: {remark}")
             digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
-            about = {**digests, "parameters": tracking.parameters(config)}
+            about = {**digests, "parameters": runs.parameters(config)}
             with tempfile.TemporaryDirectory() as scratch:
                 native, arrays = Path(scratch, "native"), Path(scratch, "recommender")
-                algorithm.save(algo, native, about)
+                dump.save(algo, native, about)
                 recommender.save(arrays, about)
-                model_uri = tracking.log_model(
+                model_uri = run_log.log_model(
                     native,
                     arrays,
                     {"algorithm": config.algorithm, **digests},
@@ -120,8 +116,8 @@ def train(
                 ).model_uri
                 recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
             recorded["model_digest"] = model_digest
-            tracking.tag(run_id, recorded)
-            tracking.log_seconds(run_id, clock.seconds)
+            runs.tag(run_id, recorded)
+            run_log.log_seconds(run_id, clock.seconds)
             first, shelf = ratings.users[0], support(ratings, config)
             if shelf["remark"]:
                 progress(f"data: {shelf['remark']}")
@@ -148,7 +144,7 @@ def train(
                     "run_id": run_id,
                     "digest": model_digest,
                 },
-                "tracking_uri": tracking.shown(uri),
+                "tracking_uri": uris.redacted(uri),
                 "seconds": clock.total(),
                 "recommendations": {
                     "user": first,
@@ -156,13 +152,22 @@ def train(
                 },
                 "source_digest": source_digest,
             }
-            tracking.log_report(report, REPORT)
+            run_log.log_report(report, REPORT)
     if register:
         with clock.part("register"):
             version = registry.register(model_uri, name, {**tags, **recorded})
         report["model"] |= _registered(name, version)
     report["seconds"] = clock.total()
     return report
+
+
+def log_evaluation(run_id: str, config: Config, ratings: Ratings, evaluation: Evaluation) -> None:
+    """Log parameters, data, metrics and their plot to the active run."""
+    from recommender.evaluation import plots
+
+    run_log.log_setup(run_id, config, ratings)
+    figure = plots.evaluation(evaluation, ratings.scale)
+    run_log.log_folds(run_id, evaluation.mean(), [vars(fold) for fold in evaluation.folds], figure)
 
 
 def _registered(name: str, version: str) -> dict[str, str]:
@@ -178,7 +183,7 @@ def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
     import mlflow
 
     run_id = str(version.run_id)
-    tracking.trusted(mlflow.MlflowClient().get_run(run_id).info.artifact_uri)
+    stores.require_server_store(mlflow.MlflowClient().get_run(run_id).info.artifact_uri)
     if REPORT not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     report: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}")
@@ -186,7 +191,7 @@ def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
     return report
 
 
-def support(ratings: data.Ratings, config: Config) -> dict[str, Any]:
+def support(ratings: Ratings, config: Config) -> dict[str, Any]:
     """How many items may come first in lists, by recommendation.min_item_ratings.
 
     Keys: items; share (0 to 1); least, the ratings that they have at least; says, a line for people; remark,
@@ -219,68 +224,9 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
 
 
-def fit(ratings: data.Ratings, config: Config) -> tuple[Recommender, Any]:
+def fit(ratings: Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
-    algo = algorithm.make(config.algorithm, config.params, config.seed)
-    algorithm.fit(algo, trainset.full(ratings))
-    scorer = algorithm.scorer(algo, ratings)
-    settings = {
-        "algorithm": config.algorithm,
-        **config.recommendation.model_dump(),
-        "fold_in": folding.how(algo, scorer, ratings),
-    }
-    return Recommender.build(scorer, ratings, settings), algo
-
-
-def write_atomically(path: Path, text: str, at_least: int = 0) -> None:
-    """Replace `path` whole: no reader or second run ever sees half a file.
-
-    The umask sets its mode, which has the bits of `at_least` in any case.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask = os.umask(0)
-    os.umask(mask)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~mask | at_least)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def summary(report: dict[str, Any]) -> str:
-    """The report as a few lines of text."""
-    dataset, model, numbers, seconds = (report[key] for key in ("dataset", "model", "metrics", "seconds"))
-    k = numbers["k"]
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
-    listed = report["recommendations"]
-    named = (model["name"] or "").partition(".")[2]
-    other = named not in ("", names.MODEL)
-    ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
-    asked = [f"ask it    {ask}"] if other else []
-    lines = [
-        f"data      {dataset['name']}: {dataset['ratings']} ratings, "
-        f"{dataset['users']} users, {dataset['items']} items",
-        f"lists     {dataset['lists']['says']}",
-        f"model     {report['algorithm']}, digest {model['digest'][:12]}",
-        f"metrics   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}, "
-        f"precision@{k} {numbers['precision_at_k']:.4f}, recall@{k} {numbers['recall_at_k']:.4f}, "
-        f"NDCG@{k} {numbers['ndcg_at_k']:.4f} (held-out ratings)",
-        f"MLflow    {report['tracking_uri']}, run {model['run_id']}",
-        f"version   {model['name']} {model['version']}, alias {model['alias']}"
-        if model["version"]
-        else "version   not registered",
-        *asked,
-        f"seconds   {seconds['total']:.1f}: {parts}",
-        f"user {listed['user']}:",
-        *pick_lines(listed["items"]),
-    ]
-    return "\n".join(lines)
-
-
-def pick_lines(items: list[dict[str, Any]]) -> list[str]:
-    """A list of recommendations as text lines."""
-    return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]
+    algo = catalogue.make(config.algorithm, config.params, config.seed)
+    catalogue.fit(algo, trainset.full(ratings))
+    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
+    return convert.recommender(algo, ratings, settings), algo

@@ -159,10 +159,10 @@ def _overridden() -> dict[str, str]:
 
 def _store(uri: str) -> str:
     """A store's address, right in any folder and without its password."""
-    from recommender import tracking
+    from recommender import uris
 
-    database = tracking.local_database(uri)
-    return f"sqlite:///{database}" if database else tracking.shown(uri)
+    database = uris.local_database(uri)
+    return f"sqlite:///{database}" if database else uris.redacted(uri)
 
 
 def mlflow(*words: str) -> str:

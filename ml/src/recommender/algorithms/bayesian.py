@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from surprise.utils import get_rng
 from threadpoolctl import threadpool_limits
 
-from recommender.algorithms.compiled import arrays, check_number, compiled
+from recommender.algorithms.parameters import check_number
+from recommender.algorithms.trainset import arrays
+from recommender.compiled import compiled
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,8 @@ import surprise
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from recommender.algorithms.compiled import arrays, check_number
+from recommender.algorithms.parameters import check_number
+from recommender.algorithms.trainset import arrays
 
 Floats = NDArray[np.float64]
 

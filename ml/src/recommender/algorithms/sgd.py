@@ -9,7 +9,8 @@ import numpy as np
 import surprise
 from surprise.utils import get_rng
 
-from recommender.algorithms.compiled import arrays, compiled
+from recommender.algorithms.trainset import arrays
+from recommender.compiled import compiled
 
 # No fast mathematics in here: sums are added up in Surprise's order, and nothing is fused.
 

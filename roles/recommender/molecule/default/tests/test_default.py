@@ -53,6 +53,6 @@ def test_the_model_is_loaded_by_another_account_than_roots(host):
     assert host.file("/root/lists.csv").content_string.count("\n") == 3
     load = host.run(
         "cd /srv/recommender && RECOMMENDER_ACCOUNT=recommender PYTHONPATH=current/src environments/*/bin/python -c %s",
-        "from recommender import registry; registry.load('models:/x@y')",
+        "from recommender.tracking import registry; registry.load('models:/x@y')",
     )
     assert "an account with sudo does not run" in load.stderr

@@ -1,0 +1,43 @@
+"""A trained algorithm as Surprise's own dump, for notebooks and comparisons; serving never reads it."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import surprise
+from surprise import dump
+
+from recommender.errors import InputError
+from recommender.serving import manifest
+
+# The one file beside the manifest of a dumped algorithm.
+DUMP = "surprise.dump"
+
+
+def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
+    """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
+    folder.mkdir(parents=True)
+    if hasattr(algo, "surprises"):
+        # Trained, it answers as Surprise's class does, and whoever loads the dump needs nothing of ours.
+        algo = copy.copy(algo)
+        algo.__class__ = algo.surprises
+    dump.dump(str(folder / DUMP), algo=algo)
+    manifest.write(folder, about)
+
+
+def load(folder: Path) -> surprise.AlgoBase:
+    """The algorithm that `save` dumped, with its training set: to look into, or to go on with in Surprise.
+
+    The dump is a pickle, which runs whatever its maker wanted: load only your own. Serving never does.
+    Raises InputError when a file is missing, is not the one that was saved, or is of another format, and when
+    the versions here cannot read the dump.
+    """
+    made_with = manifest.check(folder, DUMP)["made_with"]
+    try:
+        return dump.load(str(folder / DUMP))[1]
+    except Exception as error:
+        raise InputError(
+            f"{folder / DUMP}: cannot be unpickled here ({error!r}). It was made with Python "
+            f"{made_with['python']}, scikit-surprise {made_with['scikit-surprise']} and numpy "
+            f"{made_with['numpy']}: install these."
+        ) from error

@@ -1,0 +1,76 @@
+"""Reports and lists as text for people."""
+
+import io
+import json
+import sys
+from typing import Any
+
+from recommender import names, typed
+from recommender.cli import options
+
+
+def print_data() -> None:
+    """From here on standard output is for a program: UTF-8, whatever the terminal's encoding."""
+    # what stands in for it, as in a notebook, may not be able to
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+def print_lists(answered: Any, as_json: bool) -> None:
+    """Print the answer to a request for lists or for similar items, as text or JSON."""
+    records = answered.to_dict("records")
+    if as_json:
+        print_data()
+        print(json.dumps(records, indent=2, ensure_ascii=False))
+        return
+    if "similarity" in answered:
+        print("\n".join(f"{pick['rank']:>4}  {pick['similarity']:.2f}  {_name(pick)}" for pick in records))
+        return
+    several = answered["user"].nunique() > 1
+    for user, picks in answered.groupby("user", sort=False):
+        items = picks.to_dict("records")
+        if not items[0]["known_user"]:
+            options.say(f"user {user} is unknown: these are the popular items")
+        if several:
+            print(f"user {user}:")
+        for line, pick in zip(pick_lines(items), items, strict=True):
+            print(line + (f"  because of {pick['because']}" if pick.get("because") else ""))
+
+
+def _name(pick: dict[str, Any]) -> str:
+    return str(pick["title"] or pick["item"])
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report as a few lines of text."""
+    dataset, model, numbers, seconds = (report[key] for key in ("dataset", "model", "metrics", "seconds"))
+    k = numbers["k"]
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    listed = report["recommendations"]
+    named = (model["name"] or "").partition(".")[2]
+    other = named not in ("", names.MODEL)
+    ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
+    asked = [f"ask it    {ask}"] if other else []
+    lines = [
+        f"data      {dataset['name']}: {dataset['ratings']} ratings, "
+        f"{dataset['users']} users, {dataset['items']} items",
+        f"lists     {dataset['lists']['says']}",
+        f"model     {report['algorithm']}, digest {model['digest'][:12]}",
+        f"metrics   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}, "
+        f"precision@{k} {numbers['precision_at_k']:.4f}, recall@{k} {numbers['recall_at_k']:.4f}, "
+        f"NDCG@{k} {numbers['ndcg_at_k']:.4f} (held-out ratings)",
+        f"MLflow    {report['tracking_uri']}, run {model['run_id']}",
+        f"version   {model['name']} {model['version']}, alias {model['alias']}"
+        if model["version"]
+        else "version   not registered",
+        *asked,
+        f"seconds   {seconds['total']:.1f}: {parts}",
+        f"user {listed['user']}:",
+        *pick_lines(listed["items"]),
+    ]
+    return "\n".join(lines)
+
+
+def pick_lines(items: list[dict[str, Any]]) -> list[str]:
+    """A list of recommendations as text lines."""
+    return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]

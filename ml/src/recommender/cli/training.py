@@ -1,0 +1,168 @@
+"""Commands that train and measure: train, deploy, evaluate, tune, leaderboard."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recommender import config, typed, uris
+from recommender.cli import options, printing
+from recommender.errors import InputError
+
+
+def add(commands: options.Commands) -> None:
+    """Add this family's commands to the parser."""
+    verb = commands.add_parser("train", help="cross-validate, train, log to MLflow, register as champion")
+    options.add_config(verb)
+    options.add_tracking(verb)
+    verb.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
+    verb.add_argument("--no-register", action="store_true", help="log the model, but register no version")
+    verb.set_defaults(command=_train)
+
+    verb = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
+    verb.add_argument(
+        "--config", type=Path, default=Path(options.DEFAULT), metavar="PATH", help="parameter file"
+    )
+    options.add_tracking(verb)
+    verb.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
+    verb.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    verb.set_defaults(command=_deploy)
+
+    verb = commands.add_parser("evaluate", help="cross-validate and print the table; registers nothing")
+    options.add_config(verb)
+    options.add_tracking(verb)
+    verb.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
+    verb.set_defaults(command=_evaluate)
+
+    verb = commands.add_parser(
+        "tune", help="search for parameters; an interrupted search goes on where it was"
+    )
+    options.add_config(verb)
+    options.add_tracking(verb)
+    verb.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tried (default: beside the store, or mlruns/tuning)",
+    )
+    verb.set_defaults(command=_tune)
+
+    verb = commands.add_parser("leaderboard", help="measure all experiments and print one table")
+    options.add_config(verb, "conf/leaderboard.yaml")
+    options.add_tracking(verb)
+    verb.set_defaults(command=_leaderboard, many=True)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    settings = options.settings(arguments)
+    if arguments.report:
+        options.check_writable(arguments.report)
+    from recommender import train
+
+    altered = bool(arguments.set or options.flags(arguments))
+    report = train.train(settings, arguments.tracking_uri, not arguments.no_register, options.say, altered)
+    print(typed.runnable(printing.summary(report)))
+    if arguments.report:
+        train.write_report(arguments.report, report)
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from recommender import deploy
+
+    wanted = os.environ.get("RECOMMENDER_SOURCE_DIGEST")
+    if not wanted:
+        raise InputError(
+            "RECOMMENDER_SOURCE_DIGEST is not set: it says what is deployed. On a server local.mk sets it; "
+            "elsewhere train: recommender train"
+        )
+    settings = config.load(arguments.config)
+    if arguments.report and not arguments.check:
+        options.check_writable(arguments.report)
+
+    def tell(report: dict[str, Any]) -> None:
+        options.say(printing.summary(report))
+
+    done = deploy.deploy(
+        settings, wanted, arguments.tracking_uri, arguments.report, arguments.check, options.say, tell
+    )
+    print(json.dumps(done))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    settings = options.settings(arguments)
+    from recommender import train
+    from recommender.algorithms import catalogue
+    from recommender.data import reading
+    from recommender.evaluation import validation
+    from recommender.tracking import runs, stores
+
+    catalogue.make(settings.algorithm, settings.params, settings.seed, served=False)
+    ratings = reading.read(settings.data)
+    settings = validation.on_scale(settings, ratings)
+    if arguments.log:
+        uri = stores.connect(arguments.tracking_uri)
+        with runs.run(
+            settings, uri, {"dataset_digest": ratings.digest(), "algorithm": settings.algorithm}
+        ) as run:
+            result = validation.cross_validate(ratings, settings, options.say)
+            train.log_evaluation(run.info.run_id, settings, ratings, result)
+    else:
+        result = validation.cross_validate(ratings, settings, options.say)
+    print(f"{settings.algorithm} on {ratings.name}: {len(ratings)} ratings")
+    print(result.table(settings.evaluation.k))
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    settings = options.settings(arguments)
+    from recommender.algorithms import catalogue
+    from recommender.data import reading
+    from recommender.evaluation import tune, validation
+    from recommender.tracking import stores
+
+    catalogue.make(settings.algorithm, settings.params, settings.seed)
+    ratings = reading.read(settings.data)
+    settings = validation.on_scale(settings, ratings)
+    uri = stores.connect(arguments.tracking_uri)
+    folder = arguments.state or uris.local_folder(uri) / "tuning"
+    outcome = tune.tune(settings, ratings, uri, folder, options.say)
+    print(f"best of {outcome.trials} trials ({outcome.pruned} pruned): {outcome.value:.4f}")
+    print(
+        yaml.safe_dump({"algorithm": settings.algorithm, "params": outcome.params}, sort_keys=False), end=""
+    )
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    board = options.settings(arguments)
+    from recommender.algorithms import catalogue
+    from recommender.data import reading
+    from recommender.evaluation import leaderboard, validation
+    from recommender.tracking import stores
+
+    if not board.experiments:
+        raise InputError(
+            f"{arguments.config}: no experiments. List parameter files, as conf/leaderboard.yaml does."
+        )
+    configs = {}
+    for path in map(Path, board.experiments):
+        # What is compared has data, folds and seed in common.
+        shared = {
+            "seed": board.seed,
+            "data": board.data.model_dump(),
+            "evaluation": board.evaluation.model_dump(),
+        }
+        shared["tracking"] = board.tracking.model_dump()
+        if path.stem in configs:
+            raise InputError(f"{arguments.config}: two experiments are called {path.stem}. Rename one file.")
+        configs[path.stem] = experiment = config.load(path, shared)
+        catalogue.make(experiment.algorithm, experiment.params, experiment.seed)
+    ratings = reading.read(board.data)
+    board = validation.on_scale(board, ratings)
+    configs = {name: validation.on_scale(experiment, ratings) for name, experiment in configs.items()}
+    uri = stores.connect(arguments.tracking_uri)
+    entries = leaderboard.run(configs, ratings, options.say)
+    run_id = leaderboard.log(entries, configs, ratings, uri, board)
+    print(leaderboard.table(entries, board.evaluation.k))
+    print(f"MLflow    {uris.redacted(uri)}, run {run_id}: plots and leaderboard.json")

@@ -1,0 +1,111 @@
+"""MovieLens-like ratings of any size, with a structure that is known: for tests of scale and of learning."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.data.ratings import Ratings
+from recommender.errors import InputError
+
+# Ratings whose factors are multiplied at a time.
+_BLOCK = 2**20
+# Seconds since 1970 between which written ratings are spread: 1996 to 2024.
+_YEARS = (820_454_400, 1_704_067_200)
+
+
+def generate(
+    n: int,
+    seed: int = 0,
+    users: int | None = None,
+    items: int | None = None,
+    factors: int = 8,
+    noise: float = 0.8,
+) -> Ratings:
+    """Exactly n ratings in half stars, equal for equal arguments.
+
+    A rating is 3.5 + bias of user (deviation 0.4) + bias of item (0.5) + product of `factors` normal factors
+    (0.6) + normal noise (`noise`, in stars), rounded to half stars and cut off at 0.5 and 5. Users rate by a
+    log-normal activity, items are rated by a power law of their rank, so that both have a long tail; who
+    rates what is independent of the ratings. Without `users` and `items` their numbers go with n as in
+    MovieLens' sets: n / 145 and 6 sqrt(n). Ids count from 1; those that were not drawn are left out.
+    Raises InputError when so many different pairs cannot be drawn.
+    """
+    items = max(9, int(6 * max(n, 0) ** 0.5)) if items is None else items
+    users = max(9, n // 145, 4 * n // items + 1) if users is None else users
+    if not 1 <= n <= users * items // 4:
+        raise InputError(
+            f"{n} ratings of {users} users for {items} items: draw 1 to {users * items // 4}, a quarter of "
+            "the pairs, or name more users and items."
+        )
+    draw = np.random.default_rng(seed)
+    pair = _pairs(draw, n, users, items)
+    user, item = (pair // items).astype(np.int32), (pair % items).astype(np.int32)
+    del pair
+    user_bias, item_bias = draw.normal(0, 0.4, users), draw.normal(0, 0.5, items)
+    spread = (0.6**2 / factors) ** 0.25 if factors else 0.0
+    tastes, traits = draw.normal(0, spread, (users, factors)), draw.normal(0, spread, (items, factors))
+    rating = np.empty(n)
+    for at in range(0, n, _BLOCK):
+        u, i = user[at : at + _BLOCK], item[at : at + _BLOCK]
+        score = 3.5 + user_bias[u] + item_bias[i] + np.einsum("ij,ij->i", tastes[u], traits[i])
+        score += draw.normal(0, noise, len(u))
+        rating[at : at + _BLOCK] = np.clip(np.round(2 * score) / 2, 0.5, 5)
+    (user, known_users), (item, known_items) = _present(user, users), _present(item, items)
+    return Ratings(known_users, known_items, user, item, rating, name=f"synthetic-{n}")
+
+
+def write(ratings: Ratings, path: Path, seed: int = 0) -> None:
+    """Write ratings as MovieLens would, with random times: a .parquet file, or CSV for any other name.
+
+    Raises InputError when the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    draw = np.random.default_rng([seed, 1])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = {
+            "userId": pa.DictionaryArray.from_arrays(ratings.user, list(ratings.users)).dictionary_decode(),
+            "movieId": pa.DictionaryArray.from_arrays(ratings.item, list(ratings.items)).dictionary_decode(),
+            "rating": ratings.rating,
+            "timestamp": draw.integers(*_YEARS, len(ratings)),
+        }
+        table = pa.table(columns)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            if path.suffix == ".parquet":
+                pyarrow.parquet.write_table(table, part)
+            else:
+                options = pyarrow.csv.WriteOptions(quoting_style="none")
+                pyarrow.csv.write_csv(table, part, options)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}. Name a file that you can write.") from error
+
+
+def _pairs(draw: np.random.Generator, n: int, users: int, items: int) -> NDArray[np.int64]:
+    """n different pairs user * items + item, ascending."""
+    activity = np.cumsum(draw.lognormal(0, 1.0, users))
+    appeal = np.cumsum((np.arange(items) + 0.005 * items + 1) ** -1.0)
+    place = draw.permutation(items)
+    pair = np.zeros(0, dtype=np.int64)
+    while len(pair) < n:
+        more = int(1.2 * (n - len(pair))) + 16
+        user = np.searchsorted(activity, draw.random(more) * activity[-1])
+        item = place[np.searchsorted(appeal, draw.random(more) * appeal[-1])]
+        pair = np.union1d(pair, user * items + item)
+    if len(pair) > n:
+        surplus = draw.choice(len(pair), len(pair) - n, replace=False, shuffle=False)
+        pair = np.delete(pair, surplus)
+    return pair
+
+
+def _present(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """The codes without gaps, and the ids that are left; numeric ids ascend, which is the canonical order."""
+    there = np.bincount(codes, minlength=size) > 0
+    return (np.cumsum(there) - 1).astype(np.int32)[codes], tuple(map(str, np.flatnonzero(there) + 1))

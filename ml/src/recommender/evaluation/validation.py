@@ -1,0 +1,146 @@
+"""k-fold cross-validation: each fold is trained once and every metric comes out of one pass."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.algorithms import catalogue, convert, trainset
+from recommender.config import Config
+from recommender.data.ratings import Ratings
+from recommender.errors import InputError
+from recommender.evaluation import metrics
+from recommender.evaluation.metrics import Floats
+from recommender.evaluation.results import Evaluation, Fold, Lists
+
+
+def check_folds(ratings: Ratings, folds: int) -> None:
+    """Raise InputError when there are fewer ratings than folds."""
+    if len(ratings) < folds:
+        raise InputError(
+            f"{ratings.name}: {len(ratings)} ratings cannot make {folds} folds. "
+            "Give more ratings or a smaller evaluation.folds."
+        )
+
+
+def relevant_from(scale: tuple[float, float]) -> float:
+    """The rating that counts as relevant where no threshold is set: four of five stars, on any scale.
+
+    That is 4/5 of the highest rating, and where this is not above the lowest one or that is below 0, 3/4 of
+    the way up.
+    """
+    low, high = scale
+    return high * 4 / 5 if 0 <= low < high * 4 / 5 else low + (high - low) * 3 / 4
+
+
+def on_scale(config: Config, ratings: Ratings) -> Config:
+    """The configuration with evaluation.threshold as a number; raises InputError for one off the scale."""
+    (low, high), threshold = ratings.scale, config.evaluation.threshold
+    usual = relevant_from(ratings.scale)
+    if threshold is None:
+        evaluation = config.evaluation.model_copy(update={"threshold": usual})
+        return config.model_copy(update={"evaluation": evaluation})
+    if not low <= threshold <= high:
+        count = "no rating" if threshold > high else "every rating"
+        raise InputError(
+            f"evaluation.threshold is {threshold:g}, off the scale {low:g} to {high:g} of {ratings.name}: "
+            f"{count} would count as relevant. Leave it out of the parameter file (it is {usual:g} then), "
+            f"or type --set evaluation.threshold={usual:g}"
+        )
+    return config
+
+
+def cross_validate(
+    ratings: Ratings, config: Config, progress: Callable[[str], None] = lambda line: None
+) -> Evaluation:
+    """Cross-validate with Surprise's KFold, shuffled by the seed.
+
+    Raises InputError when there are fewer ratings than folds, the threshold is off the scale, or the
+    parameters do not fit the algorithm.
+    """
+    config = on_scale(config, ratings)
+    settings = config.evaluation
+    check_folds(ratings, settings.folds)
+    compiling = catalogue.warm_up(config.algorithm, config.params, config.seed)
+    if compiling > 1:
+        progress(
+            f"{config.algorithm} compiled in {compiling:.0f} s, kept for the next time where that can be"
+        )
+    folds, parts = [], []
+    whole = np.bincount(ratings.item, minlength=len(ratings.items))
+    for number, (known, held_out) in enumerate(trainset.folds(ratings, settings.folds, config.seed), start=1):
+        fold, estimate = measure(ratings, config, known, held_out, number)
+        item = ratings.item[held_out]
+        left = whole - np.bincount(item, minlength=len(whole))
+        folds.append(fold)
+        parts.append((ratings.rating[held_out], estimate, left[item]))
+        progress(
+            f"fold {number}/{settings.folds}: RMSE {fold.rmse:.4f}, MAE {fold.mae:.4f}, "
+            f"NDCG@{settings.k} {fold.ndcg_at_k:.4f} ({fold.fit_seconds + fold.test_seconds:.1f} s)"
+        )
+    true, estimate, seen = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Evaluation(tuple(folds), true, estimate, seen)
+
+
+def measure(
+    ratings: Ratings, config: Config, known: trainset.ArrayTrainset, held_out: Any, number: int
+) -> tuple[Fold, Floats]:
+    """Train on `known` and estimate the ratings at the positions `held_out`: metrics, and estimates (n,)."""
+    settings = config.evaluation
+    threshold = relevant_from(ratings.scale) if settings.threshold is None else settings.threshold
+    began = time.perf_counter()
+    algo = catalogue.make(config.algorithm, config.params, config.seed, served=False)
+    catalogue.fit(algo, known)
+    fitted = time.perf_counter()
+    user, item, true = ratings.user[held_out], ratings.item[held_out], ratings.rating[held_out]
+    if config.algorithm == catalogue.UNSERVED:
+        np.random.seed((config.seed + number) % 2**32)
+        pairs = zip(user.tolist(), item.tolist(), strict=True)
+        estimate = np.array([algo.predict(ratings.users[u], ratings.items[i]).est for u, i in pairs])
+    else:
+        estimate = np.clip(convert.scorer(algo, ratings).pairs(user, item), *ratings.scale)
+    fold = Fold(
+        rmse=metrics.rmse(true, estimate),
+        mae=metrics.mae(true, estimate),
+        **metrics.ranking(user, true, estimate, settings.k, threshold, ratings.scale[0]),
+        fit_seconds=fitted - began,
+        test_seconds=time.perf_counter() - fitted,
+    )
+    return fold, estimate
+
+
+def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
+    """Hold out a quarter of each user's ratings, rounded down: the rest, and which are held out (n,)."""
+    order = np.lexsort((np.random.RandomState(seed).random_sample(len(ratings)), ratings.user))
+    count = np.bincount(ratings.user, minlength=len(ratings.users))
+    rank = np.arange(len(ratings)) - (np.cumsum(count) - count)[ratings.user[order]]
+    out = np.zeros(len(ratings), dtype=bool)
+    out[order[rank < count[ratings.user[order]] // 4]] = True
+    rest = replace(ratings, user=ratings.user[~out], item=ratings.item[~out], rating=ratings.rating[~out])
+    return rest, out
+
+
+def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
+    """Train on what `split` leaves and list evaluation.k items for everybody.
+
+    The lists are those that are served: without what the user has rated, with recommendation's own rules.
+    Every rating that is held out is relevant, whatever its height: it was picked.
+    """
+    rest, out = split(ratings, seed)
+    began = time.process_time()
+    algo = catalogue.fit(catalogue.make(config.algorithm, config.params, config.seed), trainset.full(rest))
+    fitted = time.process_time()
+    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
+    recommender = convert.recommender(algo, rest, settings)
+    built = time.process_time()
+    picks = np.full((len(ratings.users), config.evaluation.k), -1)
+    for block in recommender.recommend(k=config.evaluation.k):
+        picks[block.user, block.rank - 1] = block.item
+    listed = time.process_time()
+    found = metrics.lists(picks, ratings.user[out], ratings.item[out], len(ratings.items))
+    return Lists(
+        found, fitted - began, listed - built, recommender.count[picks[picks >= 0]].astype(np.float64)
+    )

@@ -1,0 +1,1 @@
+"""How a version moves between environments: archive, gate, trial, aliases."""

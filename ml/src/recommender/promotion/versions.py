@@ -1,0 +1,79 @@
+"""The table of versions."""
+
+import datetime
+from typing import TYPE_CHECKING
+
+from recommender import names
+from recommender.promotion.unfinished import PENDING
+from recommender.tracking import registry, stores
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def versions_table(environment: str) -> str:
+    """All versions of an environment's models as text: aliases, metrics, and where each came from."""
+    import mlflow
+
+    with stores.explained(f"{environment}: MLflow"):
+        client = mlflow.MlflowClient()
+        pattern = names.registered_name(environment, "%")
+        found: list[str] = []
+        page = None
+        while True:
+            part = client.search_registered_models(f"name LIKE '{pattern}'", page_token=page)
+            found += [each.name for each in part]
+            page = part.token
+            if not page:
+                break
+        # _ is a wildcard of LIKE, and MLflow lets others give names that nothing here does
+        models = sorted(name for name in found if names.is_name_of(environment, name))
+        lines = []
+        for name in models:
+            of = registry.aliases(name)
+            rows = [_row(version, of) for version in registry.versions(name)]
+            widths = [max(len(row[at]) for row in [_HEADS, *rows]) for at in range(len(_HEADS))]
+            lines += [
+                name,
+                *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in [_HEADS, *rows]),
+            ]
+    return "\n".join(lines or [f"{environment}: no model is registered."])
+
+
+_HEADS = [
+    "version",
+    "alias",
+    "registered (UTC)",
+    "algorithm",
+    "rmse",
+    "mae",
+    "ndcg_at_k",
+    "data",
+    "code",
+    "from",
+]
+
+
+def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
+    tags, run = registry.tags(version), registry.run_of(version)
+    numbers, origin = (run.data.metrics, "trained here") if run else ({}, "its run is deleted")
+    if "lineage" in tags:
+        by = f", promoted by {tags.get('promoted_by', 'unknown')}"
+        origin = tags["lineage"] + by + (f"; overridden {tags['overridden']}" if "overridden" in tags else "")
+    if PENDING in version.tags:
+        origin = "unfinished: the next promotion removes it"
+    moment = datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC)
+    code, _, conf = tags.get("source_digest", "").partition(":")
+    code = tags.get("source_commit", code)
+    row = [
+        str(version.version),
+        ",".join(sorted(alias for alias, of in aliases.items() if of == str(version.version))),
+        moment.strftime("%Y-%m-%d %H:%M"),
+        tags.get("algorithm", ""),
+        *(f"{numbers[key]:.4f}" if key in numbers else "" for key in ("rmse", "mae", "ndcg_at_k")),
+        tags.get("dataset_digest", "")[:8],
+        f"{code[:8]}{'+' if code.endswith('+') else ''} {conf}".strip(),
+        origin,
+    ]
+    # whoever reaches MLflow can write tags, and what a terminal obeys into them
+    return ["".join(sign if sign.isprintable() else "?" for sign in text) for text in row]

@@ -1,0 +1,431 @@
+"""A trained recommender: estimates for pairs, lists for users, and its persistence without pickle."""
+
+import hashlib
+import json
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.errors import InputError
+from recommender.serving import manifest
+from recommender.serving.scorers.base import Floats, Scorer
+from recommender.serving.scorers.kinds import KINDS
+
+# The one file beside the manifest of a saved recommender.
+ARRAYS = "recommender.npz"
+
+# Estimates that are made at a time for lists: 64 MB of them, and a few times that while they are sorted.
+BLOCK = 2**23
+# Scores nearer than this are equal: the order in which a product is summed up changes the last digits.
+NEAR = 1e-9
+
+History = Mapping[str, float]
+# Row, item or column, and score of each entry of several lists.
+Rows = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+
+
+def supported(count: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+    """Which items have `least` ratings, or, where none has so many, as many as the most rated; shape (m,)."""
+    return count >= min(least, int(count.max()))
+
+
+def _cut(parts: list[Rows], k: int) -> Rows:
+    """The first k entries of each row; the entries of an earlier part come first."""
+    if len(parts) == 1:
+        return parts[0]
+    row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    row, item, score = row[order], item[order], score[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < k
+    return row[kept], item[kept], score[kept]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One line of a list: rank counts from 1, estimate is in rating units."""
+
+    item: str
+    title: str
+    estimate: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of several users, one below the other, as arrays of shape (r,).
+
+    `user` is the position in what was asked for, `item` indexes Recommender.items, `estimate` is in rating
+    units and on the scale, `rank` counts from 1, `known` says whether the list is personal.
+    """
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    estimate: Floats
+    rank: NDArray[np.int64]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A rating that speaks for a recommendation: `share` is what it adds to the estimate, in rating units."""
+
+    item: str
+    title: str
+    rating: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Recommender:
+    """Scorer, ids, titles, what each user has rated, and each item's popularity.
+
+    `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) what they got, None in a
+    model of format 1; `count` and `popularity` have shape (m,), popularity is the damped mean rating.
+    `settings` holds scale, k and min_item_ratings besides what describes the model.
+    """
+
+    scorer: Scorer
+    users: tuple[str, ...]
+    items: tuple[str, ...]
+    titles: tuple[str, ...]
+    start: NDArray[np.int64]
+    rated: NDArray[np.int32]
+    count: NDArray[np.int64]
+    popularity: Floats
+    settings: dict[str, Any]
+    rating: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        kind = type(self.scorer).__name__
+        return f"<Recommender by {kind}: {len(self.users)} users, {len(self.items)} items>"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_user_at", {raw: at for at, raw in enumerate(self.users)})
+        object.__setattr__(self, "_item_at", {raw: at for at, raw in enumerate(self.items)})
+
+    def knows(self, user: str) -> bool:
+        """Whether the user was among the ratings."""
+        return user in self._user_at  # type: ignore[attr-defined]
+
+    def knows_any(self, history: History) -> bool:
+        """Whether one of the history's items was among the ratings."""
+        return any(item in self._item_at for item in history)  # type: ignore[attr-defined]
+
+    def estimate(self, users: Sequence[str], items: Sequence[str], history: History | None = None) -> Floats:
+        """Estimates clipped to the scale for n pairs of raw ids; unknown ids get what Surprise gives them.
+
+        With a history (item: rating) they are all those of one user who has these ratings, besides what the
+        model knows of the one user in `users`. Raises InputError for ratings off the scale.
+        """
+        item = np.array([self._item_at.get(raw, -1) for raw in items], dtype=np.int64)  # type: ignore[attr-defined]
+        if history is not None:
+            scorer, at, _ = self._folded(users[0] if len(users) else "", history)
+            return self._clipped(scorer.pairs(np.full(len(item), at), item))
+        user = np.array([self._at(raw) for raw in users], dtype=np.int64)
+        return self._clipped(self.scorer.pairs(user, item))
+
+    def top_n(self, user: str, k: int | None = None, history: History | None = None) -> list[Pick]:
+        """The k best items that the user has not rated, best first; fewer when there are not so many.
+
+        Items with `min_item_ratings` ratings come first (where no item has so many, those with the most). The
+        others fill up a list that is too short, see `_shrunk`. An unknown user gets the items of highest
+        popularity. Equal estimates: the item with more ratings first.
+        `history` (item: rating) are ratings that came after the training: they count besides those that the
+        model knows of the user, who may be unknown. Raises InputError for ratings off the scale.
+        """
+        [lists] = [self.list_for(user, k, history)] if history is not None else self.recommend([user], k)
+        return [
+            Pick(self.items[item], self.titles[item], float(estimate), int(rank))
+            for item, estimate, rank in zip(lists.item, lists.estimate, lists.rank, strict=True)
+        ]
+
+    def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
+        """Lists as `top_n` makes them, for these users or for all, in blocks of bounded memory.
+
+        A block is some hundred users; `Lists.user` goes on counting through them. Raises InputError for a k
+        below 1.
+        """
+        k = self._length(k)
+        if isinstance(users, str):
+            # Else each of its characters would be taken for a user.
+            users = [users]
+        known = range(len(self.users)) if users is None else map(self._at, users)
+        at = np.fromiter(known, dtype=np.int64)
+        step = max(1, BLOCK // max(1, len(self._eligible)))
+        for first in range(0, len(at), step):
+            part = at[first : first + step]
+            yield self._lists(part, first, k)
+
+    def list_for(self, user: str, k: int | None, history: History) -> Lists:
+        """The list of one user with ratings that came after the training, see `top_n`."""
+        k = self._length(k)
+        scorer, at, rated = self._folded(user, history)
+        row = np.zeros(len(rated), dtype=np.int64)
+        if at < 0:
+            listed = self._popular(row, rated, k)
+        else:
+            listed = self._filled(scorer, np.array([at]), row, rated, k)
+        return self._as_lists(*listed, np.array([at]), 0)
+
+    def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
+        """The n ratings of the user that add most to the estimate of an item, most first.
+
+        None for a model that has no such reasons (neighbouring users, deviations, biases), an unknown item,
+        and a user without ratings. Raises InputError for ratings off the scale.
+        """
+        at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
+        rated, rating = self._ratings_of(user, history or {})
+        if at < 0 or not len(rated):
+            return []
+        shares = self.scorer.reasons(at, rated, rating, self.settings.get("fold_in", {}))
+        if shares is None:
+            return []
+        return [
+            Reason(self.items[rated[j]], self.titles[rated[j]], float(rating[j]), float(shares[j]))
+            for j in np.argsort(-shares, kind="stable")[:n]
+            if shares[j] > 0
+        ]
+
+    def similar(self, item: str, k: int | None = None) -> list[Pick]:
+        """The k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
+
+        By the model's own similarities or factors; where it has none, by who has rated: the cosine of the
+        two sets of users. As in `top_n`, items with many ratings come first; the similarity of the others is
+        shrunk. Raises InputError for an unknown item.
+        """
+        k = self._length(k)
+        at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
+        if at < 0:
+            raise InputError(f"item {item!r} is unknown. Ask for one that was among the ratings.")
+        nearness = self.scorer.similar(at)
+        if nearness is None:
+            raters = np.searchsorted(self.start, np.flatnonzero(self.rated == at), side="right") - 1
+            shared = np.zeros(len(self.items))
+            for user in raters.tolist():
+                shared[self.rated[self.start[user] : self.start[user + 1]]] += 1
+            nearness = shared / np.sqrt(np.maximum(self.count * self.count[at], 1))
+        row, itself = np.zeros(1, dtype=np.int64), np.array([at])
+        parts = [self._best(nearness[self._eligible][None], self._eligible, row, itself, k)]
+        if len(self._rest):
+            shrunk = nearness[self._rest] * self._support
+            parts.append(self._best(shrunk[None], self._rest, row, itself, k))
+        like = [(of[score > 0], place[score > 0], score[score > 0]) for of, place, score in parts]
+        _, near, similarity = _cut(like, k)
+        return [
+            Pick(self.items[i], self.titles[i], value, rank)
+            for rank, (i, value) in enumerate(zip(near.tolist(), similarity.tolist(), strict=True), start=1)
+        ]
+
+    @cached_property
+    def _eligible(self) -> NDArray[np.int64]:
+        """The items that are recommended first, those with more ratings before the others."""
+        return self._by_count(supported(self.count, self.settings["min_item_ratings"]))
+
+    @cached_property
+    def _rest(self) -> NDArray[np.int64]:
+        """The rated items that fill up lists, those with more ratings first."""
+        few = ~supported(self.count, self.settings["min_item_ratings"])
+        return self._by_count(few & (self.count > 0))
+
+    @cached_property
+    def _column(self) -> NDArray[np.int64]:
+        """Where each item stands among these and, after that, in the rest; -1 for one that nobody rated."""
+        column = np.full(len(self.items), -1)
+        column[np.concatenate((self._eligible, self._rest))] = np.arange(
+            len(self._eligible) + len(self._rest)
+        )
+        return column
+
+    def _by_count(self, open_: NDArray[np.bool_]) -> NDArray[np.int64]:
+        items = np.flatnonzero(open_)
+        return items[np.argsort(-self.count[items], kind="stable")]
+
+    @cached_property
+    def _support(self) -> Floats:
+        """How much the ratings of each item of `_rest` count beside `damping`: above 0, at most 1."""
+        count = self.count[self._rest]
+        return count / (count + float(self.settings.get("damping", 25.0)))
+
+    def _at(self, user: str) -> int:
+        # Ids are text; whoever asks for the user 7 means "7".
+        return self._user_at.get(str(user), -1)  # type: ignore[attr-defined,no-any-return]
+
+    def _length(self, k: int | None) -> int:
+        k = self.settings["k"] if k is None else k
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one.")
+        return k
+
+    def _lists(self, at: NDArray[np.int64], first: int, k: int) -> Lists:
+        asked = np.flatnonzero(at >= 0)
+        length = self.start[at[asked] + 1] - self.start[at[asked]]
+        row = np.repeat(np.arange(len(asked)), length)
+        place = np.arange(len(row)) + np.repeat(self.start[at[asked]] - np.cumsum(length) + length, length)
+        seen = self.rated[place]
+        row, item, score = self._filled(self.scorer, at[asked], row, seen, k)
+        parts = [(asked[row], item, score)]
+        if len(asked) < len(at):
+            nothing = np.zeros(0, dtype=np.int64)
+            _, item, score = self._popular(nothing, nothing, k)
+            strangers = np.flatnonzero(at < 0)
+            again = len(strangers)
+            parts.append((np.repeat(strangers, len(item)), np.tile(item, again), np.tile(score, again)))
+        row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(row, kind="stable")
+        return self._as_lists(row[order], item[order], score[order], at, first)
+
+    def _filled(
+        self, scorer: Scorer, user: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
+    ) -> Rows:
+        """The k best items of each of `user`, shape (b,): of the shelf, and of the rest where these are few.
+
+        `seen[i]` is an item that the user of row `row[i]` has rated. Returns rows, ascending, with items and
+        scores, best first.
+        """
+        parts = [self._best(scorer.of_users(user, self._eligible), self._eligible, row, seen, k)]
+        if not len(self._rest):
+            return parts[0]
+        short = np.flatnonzero(np.bincount(parts[0][0], minlength=len(user)) < k)
+        step = max(1, BLOCK // len(self._rest))
+        for first in range(0, len(short), step):
+            part = short[first : first + step]
+            mine = np.isin(row, part)
+            shrunk = self._shrunk(scorer.of_users(user[part], self._rest))
+            at, item, score = self._best(shrunk, self._rest, np.searchsorted(part, row[mine]), seen[mine], k)
+            parts.append((part[at], item, score))
+        return _cut(parts, k)
+
+    def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
+        """The k most popular items that are not among those seen, as `_filled` orders them, in row 0."""
+        parts = [self._best(self.popularity[self._eligible][None], self._eligible, row, seen, k)]
+        if len(parts[0][0]) < k and len(self._rest):
+            parts.append(self._best(self.popularity[self._rest][None], self._rest, row, seen, k))
+        return _cut(parts, k)
+
+    def _shrunk(self, estimate: Floats) -> Floats:
+        """Estimates for `_rest`, drawn to the user's mean the more, the fewer ratings the item has."""
+        level = estimate.mean(axis=1, keepdims=True)
+        shrunk: Floats = level + self._support * (estimate - level)
+        return shrunk
+
+    def _best(
+        self, score: Floats, items: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
+    ) -> Rows:
+        """The k best of each row of scores over `items` (`_eligible` or `_rest`), without what the row saw.
+
+        Returns rows, ascending, with items and scores, best first.
+        """
+        column = self._column[seen] if items is self._eligible else self._column[seen] - len(self._eligible)
+        inside = (column >= 0) & (column < len(items))
+        score[row[inside], column[inside]] = -np.inf
+        k = min(k, score.shape[1])
+        least = -np.partition(-score, k - 1, axis=1)[:, k - 1 : k]
+        # -inf less something is -inf: rows with fewer than k items left have all that is seen in it.
+        row, column = np.nonzero((score >= least - 2 * NEAR) & (score > -np.inf))
+        score = score[row, column]
+        order = np.lexsort((column, -np.round(score / NEAR), row))
+        row, column, score = row[order], column[order], score[order]
+        best = np.arange(len(row)) - np.searchsorted(row, row) < k
+        return row[best], items[column[best]], score[best]
+
+    def _as_lists(
+        self,
+        row: NDArray[np.int64],
+        item: NDArray[np.int64],
+        score: Floats,
+        at: NDArray[np.int64],
+        first: int,
+    ) -> Lists:
+        rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
+        return Lists(row + first, item, self._clipped(score), rank, at[row] >= 0)
+
+    def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
+        """Items and ratings of a user: those of the training, and over them those of the history."""
+        at = self._at(user)
+        known: dict[int, float] = {}
+        if at >= 0 and self.rating is not None:
+            row = slice(self.start[at], self.start[at + 1])
+            # By way of text: as float64, a float32 of 3.3 is 3.2999999523.
+            exact = self.rating[row].astype(str).astype(np.float64)
+            known = dict(zip(self.rated[row].tolist(), exact.tolist(), strict=True))
+        low, high = self.settings["scale"]
+        for raw, rating in history.items():
+            if not isinstance(rating, numbers.Real) or not low <= rating <= high:
+                shown = float(rating) if isinstance(rating, numbers.Real) else rating
+                raise InputError(
+                    f"history: rating {shown!r} of item {raw!r} is not on the scale {low:g} to {high:g}."
+                )
+            if (item := self._item_at.get(raw, -1)) >= 0:
+                known[item] = float(rating)
+        return np.array([*known], dtype=np.int64), np.array([*known.values()], dtype=np.float64)
+
+    def _folded(self, user: str, history: History) -> tuple[Scorer, int, NDArray[np.int64]]:
+        """A scorer that knows the history, the user's index in it (-1: unknown), and the items seen."""
+        rated, rating = self._ratings_of(user, history)
+        how, at = self.settings.get("fold_in"), self._at(user)
+        # What was trained is better than what is folded in, as long as the history adds nothing.
+        adds = at < 0 or self.knows_any(history)
+        folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None and adds else None
+        if folded is not None:
+            return folded, folded.n_users - 1, rated
+        if at >= 0:
+            rated = np.union1d(rated, self.rated[self.start[at] : self.start[at + 1]])
+        return self.scorer, at, rated
+
+    def _clipped(self, estimate: Floats) -> Floats:
+        low, high = self.settings["scale"]
+        return np.clip(estimate, low, high)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that `save` writes; ids, titles and settings are JSON in bytes, so nothing needs pickle."""
+        words = {"users": self.users, "items": self.items, "titles": self.titles, "settings": self.settings}
+        arrays: dict[str, NDArray[Any]] = {
+            key: np.frombuffer(json.dumps(value, sort_keys=True).encode(), dtype=np.uint8)
+            for key, value in words.items()
+        }
+        arrays |= {key: getattr(self, key) for key in ("start", "rated", "count", "popularity")}
+        if self.rating is not None:
+            arrays["rating"] = self.rating
+        parts = (part.name for part in fields(self.scorer))  # type: ignore[arg-type]
+        return arrays | {f"scorer_{name}": np.asarray(getattr(self.scorer, name)) for name in parts}
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that determines the answers: equal for two runs of one configuration."""
+        seal = hashlib.sha256()
+        for key, array in sorted(self.arrays().items()):
+            seal.update(
+                f"{key} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
+            )
+        return seal.hexdigest()
+
+    def save(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write the arrays and their manifest, with `about`, into a folder, which is made."""
+        folder.mkdir(parents=True)
+        np.savez_compressed(folder / ARRAYS, **self.arrays())  # type: ignore[arg-type]
+        manifest.write(folder, about)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Recommender":
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises InputError when a file is missing, is not the one that was saved, or is of another format.
+        """
+        manifest.check(folder, ARRAYS)
+        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        words = {
+            key: json.loads(arrays.pop(key).tobytes()) for key in ("users", "items", "titles", "settings")
+        }
+        parts: dict[str, Any] = {
+            key.removeprefix("scorer_"): arrays.pop(key) for key in list(arrays) if key.startswith("scorer_")
+        }
+        numbers = {key: value.item() for key, value in parts.items() if value.ndim == 0}
+        scorer = KINDS[words["settings"]["scorer"]](**{**parts, **numbers})
+        named: dict[str, Any] = {key: tuple(words[key]) for key in ("users", "items", "titles")}
+        return cls(scorer=scorer, settings=words["settings"], **named, **arrays)

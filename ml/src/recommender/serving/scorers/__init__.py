@@ -1,0 +1,1 @@
+"""Predictions as formulas over plain arrays, a file for each kind of model."""

@@ -1,0 +1,95 @@
+"""EASE: weights from the items that a user has rated."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.serving.scorers.base import Floats, Index, Scorer
+
+
+@dataclass(frozen=True, eq=False)
+class Weights(Scorer):
+    """EASE: a user's score of an item is the sum of the weights from the items that the user has rated to it.
+
+    The k learnt items stand at `position` (m+1,), which is -1 for others; `weights` (k, k), float32, is from
+    row to column. The learnt items that user u has rated are `rated[first[u]:first[u] + length[u]]`, by
+    position, and `value` is what each counts; `first` and `length` have shape (n+1,). Where there is no
+    weight, or nothing rated, the score is the item's `popularity` (m+1,). The estimate is
+    low + (high - low) * score. A rating r counts
+    1 - rating_weight + rating_weight * (r - low) / (high - low).
+    """
+
+    low: float
+    high: float
+    rating_weight: float
+    position: NDArray[np.int32]
+    popularity: Floats
+    first: NDArray[np.int64]
+    length: NDArray[np.int64]
+    rated: NDArray[np.int32]
+    value: Floats
+    weights: NDArray[np.float32]
+
+    @property
+    def n_users(self) -> int:
+        """How many users are known."""
+        return len(self.length) - 1
+
+    def pairs(self, user: Index, item: Index) -> Floats:
+        """Estimates of p pairs; both arrays have shape (p,)."""
+        estimate = np.empty(len(user))
+        order = np.argsort(user, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
+            if len(part):
+                estimate[part] = self.of_users(user[part[:1]], item[part])[0]
+        return estimate
+
+    def of_users(self, user: Index, item: Index) -> Floats:
+        """Estimates of b users for p items, shape (b, p)."""
+        score = np.repeat(self.popularity[item][None], len(user), axis=0)
+        column = np.flatnonzero(self.position[item] >= 0)
+        known = np.flatnonzero(self.length[user] > 0)
+        if len(column) and len(known):
+            rows = np.zeros((len(known), len(self.weights)))
+            for row, u in enumerate(user[known]):
+                span = slice(self.first[u], self.first[u] + self.length[u])
+                np.add.at(rows[row], self.rated[span], self.value[span])
+            # Of few users the weights from what none of them has rated need not be read.
+            used = np.flatnonzero(rows.any(axis=0))
+            score[np.ix_(known, column)] = (
+                rows[:, used] @ self.weights[np.ix_(used, self.position[item[column]])]
+            )
+        return self.low + (self.high - self.low) * score
+
+    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+        """A row of these ratings times the weights, which is what a known user gets."""
+        learnt = self.position[item] >= 0
+        return replace(
+            self,
+            first=np.zeros(2, dtype=np.int64),
+            length=np.array([np.count_nonzero(learnt), 0]),
+            rated=self.position[item[learnt]],
+            value=self._counts(rating[learnt]),
+        )
+
+    def similar(self, item: int) -> Floats | None:
+        """The weights from the item, None if it is not learnt: what else is picked where this one was."""
+        if self.position[item] < 0:
+            return None
+        row = np.append(self.weights[self.position[item]], 0.0)
+        return row[self.position[:-1]].astype(np.float64)
+
+    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+        """Each rating's term of the sum, None if the item is not learnt."""
+        if self.position[item] < 0:
+            return None
+        terms = np.zeros(len(rated))
+        learnt = self.position[rated] >= 0
+        weight = self.weights[self.position[rated[learnt]], self.position[item]]
+        terms[learnt] = (self.high - self.low) * self._counts(rating[learnt]) * weight
+        return terms
+
+    def _counts(self, rating: Floats) -> Floats:
+        return 1 - self.rating_weight + self.rating_weight * (rating - self.low) / (self.high - self.low)

@@ -1,0 +1,1 @@
+"""MLflow's edge: stores, runs, what a run logs, the registry."""

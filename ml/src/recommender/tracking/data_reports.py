@@ -1,0 +1,60 @@
+"""Reports of the data in MLflow: a run's own, and the champion's."""
+
+import json
+from typing import Any
+
+from recommender.data import reports
+from recommender.data.ratings import Ratings
+from recommender.errors import RecommenderError
+from recommender.tracking import registry, stores
+
+PROFILE = "data/profile.json"
+IDS = "data/ids.json"
+
+
+def of_champion(name: str) -> dict[str, Any] | None:
+    """Version, profile and ids of the data that the champion of registered model `name` was trained on.
+
+    None when there is no champion, or it has no profile: it is older than these reports, or its run was
+    deleted. Raises RecommenderError when MLflow does not answer, Untrusted where another server keeps them.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = registry.champion(name)
+        if version is None:
+            return None
+        run = str(mlflow.MlflowClient().get_model_version(name, version).run_id)
+        stores.require_server_store(mlflow.MlflowClient().get_run(run).info.artifact_uri)
+        found = {path.path for path in mlflow.MlflowClient().list_artifacts(run, "data")}
+        if not {PROFILE, IDS} <= found:
+            return None
+        stored = {
+            path: json.loads(mlflow.artifacts.load_text(f"runs:/{run}/{path}")) for path in (PROFILE, IDS)
+        }
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise RecommenderError(f"{name}: MLflow: {error.message}") from error
+    return {"version": version, "profile": stored[PROFILE], "ids": stored[IDS]}
+
+
+def log(run_id: str, ratings: Ratings, name: str) -> list[str]:
+    """Log profile, ids and, when `name` has a champion, drift to the active run, as pages, JSON and metrics.
+
+    Metrics are data_<number> and drift_<number>. Returns the remarks.
+    """
+    import mlflow
+
+    now, before = reports.profile(ratings), of_champion(name)
+    pages = {"data": now, **({"drift": reports.drift(ratings, now, before)} if before is not None else {})}
+    mlflow.log_dict({"users": ratings.users, "items": ratings.items}, IDS)
+    for key, report in pages.items():
+        file = PROFILE if key == "data" else "data/drift.json"
+        mlflow.log_dict(report, file)
+        mlflow.log_text(reports.page(report), file.replace(".json", ".html"))
+        mlflow.log_metrics(
+            {f"{key}_{name}": value for name, value in report["numbers"].items()}, run_id=run_id
+        )
+    return [remark for report in pages.values() for remark in report["remarks"]]

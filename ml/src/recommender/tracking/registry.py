@@ -1,0 +1,249 @@
+"""MLflow's model registry: names by environment, and the aliases that say what is served."""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from recommender import confined, names, typed
+from recommender.errors import InputError, RecommenderError
+from recommender.tracking import stores
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+# A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
+_MOVING = "aliases_moving"
+# A tag of the registered model: the source_digest that was deployed last and made champion.
+_DEPLOYED = "deployed"
+
+
+def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
+    """Register a logged model as a new version of `name` and make it champion; returns the version.
+
+    The champion before becomes `previous`.
+    Raises RecommenderError for whatever MLflow refuses.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        finish_alias_move(name)
+        before = champion(name)
+        version = str(mlflow.register_model(model_uri, name, tags=tags, await_registration_for=60).version)
+        move_aliases(name, version, before)
+    except MlflowException as error:
+        raise RecommenderError(f"{name}: MLflow does not register the model: {stores.why(error)}") from error
+    return version
+
+
+def move_aliases(name: str, champion: str, previous: str | None) -> None:
+    """Let the aliases point to these versions; the champion is one that can be served at every moment.
+
+    MLflow moves one alias at a time, so that where they go is written down first: `settle` ends what an
+    interruption left half-way.
+    """
+    import mlflow
+
+    aliases = {CHAMPION: champion, PREVIOUS: previous}
+    mlflow.MlflowClient().set_registered_model_tag(name, _MOVING, json.dumps(aliases))
+    finish_alias_move(name)
+
+
+def finish_alias_move(name: str) -> None:
+    """Finish a move of the aliases of `name` that was interrupted; does nothing where there is none."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = _model(name)
+    if found is None or _MOVING not in found.tags:
+        return
+    for alias, version in json.loads(found.tags[_MOVING]).items():
+        # somebody may have deleted it since
+        if version is not None and _found(client.get_model_version, name, version):
+            client.set_registered_model_alias(name, alias, version)
+    client.delete_registered_model_tag(name, _MOVING)
+
+
+def deployed(name: str) -> str | None:
+    """The source_digest that a deployment last made champion of `name`, or None."""
+    found = _model(name)
+    return found.tags.get(_DEPLOYED) if found else None
+
+
+def set_deployed(name: str, digest: str) -> None:
+    """Write down that `digest` is deployed and was made champion."""
+    import mlflow
+
+    mlflow.MlflowClient().set_registered_model_tag(name, _DEPLOYED, digest)
+
+
+def aliases(name: str) -> dict[str, str]:
+    """Versions of `name` by alias; empty where there is no such registered model."""
+    found = _model(name)
+    return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
+
+
+def versions(name: str) -> list["ModelVersion"]:
+    """All versions of `name`, newest first; empty where there is no such registered model."""
+    import mlflow
+
+    found = mlflow.search_model_versions(filter_string=f"name='{name}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def version(name: str, number: str | None) -> "ModelVersion":
+    """A version of `name`, by default its champion; raises InputError, with those there are, for another."""
+    import mlflow
+
+    wanted = number or champion(name)
+    client = mlflow.MlflowClient()
+    if wanted is not None and re.fullmatch(r"[0-9]+", wanted):
+        found: ModelVersion | None = _found(client.get_model_version, name, wanted)
+        if found is not None:
+            return found
+    there = ", ".join(str(each.version) for each in versions(name)) or "none"
+    raise InputError(
+        f"{name} has no {f'version {number}' if number else CHAMPION}. Versions that there are: {there}."
+        + ("" if number and there != "none" else others(name))
+    )
+
+
+def others(name: str) -> str:
+    """A sentence that leads on from a model without a champion: which others have one, or how to get one."""
+    of, _, model = name.partition(".")
+    there = [each for each in with_champion(of) if each != model]
+    if there:
+        first = typed.quoted(there[0])
+        named = ", ".join(there)
+        return f" Models of {of} that have one: {named}. Say --model {first}, with make MODEL={first}."
+    return f" Train one with: {typed.train(model)}" if of == names.environment() else ""
+
+
+def tags(of: "ModelVersion") -> dict[str, str]:
+    """The tags of a version, and under those its run's that say what the model was made from."""
+    keys = (
+        "algorithm",
+        "dataset_digest",
+        "source_digest",
+        "source_commit",
+        "model_digest",
+        "artifact_digest",
+        "holdout_digest",
+    )
+    run = run_of(of)
+    return {key: run.data.tags[key] for key in keys if run and key in run.data.tags} | dict(of.tags)
+
+
+def run_of(version: "ModelVersion") -> "Run | None":
+    """The run that a version came from, None where there is none any more."""
+    import mlflow
+
+    run: Run | None = _found(mlflow.MlflowClient().get_run, version.run_id) if version.run_id else None
+    return run if run and run.info.lifecycle_stage == "active" else None
+
+
+def check_places(version: "ModelVersion") -> None:
+    """Raise Untrusted for a version whose model or run the tracking server does not keep itself."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if (run := run_of(version)) is not None:
+        stores.require_server_store(run.info.artifact_uri)
+    _pinned(client.get_model_version_download_uri(version.name, str(version.version)))
+
+
+def _pinned(uri: str) -> str:
+    """`uri` without its alias, which could move meanwhile; raises Untrusted as `check_places` does."""
+    import mlflow
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    client = mlflow.MlflowClient()
+    parts = urlsplit(uri)
+    if parts.scheme == "runs":
+        stores.require_server_store(
+            client.get_run(parts.path.lstrip("/").partition("/")[0]).info.artifact_uri
+        )
+        return uri
+    if parts.scheme != "models":
+        return stores.require_server_store(uri)
+    root, inner = ModelsArtifactRepository.split_models_uri(uri)  # type: ignore[no-untyped-call]
+    named = get_model_name_and_version(client, root)  # type: ignore[no-untyped-call]
+    if len(named) == 1:
+        stores.require_server_store(client.get_logged_model(named[0]).artifact_location)
+    else:
+        check_places(client.get_model_version(*named))
+    return f"models:/{'/'.join([*map(str, named), *filter(None, [inner])])}"
+
+
+def _model(name: str) -> "RegisteredModel | None":
+    """The registered model, None where there is none.
+
+    It is searched for: to who is not admin, a server with logins says of one that is not there that it is
+    forbidden.
+    """
+    import mlflow
+
+    return next(iter(mlflow.MlflowClient().search_registered_models(f"name='{name}'")), None)
+
+
+def _found(get: Any, *arguments: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(*arguments)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def with_champion(environment: str) -> list[str]:
+    """The models of an environment that have a champion, by their names without the environment."""
+    import mlflow
+
+    found, page = [], None
+    while True:
+        pattern = f"name LIKE '{names.checked_environment(environment)}.%'"
+        part = mlflow.MlflowClient().search_registered_models(pattern, page_token=page)
+        found += [
+            each.name.partition(".")[2]
+            for each in part
+            if CHAMPION in each.aliases and names.is_name_of(environment, each.name)
+        ]
+        page = part.token
+        if not page:
+            return sorted(found)
+
+
+def champion(name: str) -> str | None:
+    """The version of `name` that alias champion points to, or None."""
+    return aliases(name).get(CHAMPION)
+
+
+def load(uri: str, train: str = "recommender train") -> Any:
+    """Load a model by its MLflow URI; raises InputError when there is none, which says to type `train`.
+
+    Its code runs here: raises RecommenderError where an account with sudo asks on a server, and Untrusted
+    where a tracking server does not keep the model itself.
+    """
+    confined.check()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # a path was chosen by who asks, no server
+        with stores.own_code():
+            return mlflow.pyfunc.load_model(
+                _pinned(uri) if urlsplit(uri).scheme in ("models", "runs") else uri
+            )
+    # ValueError: an address that MLflow cannot take apart
+    except (MlflowException, OSError, ValueError) as error:
+        reason = error.message if isinstance(error, MlflowException) else str(error)
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise RecommenderError(f"{uri}: MLflow does not let this login read it: {reason}") from error
+        raise InputError(f"{uri}: no such model: {reason.rstrip('.')}. Train one with: {train}") from error
