@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recommender import files
 from recommender.errors import RecommenderError
 
 # Set on a server: the account that loads models, who has sudo, and the file with that account's login.
@@ -89,12 +90,9 @@ def hand_over(line: Sequence[str], output: Path | None) -> int | None:
     sys.stdout.flush()
     if output is None:
         return subprocess.run(command, check=False).returncode
-    part = output.with_name(f".{output.name}.part")
-    try:
+    with files.replacing(output) as part:
         with part.open("wb") as file:
             code = subprocess.run(command, stdout=file, check=False).returncode
-        if code == 0:
-            part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+        if code != 0:
+            part.unlink()
     return code

@@ -86,9 +86,7 @@ def deploy(
     """
     name = f"{names.environment()}.{config.tracking.model}"
     uri = stores.connect(uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with stores.explained(f"{uris.redacted(uri)}: MLflow"):
         if not check:
             registry.finish_alias_move(name)
             runs.end_lost(runs.experiment(config.tracking.experiment, uri))
@@ -107,8 +105,6 @@ def deploy(
             champion = _train(config, uri, report, say, tell)
         if verdict.what != "stays" and registry.deployed(name) != wanted:
             registry.set_deployed(name, wanted)
-    except MlflowException as error:
-        raise RecommenderError(f"{uris.redacted(uri)}: MLflow: {error.message}") from error
     return {**asdict(verdict), "champion": champion}
 
 

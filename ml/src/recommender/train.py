@@ -18,7 +18,7 @@ from recommender.data import reading
 from recommender.data.ratings import Ratings
 from recommender.evaluation import validation
 from recommender.evaluation.results import Evaluation
-from recommender.files import write_atomically
+from recommender.files import write_whole
 from recommender.promotion import evidence
 from recommender.serving.recommender import Recommender, supported
 from recommender.tracking import data_reports, registry, run_log, runs, stores
@@ -221,7 +221,7 @@ def support(ratings: Ratings, config: Config) -> dict[str, Any]:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON, whole or not at all; the account that trains can read it, whoever wrote it."""
-    write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
+    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
 
 
 def fit(ratings: Ratings, config: Config) -> tuple[Recommender, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recommender import typed
+from recommender import files, typed
 from recommender.cli import options, printing
 from recommender.errors import InputError, RecommenderError
 
@@ -198,14 +198,9 @@ def _rated(recommender: Any, at: int | None) -> Any:
 
 
 def _write_csv(answers: Any, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with files.replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             for number, answered in enumerate(answers):
                 answered.to_csv(file, index=False, header=number == 0)
-        part.replace(path)
     except OSError as error:
         raise RecommenderError(f"{path}: {error.strerror}. Name a file that you can write.") from error
-    finally:
-        part.unlink(missing_ok=True)

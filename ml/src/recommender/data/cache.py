@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from recommender import files
 from recommender.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,15 +102,8 @@ def _save(ratings: "Ratings", path: Path) -> None:
         "level": level.astype(np.min_scalar_type(max(len(levels) - 1, 0))),
         "levels": levels,
     }
-    # Written beside and moved into place: two runs at once never see half a file of one another's.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".ratings-", suffix=".part")
-    try:
-        with open(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with files.replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _load(path: Path) -> "Ratings":

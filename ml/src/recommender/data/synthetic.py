@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender import files
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 
@@ -66,7 +67,6 @@ def write(ratings: Ratings, path: Path, seed: int = 0) -> None:
 
     draw = np.random.default_rng([seed, 1])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         columns = {
             "userId": pa.DictionaryArray.from_arrays(ratings.user, list(ratings.users)).dictionary_decode(),
             "movieId": pa.DictionaryArray.from_arrays(ratings.item, list(ratings.items)).dictionary_decode(),
@@ -74,16 +74,12 @@ def write(ratings: Ratings, path: Path, seed: int = 0) -> None:
             "timestamp": draw.integers(*_YEARS, len(ratings)),
         }
         table = pa.table(columns)
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with files.replacing(path) as part:
             if path.suffix == ".parquet":
                 pyarrow.parquet.write_table(table, part)
             else:
                 options = pyarrow.csv.WriteOptions(quoting_style="none")
                 pyarrow.csv.write_csv(table, part, options)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}. Name a file that you can write.") from error
 

@@ -28,7 +28,7 @@ from recommender.config import Config, Range, TuningConfig
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError, RecommenderError
 from recommender.evaluation import processes, validation
-from recommender.files import write_atomically
+from recommender.files import write_whole
 from recommender.tracking import runs
 
 Progress = Callable[[str], None]
@@ -264,7 +264,7 @@ def _surprise(
             ]
             _log(config, uri, ratings, _ours(params), settings.metric, values, False, number)
             kept["values"][key] = float(np.mean(values))
-            write_atomically(store, json.dumps(kept))
+            write_whole(store, json.dumps(kept))
             done, best = len(kept["values"]), min(kept["values"].values())
             progress(
                 f"{done}/{len(combinations)} {settings.metric} {kept['values'][key]:.4f} "

@@ -24,7 +24,7 @@ _UNDONE = (
 
 def export(environment: str, model: str, number: str | None, path: Path) -> str:
     """Write a version, by default the champion, into the archive `path`; returns its name and number."""
-    with stores.explained(f"{environment}: MLflow cannot give the version"):
+    with stores.explained(f"{environment}: MLflow cannot give the version", storing=True):
         version = registry.version(names.registered_name(environment, model), number)
         if PENDING in version.tags:
             raise InputError(
@@ -60,7 +60,7 @@ def promote(
             f"{archive}: no such file. Write it first: "
             f"recommender export --environment {gate.before(target)} --output {typed.quoted(archive)}"
         )
-    mlflow = stores.explained(f"{target}: MLflow", _UNDONE)
+    mlflow = stores.explained(f"{target}: MLflow", _UNDONE, storing=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, mlflow:
         folder = Path(scratch)
         content = bundle.read(archive, folder, gate.before(target))
@@ -119,7 +119,7 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
     Raises InputError when there is nothing to go back to, Refusal when its files are not what they were.
     """
     name = names.registered_name(environment, model)
-    with stores.explained(f"{environment}: MLflow", _UNDONE):
+    with stores.explained(f"{environment}: MLflow", _UNDONE, storing=True):
         unfinished.remove_unfinished(name)
         now = registry.aliases(name)
         champion, wanted = now.get(registry.CHAMPION), number or now.get(registry.PREVIOUS)

@@ -15,7 +15,7 @@ def versions_table(environment: str) -> str:
     """All versions of an environment's models as text: aliases, metrics, and where each came from."""
     import mlflow
 
-    with stores.explained(f"{environment}: MLflow"):
+    with stores.explained(f"{environment}: MLflow", storing=True):
         client = mlflow.MlflowClient()
         pattern = names.registered_name(environment, "%")
         found: list[str] = []

@@ -5,7 +5,6 @@ from typing import Any
 
 from recommender.data import reports
 from recommender.data.ratings import Ratings
-from recommender.errors import RecommenderError
 from recommender.tracking import registry, stores
 
 PROFILE = "data/profile.json"
@@ -21,23 +20,24 @@ def of_champion(name: str) -> dict[str, Any] | None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        version = registry.champion(name)
-        if version is None:
-            return None
-        run = str(mlflow.MlflowClient().get_model_version(name, version).run_id)
-        stores.require_server_store(mlflow.MlflowClient().get_run(run).info.artifact_uri)
-        found = {path.path for path in mlflow.MlflowClient().list_artifacts(run, "data")}
-        if not {PROFILE, IDS} <= found:
-            return None
-        stored = {
-            path: json.loads(mlflow.artifacts.load_text(f"runs:/{run}/{path}")) for path in (PROFILE, IDS)
-        }
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise RecommenderError(f"{name}: MLflow: {error.message}") from error
-    return {"version": version, "profile": stored[PROFILE], "ids": stored[IDS]}
+    with stores.explained(f"{name}: MLflow"):
+        try:
+            version = registry.champion(name)
+            if version is None:
+                return None
+            run = str(mlflow.MlflowClient().get_model_version(name, version).run_id)
+            stores.require_server_store(mlflow.MlflowClient().get_run(run).info.artifact_uri)
+            found = {path.path for path in mlflow.MlflowClient().list_artifacts(run, "data")}
+            if not {PROFILE, IDS} <= found:
+                return None
+            profile, ids = (
+                json.loads(mlflow.artifacts.load_text(f"runs:/{run}/{path}")) for path in (PROFILE, IDS)
+            )
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+    return {"version": version, "profile": profile, "ids": ids}
 
 
 def log(run_id: str, ratings: Ratings, name: str) -> list[str]:

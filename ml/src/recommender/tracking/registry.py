@@ -28,15 +28,12 @@ def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
     Raises RecommenderError for whatever MLflow refuses.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    try:
+    with stores.explained(f"{name}: MLflow does not register the model"):
         finish_alias_move(name)
         before = champion(name)
         version = str(mlflow.register_model(model_uri, name, tags=tags, await_registration_for=60).version)
         move_aliases(name, version, before)
-    except MlflowException as error:
-        raise RecommenderError(f"{name}: MLflow does not register the model: {stores.why(error)}") from error
     return version
 
 

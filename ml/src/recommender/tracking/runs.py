@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recommender import typed, uris
-from recommender.errors import InputError, RecommenderError
+from recommender.errors import InputError
 from recommender.tracking import stores
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def run(
     Raises RecommenderError for whatever MLflow cannot do, Untrusted before anything is written elsewhere.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    try:
+    with stores.explained(f"{uris.redacted(uri)}: MLflow"):
         at = experiment(config.tracking.experiment, uri)
         if not nested and run_id is None:
             end_lost(at)
@@ -105,8 +104,6 @@ def run(
             # one that goes on may be of another experiment
             stores.require_server_store(active.info.artifact_uri)
             yield active
-    except MlflowException as error:
-        raise RecommenderError(f"{uris.redacted(uri)}: MLflow: {stores.why(error)}") from error
 
 
 def experiment(name: str, uri: str) -> str:

@@ -18,7 +18,7 @@ from recommender.errors import InputError, RecommenderError
 from recommender.tracking import listener
 
 if TYPE_CHECKING:
-    from mlflow.exceptions import MlflowException
+    pass
 
 # A server that does not answer is told in seconds; MLflow's own default is minutes of retries. Git is no part
 # of a run here: the deployed folder is no checkout, and its digest is a tag.
@@ -184,29 +184,33 @@ def _innermost(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def why(error: "MlflowException") -> str:
-    """What MLflow says, and how to be given a right that it misses."""
-    denied = error.error_code == "PERMISSION_DENIED"
-    return error.message + (
-        " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), "
-        "then site.yml --tags tracking."
-        if denied
-        else ""
-    )
+_RIGHT = (
+    " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), then "
+    "site.yml --tags tracking."
+)
+_LOOK = (
+    "\nLook at the disk there (df -h) and the server's journal (journalctl -u mlflow), then type the same "
+    "again."
+)
 
 
 @contextlib.contextmanager
-def explained(what: str, then: str = "") -> Iterator[None]:
-    """Raise RecommenderError, `what` first and `then` last, for whatever MLflow or the disk refuses."""
+def explained(what: str, then: str = "", storing: bool = False) -> Iterator[None]:
+    """Raise RecommenderError, `what` first and `then` last, for what MLflow refuses.
+
+    It says how to be given a right that the login misses. With `storing` it is raised for a lost connection
+    and the disk too, and says where to look.
+    """
+    import requests
     from mlflow.exceptions import MlflowException
 
+    kinds = (MlflowException, requests.RequestException, OSError) if storing else (MlflowException,)
     try:
         yield
-    except (MlflowException, requests.RequestException, OSError) as error:
-        raise RecommenderError(
-            f"{what}: {getattr(error, 'message', error)}{then}\nLook at the disk there (df -h) and the "
-            "server's journal (journalctl -u mlflow), then type the same again."
-        ) from error
+    except kinds as error:
+        denied = getattr(error, "error_code", "") == "PERMISSION_DENIED"
+        mend = _RIGHT if denied else _LOOK if storing else ""
+        raise RecommenderError(f"{what}: {getattr(error, 'message', error)}{then}{mend}") from error
 
 
 @contextlib.contextmanager
