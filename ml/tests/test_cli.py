@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -247,3 +248,31 @@ def test_lists_of_a_long_tail(tmp_path: Path, conf: Path, store: str, environmen
     printed = capsys.readouterr()
     assert printed.out == "[]\n"
     assert "no list for user all: all 43 items are rated already" in printed.err
+
+
+LOST = """
+import argparse, signal, sys, time
+from recommender.cli import main
+
+class Final:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def command(arguments):
+    Final()
+    time.sleep(30)
+    print("went on")
+
+parser = argparse.ArgumentParser()
+parser.set_defaults(command=command)
+main._parser = lambda: parser
+main.main([])
+"""
+
+
+def test_a_signal_while_an_object_is_finalized_is_not_lost() -> None:
+    clean = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOST], env=clean, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")

@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -24,8 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(line)
     arguments.line = line
-    with typed.repeating(options.given(arguments)):
-        return _run(arguments)
+    before, sys.unraisablehook = sys.unraisablehook, _once_more
+    try:
+        with typed.repeating(options.given(arguments)):
+            return _run(arguments)
+    finally:
+        sys.unraisablehook = before
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -55,6 +60,17 @@ def _run(arguments: argparse.Namespace) -> int:
 def _close() -> None:
     # Python would complain once more of what it cannot write while it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _once_more(lost: "sys.UnraisableHookArgs") -> None:
+    """Stop again: what is raised while an object is finalized is lost, and Git's of MLflow take long."""
+    code = lost.exc_value.code if isinstance(lost.exc_value, SystemExit) else None
+    if isinstance(code, int):
+        stop = threading.Timer(0.1, os.kill, (os.getpid(), code - 128))
+        stop.daemon = True
+        stop.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
