@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from recommender.config import Config
+    from recommender.train import Report
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def deploy(
     report: Path | None,
     check: bool,
     say: Callable[[str], None] = lambda line: None,
-    tell: Callable[[dict[str, Any]], None] = lambda report: None,
+    tell: Callable[["Report"], None] = lambda report: None,
 ) -> dict[str, Any]:
     """Do what `judge` says, or with `check` only say it; returns the verdict, with the champion after it.
 
@@ -130,7 +131,7 @@ def _train(
     uri: str,
     path: Path | None,
     say: Callable[[str], None],
-    tell: Callable[[dict[str, Any]], None],
+    tell: Callable[["Report"], None],
 ) -> str:
     from recommender import train
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
@@ -28,6 +28,62 @@ if TYPE_CHECKING:
 
 # What a run keeps of its own report, without the version that is registered afterwards.
 REPORT = "report.json"
+
+
+class Dataset(TypedDict):
+    """What was trained on; lists is what `support` says."""
+
+    name: str
+    ratings: int
+    users: int
+    items: int
+    digest: str
+    lists: "Support"
+
+
+class Support(TypedDict):
+    """How many items come first in lists (items, and their share, 0 to 1) with `least` ratings or more.
+
+    says: a line for people. remark: what somebody should look at, or "".
+    """
+
+    items: int
+    share: float
+    least: int
+    says: str
+    remark: str
+
+
+class Model(TypedDict):
+    """What was stored; name, version and alias are None where nothing was registered."""
+
+    name: str | None
+    version: str | None
+    alias: str | None
+    uri: str
+    run_id: str
+    digest: str
+
+
+class Listed(TypedDict):
+    """The first user's list; an item has what a Pick has."""
+
+    user: str
+    items: list[dict[str, Any]]
+
+
+class Report(TypedDict):
+    """One training, as report.json holds it: metrics in rating units or 0 to 1, wall seconds by part."""
+
+    dataset: Dataset
+    algorithm: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    model: Model
+    tracking_uri: str
+    seconds: dict[str, float]
+    recommendations: Listed
+    source_digest: str | None
 
 
 class Clock:
@@ -56,7 +112,7 @@ def train(
     register: bool = True,
     progress: Callable[[str], None] = lambda line: None,
     altered: bool = False,
-) -> dict[str, Any]:
+) -> Report:
     """Run the whole training and return its report.
 
     `altered` says that the command line changed what the parameter file says: a + ends the source_digest.
@@ -121,7 +177,7 @@ def train(
             first, shelf = ratings.users[0], support(ratings, config)
             if shelf["remark"]:
                 progress(f"data: {shelf['remark']}")
-            report: dict[str, Any] = {
+            report: Report = {
                 "dataset": {
                     "name": ratings.name,
                     "ratings": len(ratings),
@@ -156,7 +212,7 @@ def train(
     if register:
         with clock.part("register"):
             version = registry.register(model_uri, name, {**tags, **recorded})
-        report["model"] |= _registered(name, version)
+        _register_in(report["model"], name, version)
     report["seconds"] = clock.total()
     return report
 
@@ -170,12 +226,13 @@ def log_evaluation(run_id: str, config: Config, ratings: Ratings, evaluation: Ev
     run_log.log_folds(run_id, evaluation.mean(), [vars(fold) for fold in evaluation.folds], figure)
 
 
-def _registered(name: str, version: str) -> dict[str, str]:
-    uri = f"models:/{name}/{version}"
-    return {"name": name, "version": version, "alias": registry.CHAMPION, "uri": uri}
+def _register_in(model: Model, name: str, version: str) -> None:
+    """Write into a report that its model is registered and champion."""
+    model["name"], model["version"], model["alias"] = name, version, registry.CHAMPION
+    model["uri"] = f"models:/{name}/{version}"
 
 
-def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
+def kept_report(version: "ModelVersion") -> Report | None:
     """The report of the training that a champion is of, or None where its run has kept none.
 
     Raises Untrusted where the tracking server does not keep it itself.
@@ -186,17 +243,13 @@ def kept_report(version: "ModelVersion") -> dict[str, Any] | None:
     stores.require_server_store(mlflow.MlflowClient().get_run(run_id).info.artifact_uri)
     if REPORT not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
-    report: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}")
-    report["model"] |= _registered(version.name, str(version.version))
+    report = cast(Report, mlflow.artifacts.load_dict(f"runs:/{run_id}/{REPORT}"))
+    _register_in(report["model"], version.name, str(version.version))
     return report
 
 
-def support(ratings: Ratings, config: Config) -> dict[str, Any]:
-    """How many items may come first in lists, by recommendation.min_item_ratings.
-
-    Keys: items; share (0 to 1); least, the ratings that they have at least; says, a line for people; remark,
-    what somebody should look at, or "".
-    """
+def support(ratings: Ratings, config: Config) -> Support:
+    """How many items may come first in lists, by recommendation.min_item_ratings."""
     rules = config.recommendation
     count = np.bincount(ratings.item, minlength=len(ratings.items))
     items, wanted = len(count), rules.min_item_ratings
@@ -219,7 +272,7 @@ def support(ratings: Ratings, config: Config) -> dict[str, Any]:
     return {"items": found, "share": found / items, "least": least, "says": says, "remark": remark}
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Write a report as JSON, whole or not at all; the account that trains can read it, whoever wrote it."""
     write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
 
@@ -228,5 +281,4 @@ def fit(ratings: Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
     algo = catalogue.make(config.algorithm, config.params, config.seed)
     catalogue.fit(algo, trainset.full(ratings))
-    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
-    return convert.recommender(algo, ratings, settings), algo
+    return convert.recommender(algo, ratings, convert.settings_of(config)), algo

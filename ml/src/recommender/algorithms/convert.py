@@ -9,9 +9,10 @@ from surprise import prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender.algorithms import ranking
+from recommender.config import Config
 from recommender.data.ratings import Ratings
-from recommender.serving.recommender import Recommender
-from recommender.serving.scorers.base import Floats, Index, Scorer
+from recommender.serving.recommender import Recommender, Settings
+from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
 from recommender.serving.scorers.factors import Factors
 from recommender.serving.scorers.neighbours import Neighbours
 from recommender.serving.scorers.slopes import Slopes
@@ -20,13 +21,10 @@ from recommender.serving.scorers.weights import Weights
 _BLOCK = 2**20
 
 
-def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> dict[str, Any]:
-    """What Scorer.fold_in and Scorer.reasons need to know, as JSON can write it.
+def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> FoldIn:
+    """What Scorer.fold_in and Scorer.reasons need to know.
 
-    Neighbourhoods: similarity, min_support and shrinkage of the measure; what a user's level is (baseline,
-    mean or none) and reg_u, its regularisation; spread, the deviation of all ratings where each user has
-    one. EASE: nothing. Everything else: noise, the variance of ratings around the estimate, in squared rating
-    units.
+    EASE: nothing. Neighbourhoods: all keys but noise. Everything else: noise.
     """
     if isinstance(scorer, Weights):
         return {}
@@ -74,13 +72,24 @@ def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
     return _factors(algo, users, items)
 
 
-def recommender(algo: surprise.AlgoBase, ratings: Ratings, settings: dict[str, Any]) -> Recommender:
+def settings_of(config: Config) -> Settings:
+    """The part of a model's settings that the parameter file says."""
+    rules = config.recommendation
+    return {
+        "algorithm": config.algorithm,
+        "k": rules.k,
+        "min_item_ratings": rules.min_item_ratings,
+        "damping": rules.damping,
+    }
+
+
+def recommender(algo: surprise.AlgoBase, ratings: Ratings, settings: Settings) -> Recommender:
     """A trained algorithm over all of `ratings`; `settings` as in `build`."""
     formula = scorer(algo, ratings)
     return build(formula, ratings, {**settings, "fold_in": fold_in_parameters(algo, formula, ratings)})
 
 
-def build(scorer: Scorer, ratings: Ratings, settings: dict[str, Any]) -> Recommender:
+def build(scorer: Scorer, ratings: Ratings, settings: Settings) -> Recommender:
     """Join a scorer over all of `ratings` to them; `settings` needs k, min_item_ratings and damping.
 
     The damped mean is (sum of an item's ratings + damping x overall mean) / (its ratings + damping):

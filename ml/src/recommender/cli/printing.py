@@ -3,10 +3,14 @@
 import io
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from recommender import names, typed
 from recommender.cli import options
+
+if TYPE_CHECKING:
+    from recommender.train import Report
 
 
 def print_data() -> None:
@@ -41,9 +45,10 @@ def _name(pick: dict[str, Any]) -> str:
     return str(pick["title"] or pick["item"])
 
 
-def summary(report: dict[str, Any]) -> str:
+def summary(report: "Report") -> str:
     """The report as a few lines of text."""
-    dataset, model, numbers, seconds = (report[key] for key in ("dataset", "model", "metrics", "seconds"))
+    dataset, model = report["dataset"], report["model"]
+    numbers, seconds = report["metrics"], report["seconds"]
     k = numbers["k"]
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     listed = report["recommendations"]
@@ -71,6 +76,6 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pick_lines(items: list[dict[str, Any]]) -> list[str]:
+def pick_lines(items: Sequence[Mapping[str, Any]]) -> list[str]:
     """A list of recommendations as text lines."""
     return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]

@@ -4,13 +4,16 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from recommender import config, typed, uris
 from recommender.cli import options, printing
 from recommender.errors import InputError
+
+if TYPE_CHECKING:
+    from recommender.train import Report
 
 
 def add(commands: options.Commands) -> None:
@@ -82,7 +85,7 @@ def _deploy(arguments: argparse.Namespace) -> None:
     if arguments.report and not arguments.check:
         options.check_writable(arguments.report)
 
-    def tell(report: dict[str, Any]) -> None:
+    def tell(report: "Report") -> None:
         options.say(printing.summary(report))
 
     done = deploy.deploy(

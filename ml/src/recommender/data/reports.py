@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,39 @@ COUNTERS, OLDEST = 10_000, 694_224_000
 LOOK = {"new_users": 0.5, "new_items": 0.2, "ratings_of_new_items": 0.2, "distance": 0.1, "coverage": 0.8}
 
 
-def profile(ratings: Ratings) -> dict[str, Any]:
-    """The validation report of checked ratings, as JSON can write it.
+class Report(TypedDict):
+    """A report as JSON holds it and `text` and `page` show it.
 
-    `numbers` are counts, shares (0 to 1) and ratings in their units; `tables` are counts by rating and by the
-    ratings of a user and of an item; `remarks` are what somebody should look at.
+    numbers: counts, shares (0 to 1) and ratings in their units. tables: rows of a name and a count. checks:
+    what holds. remarks: what somebody should look at.
     """
+
+    title: str
+    digest: str
+    recommender: str
+    checks: list[str]
+    numbers: dict[str, float]
+    tables: dict[str, list[list[Any]]]
+    remarks: list[str]
+
+
+class Profile(Report):
+    """Of the data alone; period is the time of the first and the last rating, empty without times."""
+
+    scale: list[float]
+    period: list[str]
+
+
+class Before(TypedDict):
+    """Version, profile and ids (of users and items) of the data that a champion was trained on."""
+
+    version: str
+    profile: Profile
+    ids: dict[str, list[str]]
+
+
+def profile(ratings: Ratings) -> Profile:
+    """The validation report of checked ratings; its tables are counts by rating, by user and by item."""
     by_user = np.bincount(ratings.user, minlength=len(ratings.users))
     by_item = np.bincount(ratings.item, minlength=len(ratings.items))
     low, high = ratings.scale
@@ -162,8 +189,8 @@ def _bare(raw: str) -> str:
     return seen.lstrip("0") or "0"
 
 
-def drift(ratings: Ratings, now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """How the data differs from that of the champion; `before` is what `of_champion` returns.
+def drift(ratings: Ratings, now: Profile, before: Before) -> Report:
+    """How the data differs from that of the champion; `before` is that of the champion.
 
     distance is the total variation distance of the two distributions of ratings: the share of ratings that
     would have to change. coverage is the share of the champion's items that are still rated.
@@ -172,8 +199,7 @@ def drift(ratings: Ratings, now: dict[str, Any], before: dict[str, Any]) -> dict
     new_item = np.array([item not in items for item in ratings.items])
     count = np.bincount(ratings.item, minlength=len(ratings.items))
     old_numbers, new_numbers = before["profile"]["numbers"], now["numbers"]
-    then, today = before["profile"]["tables"]["Ratings"], now["tables"]["Ratings"]
-    then, today = _shares(then), _shares(today)
+    then, today = (_shares(each["tables"]["Ratings"]) for each in (before["profile"], now))
     numbers = {
         "rating_mean_change": new_numbers["rating_mean"] - old_numbers["rating_mean"],
         "distance": sum(abs(today.get(key, 0) - then.get(key, 0)) for key in {*then, *today}) / 2,
@@ -204,7 +230,7 @@ def drift(ratings: Ratings, now: dict[str, Any], before: dict[str, Any]) -> dict
     }
 
 
-def text(report: dict[str, Any]) -> str:
+def text(report: Report) -> str:
     """A report as lines of text, without its tables."""
     width = max(map(len, report["numbers"]))
     return "\n".join(
@@ -225,7 +251,7 @@ td.bar {width: 24em} td.bar div {background: #4a7ab5; height: .9em; min-width: 1
 """
 
 
-def page(report: dict[str, Any]) -> str:
+def page(report: Report) -> str:
     """A report as one HTML page that needs nothing else."""
     esc = html.escape
     parts = [

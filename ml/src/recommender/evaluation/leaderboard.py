@@ -64,7 +64,7 @@ def measure(name: str, config: Config, ratings: Ratings) -> Entry:
     began = time.process_time()
     fitted = catalogue.fit(catalogue.make(config.algorithm, config.params, config.seed, served=False), known)
     fit_seconds = time.process_time() - began
-    arrays = convert.recommender(fitted, ratings, config.recommendation.model_dump()).arrays()
+    arrays = convert.recommender(fitted, ratings, convert.settings_of(config)).arrays()
     lists = validation.lists(ratings, config, config.seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     curve = [

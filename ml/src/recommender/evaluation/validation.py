@@ -133,8 +133,7 @@ def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
     began = time.process_time()
     algo = catalogue.fit(catalogue.make(config.algorithm, config.params, config.seed), trainset.full(rest))
     fitted = time.process_time()
-    settings = {"algorithm": config.algorithm, **config.recommendation.model_dump()}
-    recommender = convert.recommender(algo, rest, settings)
+    recommender = convert.recommender(algo, rest, convert.settings_of(config))
     built = time.process_time()
     picks = np.full((len(ratings.users), config.evaluation.k), -1)
     for block in recommender.recommend(k=config.evaluation.k):

@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from recommender import typed
 from recommender.errors import InputError, RecommenderError
@@ -21,6 +21,41 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FORMAT = 1
+
+
+class Input(TypedDict):
+    """A dataset of a run, as MLflow describes it, and the tags of its use."""
+
+    dataset: dict[str, str]
+    tags: dict[str, str]
+
+
+class Run(TypedDict):
+    """A run; times in milliseconds since 1970, metrics as (name, value, time, step)."""
+
+    id: str
+    name: str
+    start_time: int
+    end_time: int
+    params: dict[str, str]
+    metrics: list[tuple[str, float, int, int]]
+    tags: dict[str, str]
+    inputs: list[Input]
+
+
+class Content(TypedDict):
+    """version.json: a registered version, its run, and the SHA-256 (hex) of each file by its path."""
+
+    format: int
+    environment: str
+    name: str
+    version: str
+    description: str
+    tags: dict[str, str]
+    run: Run
+    files: dict[str, str]
+
+
 CONTENT = "version.json"
 MODEL, RUN = "model", "run"
 # What decides how a version answers, or whether that can be checked; the rest are plots and notes.
@@ -101,7 +136,7 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
         )
     run_id = run.info.run_id
     download(run_id, version.source, scratch)
-    content = {
+    content: Content = {
         "format": FORMAT,
         "environment": environment,
         "name": version.name,
@@ -115,7 +150,7 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
             "end_time": run.info.end_time,
             "params": run.data.params,
             "metrics": [
-                [key, point.value, point.timestamp, point.step]
+                (key, point.value, point.timestamp, point.step)
                 for key in sorted(run.data.metrics)
                 for point in client.get_metric_history(run_id, key)
             ],
@@ -133,7 +168,7 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
             archive.write(file, file.relative_to(scratch))
 
 
-def read(path: Path, folder: Path, environment: str = "dev") -> dict[str, Any]:
+def read(path: Path, folder: Path, environment: str = "dev") -> Content:
     """Unpack an archive of a version in `environment` into `folder`; returns its version.json's content.
 
     Raises InputError when it is none, is cut short, is of another format, or a file is not as it was written.
@@ -144,7 +179,7 @@ def read(path: Path, folder: Path, environment: str = "dev") -> dict[str, Any]:
         # Not tar: its extraction is safe from Python 3.11.4 on, and Debian 12 has 3.11.2.
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
-        content: dict[str, Any] = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
+        content: Content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
         form, files = content["format"], content["files"]
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no complete archive of a version ({error}). {mend}") from error

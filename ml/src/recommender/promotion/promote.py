@@ -9,7 +9,6 @@ import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from recommender import names, typed
 from recommender.errors import InputError, RecommenderError, Refusal
@@ -137,7 +136,7 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
     return f"{name} {wanted} is champion{after}."
 
 
-def _copy(content: dict[str, Any], folder: Path, name: str, tags: dict[str, str], before: str | None) -> str:
+def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str], before: str | None) -> str:
     """Write the version down in this registry; the aliases move last. Returns its number."""
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag

@@ -32,7 +32,7 @@ _SANDBOX = (
 
 
 def run_checks(
-    content: dict[str, Any],
+    content: bundle.Content,
     folder: Path,
     target: str,
     champion: "ModelVersion | None",

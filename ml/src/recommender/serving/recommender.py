@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recommender.errors import InputError
 from recommender.serving import manifest
-from recommender.serving.scorers.base import Floats, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Scorer
 from recommender.serving.scorers.kinds import KINDS
 
 # The one file beside the manifest of a saved recommender.
@@ -81,13 +81,28 @@ class Reason:
     share: float
 
 
+class Settings(TypedDict, total=False):
+    """How a model makes lists, and what it is.
+
+    k: the length of a list. min_item_ratings: how many ratings an item needs to come first. damping: the
+    average ratings that an item starts with. scale: lowest and highest rating. scorer: a key of KINDS.
+    """
+
+    k: int
+    min_item_ratings: int
+    damping: float
+    scale: list[float]
+    scorer: str
+    algorithm: str
+    fold_in: FoldIn
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
     """Scorer, ids, titles, what each user has rated, and each item's popularity.
 
     `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) what they got, None in a
     model of format 1; `count` and `popularity` have shape (m,), popularity is the damped mean rating.
-    `settings` holds scale, k and min_item_ratings besides what describes the model.
     """
 
     scorer: Scorer
@@ -98,7 +113,7 @@ class Recommender:
     rated: NDArray[np.int32]
     count: NDArray[np.int64]
     popularity: Floats
-    settings: dict[str, Any]
+    settings: Settings
     rating: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:

@@ -1,7 +1,6 @@
 """Reports of the data in MLflow: a run's own, and the champion's."""
 
 import json
-from typing import Any
 
 from recommender.data import reports
 from recommender.data.ratings import Ratings
@@ -11,8 +10,8 @@ PROFILE = "data/profile.json"
 IDS = "data/ids.json"
 
 
-def of_champion(name: str) -> dict[str, Any] | None:
-    """Version, profile and ids of the data that the champion of registered model `name` was trained on.
+def of_champion(name: str) -> reports.Before | None:
+    """The data that the champion of registered model `name` was trained on.
 
     None when there is no champion, or it has no profile: it is older than these reports, or its run was
     deleted. Raises RecommenderError when MLflow does not answer, Untrusted where another server keeps them.
@@ -52,7 +51,7 @@ def log(run_id: str, ratings: Ratings, name: str) -> list[str]:
     mlflow.log_dict({"users": ratings.users, "items": ratings.items}, IDS)
     for key, report in pages.items():
         file = PROFILE if key == "data" else "data/drift.json"
-        mlflow.log_dict(report, file)
+        mlflow.log_dict(dict(report), file)
         mlflow.log_text(reports.page(report), file.replace(".json", ".html"))
         mlflow.log_metrics(
             {f"{key}_{name}": value for name, value in report["numbers"].items()}, run_id=run_id

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +79,11 @@ def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
     )
 
 
-def log_report(report: dict[str, Any], name: str) -> None:
+def log_report(report: Mapping[str, Any], name: str) -> None:
     """Keep the run's own report as its artifact `name`."""
     import mlflow
 
-    mlflow.log_dict(report, name)
+    mlflow.log_dict(dict(report), name)
 
 
 def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dict[str, float]) -> Any:

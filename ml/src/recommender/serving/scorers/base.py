@@ -7,7 +7,7 @@ Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,23 @@ Index = NDArray[np.integer[Any]]
 PART = 2**20
 # Users from which on SlopeOne is faster item by item than pair by pair, and compiled code worth its loading.
 FEW = 8
+
+
+class FoldIn(TypedDict, total=False):
+    """What folding in and reasons need besides the arrays; a kind of scorer has its own keys, see `convert`.
+
+    noise: variance of ratings around the estimate, in squared rating units. similarity, min_support and
+    shrinkage: of the measure. level: what a user's level is, baseline, mean or none; reg_u its
+    regularisation. spread: the deviation of all ratings, in rating units, where each user has one, else 0.
+    """
+
+    noise: float
+    similarity: str
+    min_support: int
+    shrinkage: float
+    level: str
+    reg_u: float
+    spread: float
 
 
 class Scorer(ABC):
@@ -47,7 +64,7 @@ class Scorer(ABC):
         estimate: Floats = self.of_users(np.array([user]), item)[0]
         return estimate
 
-    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self | None:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self | None:
         """A scorer whose last user (n_users - 1) is one with these h ratings, shapes (h,), of known items.
 
         Nothing is trained: what the model knows of the items stays as it is. `how` is what
@@ -59,7 +76,7 @@ class Scorer(ABC):
         """The similarity of each item to this one, shape (m,), higher is nearer; None if there is none."""
         return None
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
         """What each of a user's h ratings adds to the estimate of an item, in rating units, shape (h,).
 
         None where the model answers from something else than the user's single ratings.

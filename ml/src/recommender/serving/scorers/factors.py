@@ -1,11 +1,11 @@
 """Biases and factors: SVD, SVDpp, NMF, BMF, BaselineOnly, CoClustering."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from recommender.serving.scorers.base import Floats, Index, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Factors(Scorer):
         estimate += self.item_bias[item]
         return self._answered(estimate)
 
-    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
         """Ridge regression of the ratings on the items' factors, drawn to what users are like.
 
         Bias and factors of the new user are the mean of their posterior when those of the known users are the
@@ -56,7 +56,7 @@ class Factors(Scorer):
             user_factors=np.stack((user[1:], self.user_factors[-1])),
         )
 
-    def _regression(self, item: Index, rating: Floats, how: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
+    def _regression(self, item: Index, rating: Floats, how: FoldIn) -> tuple[Floats, Floats, Floats]:
         """Weights (f+1, h), residuals of the ratings at the prior's mean (h,), and that mean (f+1,)."""
         mean, spread = self._prior()
         seen = np.column_stack((np.ones(len(item)), self.item_factors[item]))
@@ -65,7 +65,8 @@ class Factors(Scorer):
         unseen = ~np.isfinite(residual)
         seen[unseen], residual[unseen] = 0, 0
         pull = spread @ seen.T
-        weights = np.linalg.solve(how["noise"] * np.eye(len(mean)) + pull @ seen, pull)
+        system = how["noise"] * np.eye(len(mean)) + pull @ seen
+        weights: Floats = np.asarray(np.linalg.solve(system, pull), dtype=np.float64)
         return weights, residual, mean
 
     def _prior(self) -> tuple[Floats, Floats]:
@@ -89,7 +90,7 @@ class Factors(Scorer):
         np.divide(factors @ factors[item], product, out=cosine, where=product > 0)
         return cosine
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
         """The estimate of a user that is folded in is linear in the ratings: each one's term.
 
         As Hu, Koren and Volinsky (2008), section 5, doi:10.1109/ICDM.2008.22. None for a model of biases

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from recommender.serving.scorers import base
-from recommender.serving.scorers.base import FEW, Floats, Index
+from recommender.serving.scorers.base import FEW, Floats, FoldIn, Index
 from recommender.serving.scorers.compared import PairwiseScorer
 
 
@@ -99,7 +99,7 @@ class Neighbours(PairwiseScorer):
                 np.divide(deviation @ weight, whole, out=correction[part], where=enough)
             yield self.scale[item] * correction
 
-    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self | None:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self | None:
         """What Surprise would make of these ratings, all else left as it was; `how` as folding finds it.
 
         Where items are compared, the user is a row of their own; where users are, the similarities to all
@@ -130,7 +130,7 @@ class Neighbours(PairwiseScorer):
             value=similarity[other],
         )
 
-    def _similarities(self, item: Index, rating: Floats, level: float, how: dict[str, Any]) -> Floats:
+    def _similarities(self, item: Index, rating: Floats, level: float, how: FoldIn) -> Floats:
         """Of a new user to each known one, shape (n,), as surprise.similarities defines them."""
         n = self.n_users
         mine, at = self._ratings(item)
@@ -170,7 +170,7 @@ class Neighbours(PairwiseScorer):
         similarity[found] = self.value[at[found]]
         return similarity
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
         """Each neighbour's term of the weighted mean; None where the neighbours are other users."""
         if self.user_based:
             return None

@@ -1,11 +1,11 @@
 """SlopeOne: mean differences between items."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from recommender.serving.scorers.base import FEW, Floats, Index
+from recommender.serving.scorers.base import FEW, Floats, FoldIn, Index
 from recommender.serving.scorers.compared import PairwiseScorer
 
 
@@ -39,7 +39,7 @@ class Slopes(PairwiseScorer):
         estimate += np.divide(total, count, out=total, where=count > 0)
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
-    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
         """A user with these ratings, the deviations left as they were."""
         return self._alone(float(rating.mean()), item)
 

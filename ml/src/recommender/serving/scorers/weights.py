@@ -1,12 +1,12 @@
 """EASE: weights from the items that a user has rated."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.serving.scorers.base import Floats, Index, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Weights(Scorer):
             )
         return self.low + (self.high - self.low) * score
 
-    def fold_in(self, item: Index, rating: Floats, how: dict[str, Any]) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
         """A row of these ratings times the weights, which is what a known user gets."""
         learnt = self.position[item] >= 0
         return replace(
@@ -81,7 +81,7 @@ class Weights(Scorer):
         row = np.append(self.weights[self.position[item]], 0.0)
         return row[self.position[:-1]].astype(np.float64)
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: dict[str, Any]) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
         """Each rating's term of the sum, None if the item is not learnt."""
         if self.position[item] < 0:
             return None
