@@ -18,11 +18,13 @@ PARTS = {
     # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/*.py bin/models bin/tunnel bench molecule tests"
     " {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
-    " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+    " roles/*/{library,{action,filter}_plugins} roles/*/files/{,*/}*.py",
     "lint-shellcheck": "shellcheck .ci/run {bin,tests,molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
-    "unit": "pytest -q --import-mode=importlib tests/unit roles/*/tests",
+    "unit": "pytest -q --import-mode=importlib --ignore-glob='*/with_mlflow' tests/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic
-    "unit-training": "make -C ml test && cd ml && mypy --python-executable .venv/bin/python src",
+    "unit-training": "make -C ml test && (cd ml && mypy --python-executable .venv/bin/python src)"
+    # the other tests that need MLflow
+    " && ml/.venv/bin/python -m pytest -q --import-mode=importlib roles/*/tests/with_mlflow",
     # those of one entry share a server
     "site-up": f"{PYTEST} tests/site/test_{{up,workbench,down}}.py",
     "site-lockout": f"{PYTEST} tests/site/test_lockout.py",

@@ -133,7 +133,26 @@ def test_vendor_wins_over_what_is_common(folder: str, tmp_path: Path) -> None:
     run = ansible_inventory(tmp_path, "-i", str(copy), "--host", "recommender-dev")
     found = yaml.safe_load(run.stdout)
     assert found["only_common"] is True
-    assert found["first_login_user"] == settings(INVENTORY / folder / "group_vars/all/vendor.yml")["first_login_user"]
+    assert (
+        found["first_login_user"] == settings(INVENTORY / folder / "group_vars/all/10-vendor.yml")["first_login_user"]
+    )
+
+
+def test_what_a_person_sets_wins_over_the_vendor(tmp_path: Path) -> None:
+    copy = tmp_path / "inventory" / "onprem"
+    shutil.copytree(INVENTORY / "onprem", copy, symlinks=True)
+    for name in ("settings.yml", "wiring.yml", "groups.yml"):
+        shutil.copy(INVENTORY / name, copy.parent)
+    # from the weakest to the strongest; each sets one name less than the one before
+    files = ("10-vendor.yml", "people.yml", "team.yml", "zz-mine.yml")
+    names = ("first_login_user", "operator", "analyst", "ssh_port")
+    for number, file in enumerate(files):
+        lines = [f"{name}: {number}\n" for name in names[number:]]
+        (copy / "group_vars/all" / file).write_text("".join(lines))
+    run = ansible_inventory(tmp_path, "-i", str(copy), "--host", "recommender-dev")
+    assert run.returncode == 0, run.stderr
+    found = yaml.safe_load(run.stdout)
+    assert [found[name] for name in names] == [0, 1, 2, 3]
 
 
 def test_gate_leaves_standard_output_to_the_inventory(tmp_path: Path) -> None:
@@ -152,7 +171,7 @@ def test_shared_settings_are_links(folder: str) -> None:
     for name, target in links.items():
         assert (here / name).is_symlink() and (here / name).resolve(strict=True) == target
         assert not (here / name).readlink().is_absolute()
-    assert settings(here / "group_vars/all/vendor.yml").keys() <= {
+    assert settings(here / "group_vars/all/10-vendor.yml").keys() <= {
         "first_login_user",
         "ansible_port",
         "ssh_port",

@@ -119,7 +119,7 @@ def test_the_jobs_own_names_are_what_may_be_changed(hosts: dict[str, Any]) -> No
 
 
 def test_the_names_are_those_that_the_role_takes(hosts: dict[str, Any]) -> None:
-    source = (ROOT / "roles/mlflow_server/files/mlflow_admin.py").read_text()
+    source = (ROOT / "roles/mlflow_server/files/mlflow_admin/logins.py").read_text()
     pattern = re.search(r'fullmatch\(r"(\S+)", str\(name\)\)', source)
     assert pattern
     for _, users, _ in hosts.values():

@@ -102,6 +102,19 @@ def test_a_link_to_settings_that_are_gone_is_refused(inventory: pathlib.Path) ->
     known_settings.check(str(inventory), DataLoader())
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_the_vendors_file_under_its_old_name_is_refused(inventory: pathlib.Path, both: bool) -> None:
+    new = inventory / "group_vars/all/10-vendor.yml"
+    old, before = new.with_name("vendor.yml"), new.read_text()
+    (shutil.copy if both else shutil.move)(new, old)
+    with pytest.raises(AnsibleParserError, match=r"vendor\.yml is called 10-vendor\.yml now: under its old") as error:
+        known_settings.check(str(inventory), DataLoader())
+    assert ("Put lines of your own into team.yml" in str(error.value)) == both
+    subprocess.run(str(error.value).partition("ype: ")[2], shell=True, check=True)
+    assert new.read_text() == before and not old.exists()
+    known_settings.check(str(inventory), DataLoader())
+
+
 def test_a_folder_of_somebody_elses_is_let_pass(inventory: pathlib.Path) -> None:
     (inventory / "group_vars/all/00-settings.yml").unlink()
     (inventory / MINE).write_text("xyzzy: 1\n")

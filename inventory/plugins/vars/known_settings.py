@@ -27,7 +27,7 @@ description:
   - A file that is not YAML is an error that names file and line, which Ansible's own reader leaves out.
   - In a folder with C(group_vars/all/00-settings.yml), a name that neither the files linked there nor a role
     knows is an error that names the nearest one. Names that begin with C(my_), or that a template of these files
-    uses, are the person's own.
+    uses, are the person's own. C(vendor.yml) is an error there, since C(10-vendor.yml) has taken its place.
 options:
   stage:
     description: When the plugin runs. With the inventory, it comes before the first task.
@@ -39,6 +39,8 @@ author: [The maintainers of this repository]
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMON = ("00-settings.yml", "00-wiring.yml")
+# Ansible reads files by name, and the last one wins: the first is what it was called before.
+VENDOR = ("vendor.yml", "10-vendor.yml")
 HELP = (
     "What there is to set stands in inventory/settings.yml and in defaults/main.yml of each role. "
     "A name of your own begins with my_."
@@ -168,6 +170,16 @@ def check(folder: str, loader: Any) -> None:
                 f"{shlex.quote(str(path))}; cp -P {shlex.quote(str(ROOT))}/inventory/onprem/group_vars/all/00-*.yml "
                 f"{shlex.quote(str(path.parent))}"
             )
+    if ours and (old := here / "group_vars/all" / VENDOR[0]).exists():
+        new = old.with_name(VENDOR[1])
+        mend = (
+            f"Put lines of your own into team.yml beside it, then type: rm {shlex.quote(str(old))}"
+            if new.exists()
+            else f"Type: mv {shlex.quote(str(old))} {shlex.quote(str(new))}"
+        )
+        raise AnsibleParserError(
+            f"{os.path.relpath(old)} is called {new.name} now: under its old name it would win over team.yml. {mend}"
+        )
     for path in [*variables, *(sorted(here.glob("*")) if ours else [])]:
         # as Ansible chooses them; a static inventory of another kind is left to its own reader
         kinds = (".yml", ".yaml") if path.parent == here else (".yml", ".yaml", ".json", "")

@@ -1,7 +1,7 @@
 """Packs the training job into a tar archive that depends on its files alone.
 
-Prints the digest of the archive, the digest of the parts that a model is made from, the commit they are of, and the
-archive's path. The commit is the last one that touched the job, with a + where files differ from it; - without git.
+Prints as JSON: digest (of the archive), inputs (digest of the parts that a model is made from), commit, and archive
+(its path). The commit is the last one that touched the job, with a + where files differ from it; - without git.
 A link is packed as what it leads to. With --check it packs nothing: it refuses data that would not be on the server,
 and prints as JSON the paths that have to be there already.
 
@@ -241,4 +241,4 @@ path = os.path.join(folder, f"recommender-{digest}.tar")
 with tempfile.NamedTemporaryFile(dir=folder, prefix="recommender-", delete=False) as file:
     file.write(archive)
 os.replace(file.name, path)
-print(digest, inputs, commit(source), path)
+print(json.dumps({"digest": digest, "inputs": inputs, "commit": commit(source), "archive": path}))

@@ -30,9 +30,10 @@ def git(folder: pathlib.Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def pack(source: pathlib.Path) -> list[str]:
-    command = [sys.executable, PACK, source, source.parents[1]]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+def pack(source: pathlib.Path, folder: pathlib.Path | None = None) -> list[str]:
+    command = [sys.executable, PACK, source, folder or source.parents[1]]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [found.pop(name) for name in ("digest", "inputs", "commit", "archive")] + list(found)
 
 
 def test_without_git_there_is_no_commit(job: pathlib.Path) -> None:
@@ -40,6 +41,12 @@ def test_without_git_there_is_no_commit(job: pathlib.Path) -> None:
     assert commit == "-"
     assert archive.endswith(f"recommender-{digest}.tar") and pathlib.Path(archive).exists()
     assert pack(job)[:2] == [digest, inputs]
+
+
+def test_a_blank_in_the_path_is_part_of_it(job: pathlib.Path) -> None:
+    folder = job.parents[1] / "Ana's own jobs"
+    digest, _, _, archive = pack(job, folder)
+    assert archive == str(folder / f"recommender-{digest}.tar") and pathlib.Path(archive).is_file()
 
 
 def test_archives_of_earlier_days_are_removed(job: pathlib.Path) -> None:

@@ -14,11 +14,12 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 ROLE = pathlib.Path(__file__).parents[1]
+PACKED = '{"digest": "a", "inputs": "b", "commit": "-", "archive": "/home/ana/my jobs/c.tar"}'
 VARS = {
     "recommender_home": "/srv/recommender", "recommender_user": "recommender", "recommender_train_timeout": 60,
     "recommender_config": "conf/mine.yaml", "recommender_tracking_uri": "http://127.0.0.1:5000",
     "recommender_credentials": "/etc/mlflow/users/recommender.env", "recommender_source": str(ROLE),
-    "ansible_python_interpreter": "{{ ansible_playbook_python }}", "__recommender_pack": {"stdout": "a b - c.tar"},
+    "ansible_python_interpreter": "{{ ansible_playbook_python }}", "__recommender_pack": {"stdout": PACKED},
 }  # fmt: skip
 
 
