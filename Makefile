@@ -34,6 +34,10 @@ endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Ansible passes over the ansible.cfg of a folder that everybody may write into, as in WSL
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# V=1 shows all that Ansible says, instead of one line a step
+ifneq ($(V),)
+export ANSIBLE_STDOUT_CALLBACK := default
+endif
 
 READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
@@ -53,7 +57,7 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 
 .PHONY: .server .up .down .clean .test
 .server:
-	@mkdir -p .local && rm -f $(LOG)
+	@mkdir -p .local && rm -f $(LOG) && (umask 077 && : > $(LOG))
 	@vars=$$(molecule/conda_fixture/select.sh .cache) && \
 	  if [ -n "$$vars" ]; then \
 	    { cat "$$vars"; echo "cloud_server_local_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \

@@ -30,7 +30,7 @@ def test_a_slip_in_the_list_ends_the_run_before_any_server_is_asked(people: Any,
     command = ["ansible-playbook", "playbooks/bootstrap.yml", "-i", "inventory/onprem", "-e", variables]
     result = subprocess.run(
         [pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "default"},
     )  # fmt: skip
     output = " ".join(result.stdout.split())
     assert result.returncode == 2, output
