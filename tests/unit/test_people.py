@@ -40,6 +40,27 @@ def test_a_slip_in_the_list_ends_the_run_before_any_server_is_asked(people: Any,
 
 
 @pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"ansible_private_key_file": "/nowhere/key"},
+            "- ansible_private_key_file is '/nowhere/key', and there is ",
+        ),
+        ({"operator_keys": "/nowhere/key.pub"}, "- deploy and analyst: /nowhere/key.pub cannot be read as a file of "),
+    ],
+)
+def test_a_wrong_path_of_a_key_is_told_once_and_last(variables: dict[str, str], said: str) -> None:
+    command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "site.yml", "-i", "inventory/onprem"]
+    given = json.dumps(variables | {"ansible_host": "127.0.0.1", "ansible_port": 1})
+    result = subprocess.run([*command, "-e", given], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    screen = result.stdout + result.stderr
+    assert result.returncode == 2
+    text = screen.split("FAILED on ")[1].rstrip().splitlines()
+    assert [line for line in text if line.startswith("- ")] == [line for line in text if line.startswith(said)]
+    assert screen.count("/nowhere/key") <= 2 and len(text) <= 5 and len(screen.splitlines()) < 20, screen
+
+
+@pytest.mark.parametrize(
     ("there", "ecdsa", "taken"),
     [
         # left for the role to refuse by name, where nothing else is there
