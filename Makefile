@@ -43,10 +43,11 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status doctor add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "V=1 behind a verb shows all that Ansible says, not one line a step."
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
@@ -101,6 +102,9 @@ who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/v
 
 status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
+
+doctor: $(READY) ## look at this machine and at each server, say what is wrong and what mends it: make doctor [VENDOR=vultr] [HOST=name]
+	@bin/doctor.py -i $(if $(VENDOR),'inventory/$(VENDOR)',$(INVENTORY)) $(if $(LIMIT),'$(HOST)')
 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'
