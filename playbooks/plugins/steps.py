@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible import constants, context
 from ansible.playbook.block import Block
@@ -36,6 +36,16 @@ requirements:
 """
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / ".cache/logs/ansible"
 KEPT = 50
+
+
+class Failure(NamedTuple):
+    """What failed: label is the host, and where the task was delegated; a rescued one is none to tell of."""
+
+    task: str
+    text: str
+    label: str
+    host: str
+    rescued: bool
 
 
 class LogOnly(ansible_display.Display):  # type: ignore[misc]  # ansible-core is untyped
@@ -63,8 +73,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self.last_diff = None
         self.counts: dict[str, int] = {}
         self.begun = self.since = time.monotonic()
-        # task, text, host, whether a rescue takes care of it
-        self.failures: list[tuple[str, str, str, bool]] = []
+        self.failures: list[Failure] = []
 
     def open_log(self, name: str) -> str:
         """Path of a new log, which only its owner may read; empty where none can be made."""
@@ -213,21 +222,21 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         rescued = is_rescued(result.task)
         if not ignore_errors:
-            self.failures.append(
-                (self.name_task(result), self.explain(result.result), self.host_label(result), rescued)
-            )
+            self.add_failure(result, rescued)
         self.count(result, "ok" if ignore_errors or rescued else "failed")
         super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         ignored = result.task.ignore_unreachable
         if not ignored:
-            self.failures.append((self.name_task(result), self.explain(result.result), self.host_label(result), False))
+            self.add_failure(result, False)
         self.count(result, "ok" if ignored else "failed")
         super().v2_runner_on_unreachable(result)
 
-    def name_task(self, result: Any) -> str:
-        return str(self._last_task_name or result.task.get_name().strip())
+    def add_failure(self, result: Any, rescued: bool) -> None:
+        task = str(self._last_task_name or result.task.get_name().strip())
+        label, host = self.host_label(result), result.host.get_name()
+        self.failures.append(Failure(task, self.explain(result.result), label, host, rescued))
 
     def explain(self, result: dict[str, Any]) -> str:
         """The message and what the program said; of a loop those of the items that failed."""
@@ -251,17 +260,17 @@ class CallbackModule(Default):  # type: ignore[misc]
         super().v2_playbook_on_stats(stats)
         self._display = quiet
         # never hide what Ansible counts as a failure
-        hidden = {host for host in stats.failures if not any(it[2:] == (host, False) for it in self.failures)}
-        self.failures = [it for it in self.failures if not it[3] or it[2] in hidden]
+        hidden = stats.failures.keys() - {failure.host for failure in self.failures if not failure.rescued}
+        self.failures = [it._replace(rescued=it.rescued and it.host not in hidden) for it in self.failures]
         self.tell(f"It took {time.monotonic() - self.begun:.0f} s. Log: {self.log}{self.incomplete}")
         self.tell_failures()
 
     def tell_failures(self) -> None:
         """Last and once: what several hosts say alike is one."""
         told: dict[tuple[str, str], list[str]] = {}
-        for task, text, host, rescued in self.failures if self.brief else []:
-            if not rescued:
-                told.setdefault((task, text), []).append(host)
+        for failure in self.failures if self.brief else []:
+            if not failure.rescued:
+                told.setdefault((failure.task, failure.text), []).append(failure.label)
         self.failures = []
         for (task, text), hosts in told.items():
             self.tell(f"\nFAILED on {', '.join(sorted(set(hosts)))}: {task}\n{text}", constants.COLOR_ERROR)

@@ -108,14 +108,15 @@ def test_what_failed_is_told_once_and_last(run: Run) -> None:
 
 def test_what_is_rescued_or_ignored_is_not_a_failure(run: Run, tmp_path: pathlib.Path) -> None:
     role(tmp_path, "web", main=[{"name": "Fail inside", "fail": {"msg": "swallowed"}}])
-    stop = {"name": "Stop", "fail": {"msg": "not mended"}, "when": "inventory_hostname == 'two'"}
+    stop = {"name": "Stop", "fail": {"msg": "not mended"}, "when": "inventory_hostname == 'two'",
+            "delegate_to": "localhost"}  # fmt: skip
     tasks: list[dict[str, Any]] = [
         {"block": [{"include_role": {"name": "web"}}], "rescue": [{"name": "Mend", "command": "true"}, stop]},
         {"name": "Ask", "command": "true", "vars": LOST, "ignore_unreachable": True},
         {"name": "Try", "command": "false", "ignore_errors": True},
     ]
     screen, log = run(tasks, hosts="one,two,", code=2)
-    assert screen.count("FAILED on") == 1 and screen.endswith("FAILED on two: Stop\nnot mended\n")
+    assert screen.count("FAILED on") == 1 and screen.endswith("FAILED on two -> localhost: Stop\nnot mended\n")
     assert "swallowed" not in screen and screen.count("rescued=1") == 2
     assert "swallowed" in log and "UNREACHABLE" in log and "...ignoring" in log
 
