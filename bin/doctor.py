@@ -92,13 +92,9 @@ def judge_versions(python: tuple[int, ...], installed: dict[str, str], locked: d
     return found
 
 
-def judge_key(path: str, mode: int | None, locked: bool, in_agent: bool) -> Check:
-    """A private key: mode is None where there is no such file, locked where it has a passphrase."""
+def judge_key(path: str, mode: int, locked: bool, in_agent: bool) -> Check:
+    """A private key with the mode of its file; locked where it has a passphrase."""
     named = shlex.quote(path)
-    if mode is None:
-        return Check(
-            f"key {path}: no such file", f"mend ansible_private_key_file, or type: ssh-keygen -t ed25519 -f {named}"
-        )
     if mode & 0o077:
         return Check(f"key {path}: others can read it, and ssh refuses it", f"chmod 600 {named}")
     if locked and not in_agent:
@@ -293,23 +289,25 @@ def look_at_keys(hosts: list[dict[str, Any]]) -> list[Check]:
     files = {
         os.path.normpath(ROOT / os.path.expanduser(host["key"])).removesuffix(".pub") for host in hosts if host["key"]
     }
-    # make up makes the container's
-    found = [Check(f"key {path}: make up makes it") for path in files if not os.path.exists(path) and hosts[0]["local"]]
-    files = {path for path in files if os.path.exists(path) or not hosts[0]["local"]}
+    # one that is not there is a fault of the settings
+    files = {path for path in files if os.path.isfile(path)}
+    found, own = [], set()
     if not hosts or not all(host["key"] for host in hosts):
         own = {
             os.path.expanduser(f"~/.ssh/id_{kind}") for kind in ("ed25519", "ed25519_sk", "rsa", "ecdsa", "ecdsa_sk")
         }
         own = {path for path in own if os.path.isfile(path)}
-        files |= own
         if not own and not held and not all(host["own_keys"] for host in hosts):
             found.append(Check("keys: none in ~/.ssh, none in the agent", "ssh-keygen -t ed25519"))
-    for path in sorted(files):
-        mode = os.stat(path).st_mode if os.path.isfile(path) else None
+    judged = []
+    for path in sorted(files | own):
         # of today's format the public half is read without the passphrase; of an older one from the .pub file
         prints = run("ssh-keygen", "-lf", path).stdout.split()[1:2]
-        locked = mode is not None and run("ssh-keygen", "-y", "-P", "", "-f", path).returncode != 0
-        found.append(judge_key(path, mode, locked, bool(held.intersection(prints))))
+        locked = run("ssh-keygen", "-y", "-P", "", "-f", path).returncode != 0
+        judged.append((path, judge_key(path, os.stat(path).st_mode, locked, bool(held.intersection(prints)))))
+    # of those of ~/.ssh one that can be used is enough
+    usable = bool(held) or not all(check.remedy for _, check in judged)
+    found += [Check(check.text) if usable and path not in files else check for path, check in judged]
     runs = agent.returncode in (0, 1)
     found.append(
         Check(f"agent: holds {len(held)} keys" if runs else "agent: none runs (only keys with a passphrase need one)")
@@ -319,6 +317,8 @@ def look_at_keys(hosts: list[dict[str, Any]]) -> list[Check]:
 
 def look_at(server: dict[str, Any], inventory: str) -> list[Check]:
     """A server, over one login."""
+    if server["local"] and not os.path.exists(ROOT / server["key"]):
+        return [Check("not made yet", "make up")]
     found = [Check(f"settings: {fault}", f"mend that in {inventory}") for fault in server["faults"]] or [
         Check("settings")
     ]

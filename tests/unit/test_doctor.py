@@ -115,13 +115,35 @@ def test_this_machines_versions_and_keys() -> None:
     found = wrong(doctor.judge_versions((3, 9, 1), {"ansible": "12.2.0"}, {"ansible": "12.3.0"}))
     assert list(found) == ["Python 3.9.1", "ansible 12.2.0, locked is 12.3.0"]
     for mode, locked, in_agent, remedy in (
-        (None, False, False, "mend ansible_private_key_file, or type: ssh-keygen -t ed25519 -f '/my keys/id'"),
         (0o100644, False, False, "chmod 600 '/my keys/id'"),
         (0o100600, True, False, "ssh-add '/my keys/id'"),
         (0o100600, True, True, ""),
         (0o100400, False, False, ""),
     ):
         assert doctor.judge_key("/my keys/id", mode, locked, in_agent).remedy == remedy
+
+
+def test_of_the_keys_of_ssh_one_that_can_be_used_is_enough(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    rsa, ed25519 = tmp_path / ".ssh/id_rsa", tmp_path / ".ssh/id_ed25519"
+    assert list(wrong(doctor.look_at_keys([SERVER | {"own_keys": False}]))) == [
+        "keys: none in ~/.ssh, none in the agent"
+    ]
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", rsa], check=True)
+    assert wrong(doctor.look_at_keys([SERVER])) == {
+        f"key {rsa}: has a passphrase and is not in the agent": f"ssh-add {rsa}"
+    }
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ed25519], check=True)
+    assert wrong(doctor.look_at_keys([SERVER])) == {}
+    ed25519.rename(tmp_path / ".ssh/id_ecdsa")
+    rsa.rename(ed25519)
+    assert wrong(doctor.look_at_keys([SERVER])) == {}
+    # the one that the inventory names has to be usable
+    assert len(wrong(doctor.look_at_keys([SERVER | {"key": str(ed25519)}]))) == 1
 
 
 # Says of two hosts what is asked, and is ssh to them, of which one is down.
