@@ -34,15 +34,20 @@ endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Ansible passes over the ansible.cfg of a folder that everybody may write into, as in WSL
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# V=1 shows all that Ansible says, instead of one line a step
+ifneq ($(V),)
+export ANSIBLE_STDOUT_CALLBACK := default
+endif
 
 READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status doctor add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "V=1 behind a verb shows all that Ansible says, not one line a step."
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
@@ -53,7 +58,7 @@ up: $(READY) ## the main job: a throw-away server on this machine, secured, with
 
 .PHONY: .server .up .down .clean .test
 .server:
-	@mkdir -p .local && rm -f $(LOG)
+	@mkdir -p .local && rm -f $(LOG) && (umask 077 && : > $(LOG))
 	@vars=$$(molecule/conda_fixture/select.sh .cache) && \
 	  if [ -n "$$vars" ]; then \
 	    { cat "$$vars"; echo "cloud_server_local_volumes: ['$$(dirname "$$vars"):/srv/conda-fixture:ro']"; } > $(LOCAL).new && mv $(LOCAL).new $(LOCAL); \
@@ -97,6 +102,9 @@ who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/v
 
 status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
+
+doctor: $(READY) ## look at this machine and at each server, say what is wrong and what mends it: make doctor [VENDOR=vultr] [HOST=name]
+	@bin/doctor.py -i $(if $(VENDOR),'inventory/$(VENDOR)',$(INVENTORY)) $(if $(LIMIT),'$(HOST)')
 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'

@@ -223,7 +223,7 @@ def test_first_version_has_no_previous(report: dict) -> None:
     }
 
 
-def test_no_register(make_config, store: str, environment: str) -> None:
+def test_no_register(make_config, store: str, environment: str, capfd) -> None:
     report = train.train(make_config(), store, register=False)
     assert (report["model"]["name"], report["model"]["version"], report["model"]["alias"]) == (
         None,
@@ -235,6 +235,8 @@ def test_no_register(make_config, store: str, environment: str) -> None:
         1,
         6,
     )
+    # progress bars are for those who wait
+    assert "Downloading artifacts" not in capfd.readouterr().err
     assert "not registered" in printing.summary(report)
 
 

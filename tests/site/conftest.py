@@ -51,7 +51,7 @@ class Checkout:
         )  # fmt: skip
         print(f"$ {' '.join(command)}\n{result.stdout}")
         # named here as well: a report of a failure may leave out the middle of what was printed
-        failed = re.findall(r"^(?:fatal|failed|\[ERROR\]): .*(?:\n +.*)*", result.stdout, re.M)
+        failed = re.findall(r"^(?:fatal|failed|\[ERROR\]): .*(?:\n +.*)*|^FAILED on [\s\S]+", result.stdout, re.M)
         ended = result.returncode
         assert ended == code, "\n".join(
             [f"{command} ended with {ended}, wanted {code}", *(failed or result.stdout.splitlines()[-5:])]

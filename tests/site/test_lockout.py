@@ -124,6 +124,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # each task's name is read
+    checkout.environment["ANSIBLE_STDOUT_CALLBACK"] = "default"
     server = Server(checkout, tmp_path_factory.mktemp("server"))
     yield server
     server.remove()

@@ -58,6 +58,12 @@ def test_check_mode_sees_no_change(checkout: Checkout) -> None:
     assert recap(checkout.run(".venv/bin/ansible-playbook", "site.yml", "--check", "--diff"))["changed"] == 0
 
 
+def test_the_doctor_finds_nothing_wrong(checkout: Checkout) -> None:
+    output = checkout.run("make", "doctor")
+    assert "ok    ports: 22/tcp listen, the firewall lets in 22/tcp" in output
+    assert "ok    services: firewall, jupyter-screen@analyst, mlflow run" in output
+
+
 def test_root_and_passwords_are_refused(ssh: Any) -> None:
     assert ssh("deploy", "sudo", "-n", "id", "-u").stdout.strip() == "0"
     for user, options in (

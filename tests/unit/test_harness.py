@@ -54,7 +54,10 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
 
 def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:
     command = ["ansible-playbook", "playbooks/create.yml", "-i", "inventory/local", "-e", "ssh_port=2222"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "default"}, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     assert result.returncode == 2
     assert "Take ssh_port out of the inventory of this server" in " ".join(result.stdout.split()), result.stdout
     assert "Make or find the server image" not in result.stdout

@@ -30,13 +30,34 @@ def test_a_slip_in_the_list_ends_the_run_before_any_server_is_asked(people: Any,
     command = ["ansible-playbook", "playbooks/bootstrap.yml", "-i", "inventory/onprem", "-e", variables]
     result = subprocess.run(
         [pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "default"},
     )  # fmt: skip
     output = " ".join(result.stdout.split())
     assert result.returncode == 2, output
     for words in said:
         assert words in output
     assert "Find the account" not in output
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"ansible_private_key_file": "/nowhere/key"},
+            "- ansible_private_key_file is '/nowhere/key', and there is ",
+        ),
+        ({"operator_keys": "/nowhere/key.pub"}, "- deploy and analyst: /nowhere/key.pub cannot be read as a file of "),
+    ],
+)
+def test_a_wrong_path_of_a_key_is_told_once_and_last(variables: dict[str, str], said: str) -> None:
+    command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "site.yml", "-i", "inventory/onprem"]
+    given = json.dumps(variables | {"ansible_host": "127.0.0.1", "ansible_port": 1})
+    result = subprocess.run([*command, "-e", given], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    screen = result.stdout + result.stderr
+    assert result.returncode == 2
+    text = screen.split("FAILED on ")[1].rstrip().splitlines()
+    assert [line for line in text if line.startswith("- ")] == [line for line in text if line.startswith(said)]
+    assert screen.count("/nowhere/key") <= 2 and len(text) <= 5 and len(screen.splitlines()) < 20, screen
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
         said = f"it is {shown(people)}; it must be a list of people, each with name, role and keys"
         return {"people": [], "errors": [said]}
     found: list[dict[str, Any]] = []
-    errors = []
+    errors: list[str] = []
     for position, person in enumerate(people, 1):
         if not isinstance(person, dict):
             errors.append(
@@ -206,8 +206,15 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
             mistakes += wrong
             sources, wrong = read_sources(person.get("keys", []))
             entry["keys"], damaged = read_keys(sources, folder, rsa_bits, ecdsa)
-            mistakes += wrong + damaged
-            if not entry["keys"] and not mistakes:
+            mistakes += wrong
+            # one wrong path is one fault, whoever has it
+            for fault in damaged:
+                same = next((place for place, error in enumerate(errors) if error.endswith(f": {fault}")), None)
+                if same is None:
+                    mistakes.append(fault)
+                else:
+                    errors[same] = f"{errors[same].removesuffix(f': {fault}')} and {who}: {fault}"
+            if not entry["keys"] and not mistakes + damaged:
                 mistakes.append(
                     f"has no key and could never log in; {REMEDY}, and put the line of its .pub file into keys"
                 )

@@ -27,7 +27,7 @@ def run(folder: pathlib.Path, line: str, *more: str) -> tuple[list[str], str]:
     play = {"hosts": "localhost", "gather_facts": False, "connection": "local", "vars": given, "tasks": tasks}
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
     command = ["ansible-playbook", "-i", "localhost,", "play.yml", *more]
-    path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "ANSIBLE_STDOUT_CALLBACK": "default"}
     done = subprocess.run(command, capture_output=True, cwd=folder, text=True, env=os.environ | path, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return called.read_text().splitlines(), done.stdout

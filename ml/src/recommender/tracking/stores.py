@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -16,9 +15,6 @@ import requests
 from recommender import typed, uris
 from recommender.errors import InputError, RecommenderError
 from recommender.tracking import listener
-
-if TYPE_CHECKING:
-    pass
 
 # A server that does not answer is told in seconds; MLflow's own default is minutes of retries. Git is no part
 # of a run here: the deployed folder is no checkout, and its digest is a tag.
@@ -29,6 +25,7 @@ _DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
     # The report names the run; standard output holds nothing else.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # Seconds to connect and to answer.
 TIMEOUT = (3.0, 5.0)
