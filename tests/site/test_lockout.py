@@ -284,7 +284,7 @@ def test_disk_full_while_the_change_is_written(checkout: Checkout, server: Serve
     )
     state = server.state()
     server.set(ssh_hardening_options={"LoginGraceTime": 50, "Banner": "/etc/issue.net"})
-    for task in ("Keep what is in force, and have the server come back to it by itself", "Write the new configuration"):
+    for task in ("Save the old state and start the timer", "Write the new configuration"):
         output = server.interrupt(task, lambda: server.inside("dd if=/dev/zero of=/etc/filler bs=4k 2>/dev/null; true"))
         assert "No space left on device" in output
         server.inside("rm /etc/filler")

@@ -346,7 +346,7 @@ def test_a_bare_call_without_ansible_cfg_says_what_to_type(everybodys: pathlib.P
     result = run("ansible-playbook", *arguments.split(), home=everybodys, cwd=everybodys)
     assert result.returncode == 2
     assert re.search(r"Type:\s+export ANSIBLE_CONFIG=/\S+/ansible.cfg and then this again", result.stdout)
-    assert "Find the way in" not in result.stdout
+    assert "Find the login" not in result.stdout
 
 
 def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
