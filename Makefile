@@ -117,7 +117,7 @@ lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 unit: $(READY) ## the unit tests alone: no container
 	@pytest -q tests/suite.py -k unit
 
-lock: $(READY) ## resolve the control environment's and the roles' requirements anew, with hashes; needs the network
+lock: $(READY) ## resolve the control environment's and the roles' requirements again, with hashes; needs the network
 	@for in in requirements.in $(wildcard roles/*/files/requirements.in) tests/site/spark.in; do \
 	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
 	@$(MAKE) -C ml lock

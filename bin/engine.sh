@@ -20,7 +20,7 @@ need_root() { # WHAT FOR...
     if answers; then join=; fi
     die "$* needs root, and sudo does not give it to $(id -un). Have somebody who has it type:
     ${missing:+apt install$missing${join:+ && }}$join
-then log in anew and run this again."
+then log in again and run this again."
 }
 
 install_packages() {

@@ -64,7 +64,7 @@ class Server:
         self.locate()
 
     def set(self, **settings: Any) -> None:
-        """Writes zz-mine.yml anew."""
+        """Rewrites zz-mine.yml."""
         mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
         mine.write_text(
             yaml.safe_dump({"ansible_private_key_file": str(self.key), "trusted_addresses": [self.gateway], **settings})
@@ -181,7 +181,7 @@ def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, othe
 def test_network_lost_before_the_confirmation(server: Server, before: str) -> None:
     server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=15)
     output = server.interrupt("Prove", lambda: server.inside("ip link set eth0 down"))
-    assert "goes back to what it was before by itself, within 15 s" in output
+    assert "rolls back automatically within 15 s" in output
     # the route and the IPv6 address went with the link
     server.inside(f"ip link set eth0 up && ip route add default via {server.gateway} && container-network")
     server.wait_for_login()

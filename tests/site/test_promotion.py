@@ -132,7 +132,7 @@ class Site:
         self.set()
 
     def set(self, **settings: object) -> None:
-        """Writes zz-mine.yml anew."""
+        """Rewrites zz-mine.yml."""
         # this machine, as the containers see it: a promotion a second is more than the firewall lets in from elsewhere
         settings = {"registry_servers": {"dev": "staging-desk"}, "trusted_addresses": ["172.16.0.0/12"], **settings}
         mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"

@@ -44,7 +44,7 @@ def refused(machine: pathlib.Path, **environment: str) -> str:
 def test_without_sudo_it_says_what_somebody_with_root_types(machine: pathlib.Path) -> None:
     said = refused(machine)
     assert "starting a Docker engine, or joining the group that may use it needs root" in said
-    assert "type: usermod -aG docker ana then log in anew" in said
+    assert "type: usermod -aG docker ana then log in again" in said
 
 
 def test_a_sudo_that_refuses_is_said_too(machine: pathlib.Path) -> None:

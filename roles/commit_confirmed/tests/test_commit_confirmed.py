@@ -371,5 +371,5 @@ def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.P
         env={**os.environ, "ANSIBLE_PIPELINING": pipelining},
     )  # fmt: skip
     output = " ".join(result.stdout.split())
-    assert "access of localhost goes back to what it was before by itself, within 77 s: wait until then" in output
+    assert "access of localhost rolls back automatically within 77 s: wait until then" in output
     assert "What failed: Write the keys: Missing sudo password" in output

@@ -84,7 +84,7 @@ def test_faults_are_named_before_anything_changes(server):
     before = server.rules()
     refused = server.ansible(firewall_allow=[{"port": 22}, {"port": 70000}], firewall_exempt=["192.0.2.1/24"])
     assert "entry 2 of firewall_allow (port 70000): port 70000 is neither" in refused.stdout
-    assert "192.0.2.1/24 in firewall_exempt is no address or network" in refused.stdout
+    assert "192.0.2.1/24 in firewall_exempt is not an address or network" in refused.stdout
     locked = server.ansible(firewall_allow=[{"port": 22, "sources": ["203.0.113.0/24"]}])
     assert "in at tcp port 22, by which this connection came: it would lock you out" in " ".join(locked.stdout.split())
     assert server.rules() == before
