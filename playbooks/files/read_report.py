@@ -1,4 +1,4 @@
-"""Prints the training's report as JSON, once it is one; run on the server by the account that trains.
+"""Prints the training's report as JSON; run on the server by the training account.
 
 Anyone who trains can put anything in the report's place: a link, a FIFO, gigabytes, control characters.
 

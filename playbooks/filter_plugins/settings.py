@@ -1,4 +1,4 @@
-"""Checks what a person set, before its first use: a message says what that person wrote, and what to write instead."""
+"""Checks settings before use. A message says what the person wrote, and what to write instead."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Unit tests of what takes a change back, with a systemd that only notes what it is told."""
+"""Unit tests of the rollback, with a systemd that only records its calls."""
 
 import errno
 import importlib.util

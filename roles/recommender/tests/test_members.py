@@ -1,4 +1,4 @@
-"""Who has the group of the job: recommender_members, and nobody who was one before."""
+"""Members of the job's group: recommender_members, and no former ones."""
 
 import os
 import pathlib

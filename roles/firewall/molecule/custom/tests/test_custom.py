@@ -22,7 +22,7 @@ def test_only_the_listed_ports_answer(server, other, family):
 
 @FAMILIES
 def test_flood_is_held_back(server, other, family):
-    """All of an attacker's /64 is one source; what is connected already goes on."""
+    """An attacker's whole /64 is one source; open connections continue."""
     sources = [other.address("home", family)]
     if family == "IPv6":
         sources = [f"{sources[0]}:{number}" for number in range(30)]
