@@ -1,7 +1,7 @@
 # The verbs of this repository; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-# := so that a variable of the shell's cannot choose the server; `make tunnel HOST=…` can
+# := so that a shell variable cannot choose the server; `make tunnel HOST=…` can
 INVENTORY := inventory/local
 HOST := dev
 FROM :=
@@ -14,12 +14,12 @@ VENDOR :=
 NAME :=
 ADDRESS :=
 PYTHON3 ?= python3
-# checked first, so that a name that is not there is told which are
+# checked first, so that a misspelled name gets a suggestion
 LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
 FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
-# the shell's USER is somebody of this machine: only one that is given to make chooses a login
+# the shell's USER is a local account: only make's USER chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
-# Ansible starts in no other locale than one of UTF-8 that this machine has: the first of these that is, by name
+# Ansible needs an installed UTF-8 locale: the first of these that exists
 LOCALE := $(shell for name in '' C.UTF-8 en_US.UTF-8; do \
   if (test -z "$$name" || export LC_ALL=$$name; $(PYTHON3) -c 'import locale; \
   locale.setlocale(locale.LC_ALL, ""); locale.getlocale()[1] == "UTF-8" or exit(1)' 2>/dev/null); \
@@ -32,7 +32,7 @@ ifneq ($(words $(CURDIR)),1)
 $(error the path of this checkout must hold no blanks: $(CURDIR))
 endif
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Ansible passes over the ansible.cfg of a folder that everybody may write into, as in WSL
+# Ansible ignores ansible.cfg in a folder that everybody may write into (WSL)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # V=1 shows all that Ansible says, instead of one line a step
 ifneq ($(V),)
@@ -112,7 +112,7 @@ add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vul
 test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
 	@bin/engine.sh $(MAKE) --no-print-directory .test
 
-# What several parts need is made first, once: two of them at it at the same time would be in each other's way.
+# Built first, once, because parallel parts would disturb each other.
 .test:
 	@roles/cloud_server/files/local/image.sh bookworm >/dev/null
 	@roles/cloud_server/files/local/image.sh trixie >/dev/null
@@ -125,7 +125,7 @@ lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 unit: $(READY) ## the unit tests alone: no container
 	@pytest -q tests/suite.py -k unit
 
-lock: $(READY) ## resolve the control environment's and the roles' requirements anew, with hashes; needs the network
+lock: $(READY) ## resolve the control environment's and the roles' requirements again, with hashes; needs the network
 	@for in in requirements.in $(wildcard roles/*/files/requirements.in) tests/site/spark.in; do \
 	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
 	@$(MAKE) -C ml lock
@@ -139,7 +139,7 @@ clean: down ## down, and remove the control environment, caches and images
 	@images=$$(docker images -q --filter reference=bare-server --filter reference=debian-from-packages) && \
 	  { test -z "$$images" || docker rmi -f $$images >/dev/null; }
 
-# The marker is written last: an interrupted build leaves none and is begun anew.
+# The marker is written last: an interrupted build has none and starts again.
 # Compiled here, once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as containers have it), each start would
 # compile it all again.
 $(READY): requirements.txt

@@ -29,7 +29,7 @@ def is_address(text: str) -> bool:
     try:
         return bool(ipaddress.ip_address(text))
     except ValueError:
-        # figures and dots alone are a mistyped address
+        # only digits and dots: a mistyped address
         return bool(re.search(r"[A-Za-z]", text)) and all(LABEL.fullmatch(part) for part in text.split("."))
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a command where a Docker engine answers; installs and starts Debian's docker.io where none does.
+# Runs a command with a Docker engine; installs and starts Debian's docker.io if none answers.
 # usage: engine.sh COMMAND [ARGUMENT...]
 set -eu
 
@@ -12,7 +12,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# asked once, before anything whose own output is thrown away
+# ask once, before output is discarded
 need_root() { # WHAT FOR...
     [ "$(id -u)" != 0 ] || return 0
     command -v sudo >/dev/null && sudo true >/dev/null && return
@@ -20,7 +20,7 @@ need_root() { # WHAT FOR...
     if answers; then join=; fi
     die "$* needs root, and sudo does not give it to $(id -un). Have somebody who has it type:
     ${missing:+apt install$missing${join:+ && }}$join
-then log in anew and run this again."
+then log in again and run this again."
 }
 
 install_packages() {
@@ -36,7 +36,7 @@ start_engine() {
         as_root systemctl start docker
     else
         say "starting the Docker engine by hand (systemd is not PID 1); its log is /var/log/dockerd.log"
-        # what a killed engine left behind would stop the next one once its number is somebody else's
+        # a killed engine's pid file stops the next one if its pid is reused
         pgrep -x dockerd >/dev/null || as_root rm -f /var/run/docker.pid
         as_root sh -c 'setsid dockerd >/var/log/dockerd.log 2>&1 &'
     fi

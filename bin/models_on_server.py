@@ -33,7 +33,7 @@ def stop(message: str, code: int = 1) -> NoReturn:
 
 
 def locked(environment: str, by: str) -> int:
-    """A descriptor that holds the lock of an environment; the command inherits it, and so outlives nothing unlocked."""
+    """A descriptor that holds an environment's lock; the command inherits it until its end."""
     path = ROOT / f"{environment}.lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -80,7 +80,7 @@ def main(request: dict[str, Any]) -> int:
         work = ROOT / request["lock"]
         # what a killed run left
         shutil.rmtree(work, ignore_errors=True)
-        # others are to see nothing of a version that may be refused
+        # other accounts must not see a version that may be refused
         work.mkdir(mode=0o700)
     else:
         for stale in ROOT.glob("read.*"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How Ansible would reach the servers of an inventory, for programs that use ssh themselves.
+"""Ansible's connections to the servers of an inventory, for programs that use ssh.
 
 usage: servers.py -i INVENTORY HOST     refuses a host or group that is not there, naming those that are
 """
@@ -24,7 +24,7 @@ CONNECTION = {
 
 def ansible(*arguments: str, program: str = "ansible", **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs ansible with this checkout's settings, wherever it is called. Raises SystemExit where there is none."""
-    # ansible.cfg by name: that of a folder that everybody may write into is passed over
+    # ansible.cfg by name: Ansible ignores it in a world-writable folder
     ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{os.environ.get('PATH', '')}:{ROOT}/.venv/bin"}
     try:
         return subprocess.run(
@@ -54,7 +54,7 @@ def read(inventory: str, pattern: str, variables: dict[str, str]) -> dict[str, A
     except (ValueError, LookupError) as error:
         said = result.stderr.strip()
         if "locale" in said:
-            said += "\nType LC_ALL=C.UTF-8 (on macOS: LC_ALL=en_US.UTF-8) before the command; make does so by itself."
+            said += "\nType LC_ALL=C.UTF-8 (on macOS: LC_ALL=en_US.UTF-8) before the command, as make does."
         if result.returncode != 0:
             raise SystemExit(f"{inventory} cannot be read:\n{said}") from error
         hosts, groups = known(inventory)

@@ -27,7 +27,7 @@ for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
         "ansible_user": os.environ.get("MOLECULE_LOGIN_USER", "root"),
         "ansible_private_key_file": str(state / "id_ed25519"),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o StrictHostKeyChecking=accept-new",
-        # for testinfra, which else opens a connection for each command; a test's own logins do not read this
+        # only for testinfra, which otherwise connects for each command
         "ansible_ssh_extra_args": "-o ControlPath=~/.ansible/cp/%C",
         "ansible_python_interpreter": "/usr/bin/python3",
     }

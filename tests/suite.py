@@ -65,6 +65,6 @@ def test_part(part: str) -> None:
     if result.returncode != 0:
         output = log.read_text()
         sys.stdout.write(output)
-        # said again in the summary: a report of a failure may leave out the middle of what was printed
+        # repeated in the summary: a report may omit the middle of long output
         telling = "\n".join(re.findall(r"^.*?\b(?:E   |FAILED |(?:fatal|failed): (?:.*\n){0,6}).*", output, re.M))
         pytest.fail(f"{PARTS[part]}\nended with {result.returncode}\n{telling[-3000:]}", pytrace=False)

@@ -1,4 +1,4 @@
-"""Measure everything and put the tables into README.md, between its markers.
+"""Measure everything and put the tables into BENCHMARKS.md, between its markers.
 
     python -m bench [--parts algorithms serving scaling] [--sizes 1e6 5e6 20e6]
 
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "BENCHMARKS.md"
 
 
 def put(page: str, name: str, text: str) -> str:
@@ -20,13 +20,13 @@ def put(page: str, name: str, text: str) -> str:
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{README}: no lines '{begin.strip()}' and '{end}' to write between. Put them back.")
+        raise ValueError(f"{PAGE}: no lines '{begin.strip()}' and '{end}' to write between. Put them back.")
     return f"{before}{begin}{text.strip()}\n{end}{after}"
 
 
 def main() -> int:
     """Measure the parts, one after the other."""
-    parser = argparse.ArgumentParser(description="Measure, and write the tables into README.md.")
+    parser = argparse.ArgumentParser(description="Measure, and write the tables into BENCHMARKS.md.")
     parts = ["algorithms", "serving", "scaling"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--sizes", nargs="+", default=["1e6", "5e6", "20e6"], help="ratings, for the scaling")
@@ -37,7 +37,7 @@ def main() -> int:
         if name == "scaling":
             line += ["--sizes", *arguments.sizes]
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-        README.write_text(put(README.read_text(encoding="utf-8"), name, done.stdout), encoding="utf-8")
+        PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), name, done.stdout), encoding="utf-8")
         print(done.stdout)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return 0

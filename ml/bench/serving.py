@@ -37,7 +37,7 @@ def new_users(ratings: Ratings) -> str:
     shown = draw.random(len(ratings)) < 0.5
     new, frame = stranger[ratings.user], ratings.frame()
     known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
-    lines = ["| RMSE for new users | as strangers | folded in | trained anew |", "|---|---|---|---|"]
+    lines = ["| RMSE for new users | as strangers | folded in | trained again |", "|---|---|---|---|"]
     for name in ("svd.yaml", "tuned.yaml", "default.yaml"):
         recommender, again = (train.fit(each, config.load(CONF / name))[0] for each in (known, more))
         errors: dict[str, list[float]] = defaultdict(list)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from surprise.model_selection import GridSearchCV, KFold
 
-from bench.__main__ import put
+from bench.__main__ import PAGE, put
 from recommender.algorithms import catalogue
 from recommender.cli.main import main
 from recommender.config import Config
@@ -305,3 +305,10 @@ def test_bench_writes_between_its_markers() -> None:
     assert put(page, "one", "new\n") == "a\n<!-- bench one -->\nnew\n<!-- end one -->\nb\n"
     with pytest.raises(ValueError, match="bench two"):
         put(page, "two", "new")
+
+
+def test_every_part_of_the_bench_has_its_place_in_the_page() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name in ("algorithms", "serving", "scaling"):
+        assert "\nnew\n" in put(page, name, "new")
+    assert "<!-- bench" not in (ROOT / "README.md").read_text(encoding="utf-8")

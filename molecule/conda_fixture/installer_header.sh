@@ -10,7 +10,7 @@ usage: $0 [options]
 Miniforge3 @VERSION@ (stand-in for tests)
   -b         batch mode, the only mode here
   -p PREFIX  install prefix (default $PREFIX), no spaces
-  -f, -u     go on when the prefix exists; environments in it stay
+  -f, -u     continue if the prefix exists; environments in it stay
   -h         this text
   -c -i -k -m -s -t  accepted, without effect
 USAGE

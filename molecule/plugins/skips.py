@@ -1,4 +1,4 @@
-"""A pytest plugin: a test that was skipped on every server of its scenario fails the run, for it has tested nothing."""
+"""A pytest plugin: a test skipped on every server of its scenario fails the run."""
 
 import re
 

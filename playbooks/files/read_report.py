@@ -1,6 +1,6 @@
-"""Prints the training's report as JSON, once it is one; run on the server by the account that trains.
+"""Prints the training's report as JSON; run on the server by the training account.
 
-Whoever may train can lay anything in the report's place: a link, a FIFO, gigabytes, signs that a terminal obeys.
+Anyone who trains can put anything in the report's place: a link, a FIFO, gigabytes, control characters.
 
 usage: read_report.py PATH
 """
@@ -42,7 +42,7 @@ def value(of: dict[str, Any], name: str) -> Any:
 
 def read(path: str) -> Any:
     try:
-        # without NONBLOCK, opening a FIFO waits for who writes
+        # without NONBLOCK, opening a FIFO waits for a writer
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             stop(path, "not a regular file")

@@ -1,4 +1,4 @@
-"""Checks what a person set, before its first use: a message says what that person wrote, and what to write instead."""
+"""Checks settings before use. A message says what the person wrote, and what to write instead."""
 
 import contextlib
 import importlib.util
@@ -172,7 +172,7 @@ def addresses(name: str, value: Any) -> Iterator[str]:
 
 
 def operator_keys(name: str, value: Any) -> Iterator[str]:
-    # one key may stand there by itself
+    # a single key is also accepted
     return each(text, '["ssh-ed25519 AAAA… me@laptop"]')(name, [value] if isinstance(value, str) else value)
 
 
@@ -266,7 +266,7 @@ CHECKS: dict[str, Check] = {
 
 
 def settings_faults(settings: Mapping[str, Any]) -> list[str]:
-    """Every fault of a host's settings. What cannot be worked out is left to whoever uses it."""
+    """Every fault of a host's settings. Templates that fail are left to their users."""
     known: dict[str, Any] = {}
     found: list[str] = []
     for name, check in CHECKS.items():

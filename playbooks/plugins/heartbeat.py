@@ -1,4 +1,4 @@
-"""Prints a line every so many seconds while one task runs, so that what takes long is seen to move."""
+"""Prints a line at intervals while one task runs, so that long tasks show progress."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ SECONDS = 15
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core is untyped
-    """The task that runs, and a thread that tells of it."""
+    """The running task, and the thread that reports it."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"

@@ -1,4 +1,4 @@
-"""What the tests of the whole site share: a checkout of their own, and ways to look at a server from outside."""
+"""Shared by the site's tests: a checkout, and views of a server from outside."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Checkout:
                 if not name.startswith(("ANSIBLE_", "MAKE", "MOLECULE_"))
             },
             "NO_COLOR": "1",
-            # Nepal's time, in the form that needs no zone files: neither UTC nor a whole hour
+            # Nepal's time without zone files: neither UTC nor a whole hour
             "TZ": "<+0545>-05:45",
         }
         files = subprocess.check_output(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True)
@@ -50,7 +50,7 @@ class Checkout:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         print(f"$ {' '.join(command)}\n{result.stdout}")
-        # named here as well: a report of a failure may leave out the middle of what was printed
+        # repeated here: a report may omit the middle of long output
         failed = re.findall(r"^(?:fatal|failed|\[ERROR\]): .*(?:\n +.*)*|^FAILED on [\s\S]+", result.stdout, re.M)
         ended = result.returncode
         assert ended == code, "\n".join(
@@ -170,7 +170,7 @@ def ssh(checkout: Checkout, settings: dict[str, Any]) -> Any:
 
 
 class Tunnel:
-    """`make tunnel` and what it has printed; its end, where words are waited for, is an AssertionError."""
+    """`make tunnel` and its output. Raises AssertionError if it ends before the awaited words."""
 
     def __init__(self, checkout: Checkout, *arguments: str) -> None:
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`make down` after all that was done with the server of `make up`: runs behind test_up.py, in the same session."""
+"""`make down` at the end: runs after test_up.py in the same session."""
 
 import pathlib
 import subprocess

@@ -31,7 +31,7 @@ ss -Hltn 'sport = :22 or sport = :2222'
 
 
 class Server:
-    """A container that stands for the server, its address in the inventory of a machine under a desk."""
+    """A container as the server; its address stands in inventory/onprem."""
 
     def __init__(self, checkout: Checkout, folder: pathlib.Path, suite: str = "trixie", bare: bool = False) -> None:
         self.checkout, self.folder = checkout, folder
@@ -64,7 +64,7 @@ class Server:
         self.locate()
 
     def set(self, **settings: Any) -> None:
-        """Writes zz-mine.yml anew."""
+        """Rewrites zz-mine.yml."""
         mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
         mine.write_text(
             yaml.safe_dump({"ansible_private_key_file": str(self.key), "trusted_addresses": [self.gateway], **settings})
@@ -133,7 +133,7 @@ def server(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def before(server: Server) -> Iterator[str]:
-    """What stands on the server; it must stand there after the test as well, and nothing may be armed."""
+    """The server's state, which the test must not change; no timer may be armed."""
     server.set()
     state = server.state()
     yield state
@@ -154,14 +154,14 @@ def test_secure(checkout: Checkout, server: Server) -> None:
     assert recap(checkout.run(*ALL))["failed"] == 0
     assert server.gets_in()
     assert "Permission denied" in server.login("root", "true").stderr
-    # what a .bashrc prints is not what was asked for
+    # the output of a .bashrc is ignored
     server.inside("sed -i '1i echo Welcome; echo port=7; echo uid=7' /home/deploy/.bashrc")
     assert recap(checkout.run(*ALL))["changed"] == 0
     server.inside("sed -i 1d /home/deploy/.bashrc")
 
 
 def shut_out(server: Server, other_key: str, seconds: int) -> None:
-    """Kills a run that has just taken the operator's key away; the server takes that back after so many seconds."""
+    """Kills a run that just removed the operator's key; the server rolls back after the given seconds."""
     server.set(operator_keys=[other_key], access_revert_after=seconds)
     seen = []
     server.interrupt("Log in again", lambda: seen.append(server.login().stderr), kill=True)
@@ -183,7 +183,7 @@ def test_reboot_while_the_operator_is_shut_out(server: Server, before: str, othe
 def test_network_lost_before_the_confirmation(server: Server, before: str) -> None:
     server.set(ssh_hardening_options={"LoginGraceTime": 50}, ssh_hardening_revert_after=15)
     output = server.interrupt("Prove", lambda: server.inside("ip link set eth0 down"))
-    assert "goes back to what it was before by itself, within 15 s" in output
+    assert "rolls back automatically within 15 s" in output
     # the route and the IPv6 address went with the link
     server.inside(f"ip link set eth0 up && ip route add default via {server.gateway} && container-network")
     server.wait_for_login()
@@ -194,7 +194,7 @@ def test_the_next_run_goes_on_from_what_was_before(checkout: Checkout, server: S
     server.interrupt("Log in again", lambda: None, kill=True)
     assert "logingracetime 50" in server.inside("sshd -T")
     server.set()
-    # the change that nobody confirms ends first, whichever of the two is faster
+    # the unconfirmed change ends first in any case
     assert recap(checkout.run(*SECURE))["failed"] == 0
     assert "logingracetime 60" in server.inside("sshd -T")
 
@@ -268,7 +268,7 @@ def test_port_moves_there_and_back(checkout: Checkout, server: Server, served_by
     assert server.gets_in(2222)
     assert session.poll() is None
     assert recap(checkout.run(*SECURE))["changed"] == 0
-    # the usual habit of Ansible, which says nothing of where sshd is to be
+    # Ansible's usual way, which does not move sshd
     server.set(ansible_port=2222)
     assert "set ssh_port: 2222." in " ".join(checkout.run(*BOOTSTRAP, code=2).split())
     server.set(ssh_ports_before=[2222])
@@ -286,7 +286,7 @@ def test_disk_full_while_the_change_is_written(checkout: Checkout, server: Serve
     )
     state = server.state()
     server.set(ssh_hardening_options={"LoginGraceTime": 50, "Banner": "/etc/issue.net"})
-    for task in ("Keep what is in force, and have the server come back to it by itself", "Write the new configuration"):
+    for task in ("Save the old state and start the timer", "Write the new configuration"):
         output = server.interrupt(task, lambda: server.inside("dd if=/dev/zero of=/etc/filler bs=4k 2>/dev/null; true"))
         assert "No space left on device" in output
         server.inside("rm /etc/filler")
@@ -369,7 +369,7 @@ def test_first_contact_without_python(checkout: Checkout, bare: Server) -> None:
 
 @pytest.fixture
 def fresh(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that no run has been to, on the other Debian."""
+    """A new server with the other Debian."""
     server = Server(checkout, tmp_path_factory.mktemp("fresh"), "bookworm")
     yield server
     server.remove()

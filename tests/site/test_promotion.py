@@ -67,12 +67,12 @@ while left > 0:
         connection.sendall(data)
         left -= len(data)
 """
-# systemd holds the port, so that whoever asks waits for the server
+# systemd holds the port, so the request waits for the server
 ANSWERS = """python3 -c 'import urllib.request as r; r.urlopen("http://127.0.0.1:5000/health", timeout=150)'"""
 
 
 class Server:
-    """A container that stands for a server."""
+    """A container as a server."""
 
     def __init__(self, name: str, folder: pathlib.Path, suite: str, number: int) -> None:
         self.name = f"promotion-{name}-{os.getpid()}"
@@ -109,7 +109,7 @@ class Server:
 
 
 class Site:
-    """Two servers in the inventory of machines under a desk, and dev's versions 1 and 2, of which 2 is worse."""
+    """Two servers in inventory/onprem, and dev's versions 1 and 2; version 2 is worse."""
 
     def __init__(self, checkout: Checkout, folder: pathlib.Path) -> None:
         self.checkout, self.folder = checkout, folder
@@ -124,7 +124,7 @@ class Site:
         (checkout.folder / ".known_hosts").unlink(missing_ok=True)
         groups = {
             "dev": {},
-            # said, for that staging asks for a login by itself
+            # set here, because staging would ask for a login
             "staging": {"hosts": {"staging-desk": {"ansible_host": self.staging.address, "mlflow_logins": False}}},
             "prod": {"hosts": {"prod-desk": {"ansible_host": self.prod.address}}},
         }
@@ -132,14 +132,14 @@ class Site:
         self.set()
 
     def set(self, **settings: object) -> None:
-        """Writes zz-mine.yml anew."""
+        """Rewrites zz-mine.yml."""
         # this machine, as the containers see it: a promotion a second is more than the firewall lets in from elsewhere
         settings = {"registry_servers": {"dev": "staging-desk"}, "trusted_addresses": ["172.16.0.0/12"], **settings}
         mine = self.checkout.folder / "inventory/onprem/group_vars/all/zz-mine.yml"
         mine.write_text(yaml.safe_dump({"ansible_private_key_file": str(self.folder / "id_ed25519"), **settings}))
 
     def train(self) -> None:
-        """What a workbench does, in an environment of its own beside that of MLflow's server."""
+        """Makes a training environment beside that of MLflow's server."""
         self.staging.sh("mkdir -p /srv/ml")
         for part in ("src", "conf", "data", "requirements.txt"):
             source = f"{self.checkout.folder}/ml/{part}"
@@ -158,7 +158,7 @@ class Site:
             )
 
     def make(self, *words: str, code: int = 0) -> str:
-        """Output of a verb as it is typed, whose command must end with the code named."""
+        """Output of a verb as typed; its exit code must be `code`."""
         output = self.checkout.run("make", words[0], INVENTORY, *words[1:], code=2 if code else 0)
         assert code == 0 or f"Error {code}\n" in output
         return output

@@ -61,7 +61,7 @@ def server(checkout: Checkout, agent: pathlib.Path, tmp_path_factory: pytest.Tem
 
 
 def speak_german(checkout: Checkout, container: str, folder: pathlib.Path) -> None:
-    """German for every login on the server, and for what the checkout runs here, whatever locales this machine has."""
+    """German for every login on the server, and for the checkout's own commands."""
     make = """
     apt-get install -qy --no-install-recommends locales
     localedef -i de_DE -f UTF-8 de_DE.UTF-8

@@ -81,14 +81,14 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 @contextmanager
 def new_page(chromium: Browser) -> Iterator[Page]:
-    """A page of a browser that knows nothing of the others: no cookie, no storage."""
+    """A page of a separate browser: no cookies, no storage."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(60_000)
     opened = context.new_page()
     try:
         yield opened
     finally:
-        # for whoever reads of a failure
+        # for the report of a failure
         with suppress(Error):
             print(opened.inner_text("body", timeout=5_000))
         context.close()
@@ -216,7 +216,7 @@ def test_two_people_work_on_one_notebook(
         new_page(chromium) as other,
     ):
         assert "token" not in hers["jupyter of analyst"]
-        # what the button Share gives: the owner's link, used through ana's own tunnel
+        # the owner's link from the button Share, used through ana's tunnel
         there = re.search(r"localhost:\d+", hers["jupyter of analyst"])
         assert there
         open_notebook(one, links["jupyter"], "shared.ipynb")

@@ -1,4 +1,4 @@
-"""Who may have a Jupyter: what playbooks/bootstrap.yml refuses before anything changes, and the remedy it names."""
+"""playbooks/bootstrap.yml refuses a Jupyter for the wrong accounts, and names the remedy."""
 
 import pathlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""bin/engine.sh says what is missing, and does nothing, where it may not install or start a Docker engine."""
+"""bin/engine.sh names what is missing and does nothing if it may not install or start Docker."""
 
 import pathlib
 import shutil
@@ -11,7 +11,7 @@ ENGINE = pathlib.Path(__file__).resolve().parents[2] / "bin/engine.sh"
 
 @pytest.fixture
 def machine(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder with all the commands that there are: a Docker client without an engine, and no root."""
+    """A PATH of stand-ins: a Docker client without an engine, and no root."""
     for name, text in {
         "id": '[ "$1" = -u ] && echo 1000 || echo ana',
         "uname": "echo Linux",
@@ -44,7 +44,7 @@ def refused(machine: pathlib.Path, **environment: str) -> str:
 def test_without_sudo_it_says_what_somebody_with_root_types(machine: pathlib.Path) -> None:
     said = refused(machine)
     assert "starting a Docker engine, or joining the group that may use it needs root" in said
-    assert "type: usermod -aG docker ana then log in anew" in said
+    assert "type: usermod -aG docker ana then log in again" in said
 
 
 def test_a_sudo_that_refuses_is_said_too(machine: pathlib.Path) -> None:

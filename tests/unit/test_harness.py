@@ -1,4 +1,4 @@
-"""What holds for the tests themselves: each wait has an end, and a test that is skipped everywhere fails."""
+"""Rules for the tests: each wait ends, and a test skipped everywhere fails."""
 
 import ast
 import os

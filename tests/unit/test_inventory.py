@@ -274,7 +274,7 @@ def test_locks_hold_the_pins_and_agree_with_the_control_environment() -> None:
         lock = pins(file.with_suffix(".txt"))
         assert pins(file) and pins(file).items() <= lock.items()
         differing = {name for name, version in lock.items() if control.get(name, version) != version}
-        assert not differing, f"{file.stem}: {differing} would change the control environment; lock it anew"
+        assert not differing, f"{file.stem}: {differing} would change the control environment; lock it again"
 
 
 def test_readme_names_every_file_and_variable() -> None:

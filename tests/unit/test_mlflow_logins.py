@@ -1,4 +1,4 @@
-"""Who logs in to MLflow, as it follows from the environment and from the people of an inventory. No server."""
+"""MLflow's logins, derived from environment and people of an inventory. No server."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What bin/models sends to a server, whatever the language, encoding and time zone of who types it."""
+"""bin/models sends the same requests in any language, encoding and time zone."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a server does with what bin/models sends, without a server."""
+"""The server's side of bin/models, tested without a server."""
 
 import fcntl
 import hashlib
@@ -36,7 +36,7 @@ def sent(script: str) -> bytes:
 
 
 def ask(module: ModuleType, content: bytes, arrives: bytes, close: bool = True, **more: Any) -> int:
-    """Exit code of a request of which only `arrives` comes through, all of which fits a pipe."""
+    """Exit code of a request of which only `arrives` is received."""
     read, write = os.pipe()
     os.write(write, arrives)
     if close:

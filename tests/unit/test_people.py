@@ -1,4 +1,4 @@
-"""Slips in the list of people end a run of the site before any server is asked, and name the entry."""
+"""Mistakes in the list of people stop site.yml before any connection, and name the entry."""
 
 import json
 import os

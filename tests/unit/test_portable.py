@@ -1,4 +1,4 @@
-"""What runs on the control machine works on macOS: GNU make 3.81, and nothing that GNU's or Debian's tools alone have.
+"""Programs of the control machine work on macOS: GNU make 3.81, and no options only of GNU or Debian.
 
 The parts that make a server from Debian's packages, or start an engine, run on Linux and are not among them.
 """

@@ -1,4 +1,4 @@
-"""Environments that a marker ends: on disk before it is written; what was half-made when the power went is not used.
+"""Environments are on disk before their marker; a power cut's half-made ones are not used.
 
 The shell of the tasks is run for real, with programs that only tell what they were called for.
 """
@@ -107,7 +107,7 @@ def test_one_that_was_cut_off_is_made_without_what_uv_kept(build: Build) -> None
 
 
 def test_one_that_failed_is_tried_again_with_what_uv_kept(build: Build) -> None:
-    """A bad connection would else never get to its end."""
+    """Otherwise a bad connection would never end."""
     build.log.with_suffix(".broken").touch()
     assert build.run() != 0
     assert not build.environment.exists()

@@ -1,4 +1,4 @@
-"""The training's report as root's run reads it: whatever a person who may train lays in its place."""
+"""Root reads the training's report safely, whatever a person puts in its place."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What holds for every role: its variables stand once in the argument specs and once in the defaults, and agree."""
+"""Rules for every role: argument specs and defaults hold the same variables."""
 
 import pathlib
 import re
@@ -87,7 +87,7 @@ def tasks_of(role: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_shell_reads_its_input_before_it_can_end(role: str) -> None:
-    """Else the pipe breaks now and then, and Ansible says "Error executing command." and nothing else."""
+    """Otherwise the pipe breaks at times, and "Error executing command." is all that Ansible says."""
     for task in tasks_of(role):
         shell = task.get("ansible.builtin.shell")
         if isinstance(shell, dict) and "stdin" in shell:

@@ -1,4 +1,4 @@
-"""What secure.yml does after sshd's change has failed, with roles that only say that they were called."""
+"""The rescue of secure.yml after a failed change of sshd, with stub roles."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(folder: pathlib.Path, lost: str = "", **settings: Any) -> str:
-    """Runs the rescue of `Harden sshd` where sshd has the new port until its change is taken back.
+    """Runs the rescue of `Harden sshd` while sshd has the new port until the rollback.
 
     The role that is lost finds no network. Returns which roles were called, each with what it was told.
     """

@@ -1,4 +1,4 @@
-"""What a person sets is checked before it is used, and told in that person's own words."""
+"""Settings are checked before use, and faults are named in the person's own words."""
 
 import importlib.util
 import os
@@ -33,7 +33,7 @@ MINE = "group_vars/all/zz-mine.yml"
 
 @pytest.fixture
 def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A copy of the inventory of machines under a desk."""
+    """A copy of inventory/onprem."""
     shutil.copytree(ROOT / "inventory/onprem", tmp_path / "onprem")
     return tmp_path / "onprem"
 
@@ -231,7 +231,7 @@ def test_a_file_is_found_where_a_person_means_it(
 
 @pytest.mark.parametrize(("said", "meant"), [("false", False), ("no", False), ("False", False), ("true", True)])
 def test_logins_are_switched_on_the_command_line(said: str, meant: bool) -> None:
-    """-e mlflow_logins=false gives a text, which by itself counts as true."""
+    """-e mlflow_logins=false is a text, which counts as true."""
     assert checks.settings_faults(SETTINGS | {"mlflow_logins": said}) == []
     common = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())
     templar = Templar(DataLoader(), {"mlflow_logins": said})
@@ -254,7 +254,7 @@ def test_a_private_key_without_its_public_one(tmp_path: pathlib.Path) -> None:
     key.touch()
     (fault,) = checks.settings_faults(settings)
     assert f"ssh-keygen -y -f '{key}' > '{key}.pub'" in fault
-    # whoever lists the keys needs no file of them
+    # a list of keys needs no file
     assert checks.settings_faults(settings | {"people": [{"name": "a", "keys": "ssh-ed25519 AAAA a"}]}) == []
     tmp_path.joinpath("aws.pem.pub").touch()
     assert checks.settings_faults(settings) == []
@@ -345,7 +345,7 @@ def test_an_inventory_that_is_not_there(name: str, words: str, tmp_path: pathlib
 
 @pytest.fixture
 def everybodys(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A checkout in a folder that everybody may write into, as Windows' own are in WSL."""
+    """A checkout in a world-writable folder, as in WSL below /mnt."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for part in ("ansible.cfg", "bin", "inventory", "ml", "playbooks", "roles", "site.yml"):
@@ -359,7 +359,7 @@ def test_a_bare_call_without_ansible_cfg_says_what_to_type(everybodys: pathlib.P
     result = run("ansible-playbook", *arguments.split(), home=everybodys, cwd=everybodys)
     assert result.returncode == 2
     assert re.search(r"Type:\s+export ANSIBLE_CONFIG=/\S+/ansible.cfg and then this again", result.stdout)
-    assert "Find the way in" not in result.stdout
+    assert "Find the login" not in result.stdout
 
 
 def test_every_playbook_of_ones_own_begins_with_that_check() -> None:
@@ -389,7 +389,7 @@ def test_a_locale_that_ansible_does_not_start_in(locale: str, tmp_path: pathlib.
 
 
 def test_commands_in_messages_hold_the_port() -> None:
-    """Each ssh of a message in playbooks and roles names the port, or is made by what does."""
+    """Each ssh command in a message names the port."""
     for file in [*ROOT.glob("playbooks/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]:
         for line in file.read_text().splitlines():
             for options in re.findall(r"\bssh (?!-keygen)([^@\n]*?)\{\{[^}]*\}\}@\{\{", line):
@@ -404,7 +404,7 @@ def test_the_login_that_messages_tell(port: int, words: str) -> None:
 
 
 def test_what_a_person_sets_is_plain() -> None:
-    """No template, and what stands behind # is worked out in the other file."""
+    """No templates: wiring.yml derives the commented values."""
     text = (ROOT / "inventory/settings.yml").read_text()
     assert "{{" not in text
     wired = yaml.safe_load((ROOT / "inventory/wiring.yml").read_text())

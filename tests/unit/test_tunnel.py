@@ -1,4 +1,4 @@
-"""bin/tunnel: who may reach what, which local ports are taken, and its ssh_config as ssh itself reads it."""
+"""bin/tunnel: permitted services, local ports, and its ssh_config as ssh reads it."""
 
 import importlib.util
 import pathlib
@@ -89,7 +89,7 @@ def test_ssh_understands_the_configuration(tmp_path: pathlib.Path, monkeypatch: 
 
 
 def test_forwards_end_at_an_address_that_no_other_account_can_stand_beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody of the server may listen on ::1; a forward to localhost would end there."""
+    """Any account may listen on ::1, so a forward to localhost could end there."""
     for line in tunnel.ssh_config(SERVER, "analyst").splitlines():
         if "LocalForward" in line:
             assert line.split()[2].startswith("127.0.0.1:")
@@ -100,13 +100,13 @@ def test_forwards_end_at_an_address_that_no_other_account_can_stand_beside(monke
 
 
 def test_each_service_has_a_name_of_its_own() -> None:
-    """Cookies know no ports: under one name, each service would get the session of every other."""
+    """Cookies ignore ports: under one name, services would share sessions."""
     names = [tunnel.host_name(name) for name in ("jupyter of ana", "jupyter of ben_2", "mlflow", "port 9000", "My App")]
     assert names == ["ana.localhost", "ben_2.localhost", "mlflow.localhost", "port-9000.localhost", "my-app.localhost"]
 
 
 def test_a_service_is_asked_at_the_address_by_its_name() -> None:
-    """Without a resolver that knows *.localhost, and so that a server that looks at names answers."""
+    """Works without a resolver for *.localhost, and with servers that check names."""
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 

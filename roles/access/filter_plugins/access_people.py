@@ -31,7 +31,7 @@ class Refused(ValueError):
 def key(line: str, rsa_bits: int, ecdsa: bool = False) -> dict[str, Any]:
     """Parts of a public key's line (RFC 4253, section 6.6; RFC 8709): type, bits, fingerprint as of ssh-keygen -l.
 
-    Raises Refused for what is no public key, carries options, or is of a type or size that is not taken.
+    Raises Refused for an invalid public key, for options, and for a type or size that is not accepted.
     """
     kind, _, rest = line.partition(" ")
     encoded, _, comment = rest.strip().partition(" ")

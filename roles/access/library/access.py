@@ -131,7 +131,7 @@ def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
         changes = []
         password, expiry = host.shadow[name][1], host.shadow[name][7]
         if password.startswith("!"):
-            # not the password of before: whoever locked the account may have had a reason
+            # not the old password: the account may have been locked for a reason
             changes += ["--password", "*"]
         if expiry:
             changes += ["--expiredate", ""]
@@ -261,17 +261,17 @@ def revoke(host: Host, people: list[dict[str, Any]]) -> None:
         for name in host.members(role):
             if wanted.get(name) == role:
                 continue
-            # who may do more goes on with what runs
+            # a higher role keeps its sessions
             ends = name not in wanted or shrinks(role, wanted[name])
             if ends:
                 host.done.append(f"end of the sessions of {name}")
             if name not in wanted:
-                # the role's own group goes last; all others, whoever granted them, go now
+                # the role's own group goes last, all others now
                 host.run("usermod", "--lock", "--expiredate", "1", "--groups", GROUP.format(role), name)
             elif host.users[name].pw_shell != SHELLS[wanted[name]]:
                 host.run("usermod", "--shell", SHELLS[wanted[name]], name)
             if ends and not host.module.check_mode:
-                # what lingers would be started anew
+                # lingering units would start again
                 pathlib.Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)
                 end_processes(host, name)
             # last, so that a run that was cut short begins here again

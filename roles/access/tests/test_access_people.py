@@ -256,7 +256,7 @@ def test_what_people_with_a_shell_may_forward() -> None:
     assert found == {"open": [*LOOPBACK, "[/home/%u/forward.sock]:*"], "listen": ["5678"], "errors": []}
     # sshd reads a list for TCP as one for sockets too: each of them only beside every host
     assert module.access_forwards(LOOPBACK, ["*"], ["any"]) == {"open": ["any"], "listen": ["*:*"], "errors": []}
-    # one that is no list, as YAML has it without the brackets
+    # not a list, as YAML reads it without brackets
     found = module.access_forwards("127.0.0.1:8888", 5678, "/run/postgresql/.s.PGSQL.5432")
     assert found["open"] == ["127.0.0.1:8888", "[/run/postgresql/.s.PGSQL.5432]:*"]
     assert (found["listen"], found["errors"]) == (["5678"], [])

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Puts files back by itself unless the change to them is confirmed in time; Junos calls this `commit confirmed`.
+"""Restores files unless the change to them is confirmed in time; Junos calls this `commit confirmed`.
 
 usage: commit-confirmed arm NAME SECONDS RELOAD PATH...    prints a token
        commit-confirmed confirm NAME [TOKEN]

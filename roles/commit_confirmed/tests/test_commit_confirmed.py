@@ -1,4 +1,4 @@
-"""Unit tests of what takes a change back, with a systemd that only notes what it is told."""
+"""Unit tests of the rollback, with a systemd that only records its calls."""
 
 import errno
 import importlib.util
@@ -371,5 +371,5 @@ def test_without_sudo_the_message_says_to_wait_for_the_timer(tmp_path: pathlib.P
         env={**os.environ, "ANSIBLE_PIPELINING": pipelining},
     )  # fmt: skip
     output = " ".join(result.stdout.split())
-    assert "access of localhost goes back to what it was before by itself, within 77 s: wait until then" in output
+    assert "access of localhost rolls back automatically within 77 s: wait until then" in output
     assert "What failed: Write the keys: Missing sudo password" in output

@@ -25,7 +25,7 @@ description:
   - conda installs the packages; uv installs the pip part where a lock in it pins uv by hash, else pip does.
   - A digest of all inputs is stored in the environment last, so an unchanged one costs no conda call.
   - What a power cut may have left half-written in the caches of conda and uv is removed first.
-  - A changed one is made anew, while the old one stands aside. Where that fails, the old one, or none, is what stays.
+  - A changed one is rebuilt while the old one is set aside. If that fails, the old one, or none, stays.
 options:
   name: {description: Name of the environment., type: str, required: true}
   file: {description: Path of its environment.yml or explicit lock on the control machine., type: str}
@@ -38,7 +38,7 @@ options:
   environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
 """
 
-# Raised when the module makes something else of the same inputs, so that environments are made anew.
+# Raised if the module makes something else of the same inputs, to rebuild environments.
 RECIPE = 2
 MARKER = ".ansible-environment"
 # where in a new environment the one before it waits for its removal
@@ -329,7 +329,7 @@ class Environment:
             )
 
     def make(self) -> None:
-        """Make it, anew where there is one; what is not finished never stays."""
+        """Make or rebuild it. An unfinished one never stays."""
         self.check()
         os.makedirs(self.work)
         cache = os.path.join(self.prefix, "pkgs")

@@ -335,7 +335,7 @@ class Installation:
             self.fail(f"conda_installer_checksum must be sha256: and 64 hexadecimal digits, not {self.p['checksum']!r}")
         entries = set(os.listdir(self.prefix)) if os.path.isdir(self.prefix) else set()
         if os.path.lexists(self.prefix) and not os.path.isdir(self.prefix):
-            self.fail(f"{self.prefix} is no folder; remove it or set conda_prefix to another path")
+            self.fail(f"{self.prefix} is not a folder; remove it or set conda_prefix to another path")
         if entries and not entries & {WORK, MARKER, "_conda", "conda-meta", "pkgs"}:
             self.fail(
                 f"{self.prefix} holds something else than conda ({', '.join(sorted(entries)[:5])});"
@@ -433,7 +433,7 @@ class Installation:
             os.rmdir(self.prefix)
 
     def open_to_everyone(self) -> None:
-        """Undo a strict umask of whoever installed the conda that was here before."""
+        """Undo the strict umask of an earlier installation."""
         everyone = stat.S_IRGRP | stat.S_IROTH
         for folder, subfolders, files in os.walk(self.prefix):
             # where others can write, a name may be a link by the time that it is used

@@ -541,7 +541,7 @@ def test_one_that_knows_its_version_and_nothing_else_is_not_adopted(installer: p
 
 
 def test_one_that_only_refuses_its_settings_is_adopted(installer: pathlib.Path, capsys: Capture) -> None:
-    """Else an older release would be installed over it, for a file that the role writes anyway."""
+    """Otherwise an older release would be installed over it, for one file."""
     (adoptable(installer) / "bad-condarc").touch()
     assert install(installer, capsys, version="26.1.0-0")["action"] == "adopted"
 

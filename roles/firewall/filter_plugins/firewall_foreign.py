@@ -47,7 +47,7 @@ def ends(rule: list[dict[str, Any]]) -> bool:
 
 
 def leads_to(rule: list[dict[str, Any]]) -> str:
-    """The chain that the rule goes on in, whatever the packet's address and port; empty for none."""
+    """The chain that the rule jumps to for every address and port; empty for none."""
     target = ""
     for part in rule:
         ((kind, about),) = part.items()

@@ -30,7 +30,7 @@ def networks(addresses: Any, name: str) -> dict[str, list[str]]:
         try:
             network = ipaddress.ip_network(str(address))
         except ValueError as error:
-            raise Refused(f"{address} in {name} is no address or network of IPv4 or IPv6: {error}") from error
+            raise Refused(f"{address} in {name} is not an address or network of IPv4 or IPv6: {error}") from error
         found["ip" if network.version == 4 else "ip6"].append(network)
     # nft takes no set whose members overlap
     return {

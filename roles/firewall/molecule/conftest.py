@@ -171,7 +171,7 @@ class Server:
         )
 
     def probe(self, address, *ports, inside=""):
-        """What this server, or a container inside it, sees of another's ports; udp-53 is a UDP port, echo is ICMP."""
+        """Ports of another server as seen from here or from a container; udp-53 is UDP, echo is ICMP."""
         command = f"{inside} python3 -c %s %s {' '.join(map(str, ports))}"
         return list(json.loads(self.host.check_output(command, PROBE, address)).values())
 
@@ -184,7 +184,7 @@ class Server:
         return {item["counter"]["comment"]: item["counter"]["packets"] for item in listed if "counter" in item}
 
     def rules(self, *options):
-        """The table without what counts and expires; with --handle, what is loaded anew is not the same."""
+        """The table without counters and timeouts; with --handle, a reload shows."""
         return self.host.check_output(f"nft --stateless --terse {' '.join(options)} list table inet firewall")
 
     def ansible(self, *arguments, playbook="converge.yml", **variables):

@@ -1,4 +1,4 @@
-"""Unit tests of what is read from a server that has a packet filter of its own, or forwards: no container."""
+"""Unit tests of the probe's reader, for servers with another packet filter or forwarding."""
 
 import importlib.util
 import json

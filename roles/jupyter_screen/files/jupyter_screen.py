@@ -170,7 +170,7 @@ def again() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one step. Raises SystemExit where there is none of that name."""
+    """Runs one step. Raises SystemExit if it does not exist."""
     match arguments:
         case ["allowed", name]:
             allowed(name)

@@ -1,6 +1,6 @@
 """An extension of Jupyter's server: when a kernel restarts, cells that still wait for the one before are given up.
 
-jupyter-server-nbmodel 0.2 goes on waiting for the answer of a kernel that has died, by lack of memory or by its user's
+jupyter-server-nbmodel 0.2 keeps waiting for the answer of a kernel that has died, by lack of memory or by its user's
 restart, and runs no other cell of that notebook. It has a method that ends the waiting, and nothing that calls it
 (execution_stack.py: "FIXME connect this to kernel lifecycle").
 """

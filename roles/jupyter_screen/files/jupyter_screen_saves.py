@@ -531,7 +531,7 @@ def _end_cells(room: DocumentRoom) -> None:
 
 
 def _wants_saving(room: DocumentRoom) -> bool:
-    # without a delay, whoever set it wants no save that nobody asked for
+    # without a delay, only explicit saves are wanted
     return room.unsaved_since is not None and room._save_delay is not None
 
 

@@ -18,7 +18,7 @@ KERNELS = pathlib.Path("/usr/local/share/jupyter/kernels")
 SETTINGS = pathlib.Path("/etc/jupyter-screen/config.json")
 # Debian's store knows a private CA that was added to it; the pip of Debian 12 has a bundle of its own
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# Folders with packages that an interpreter has by itself, whatever the account adds.
+# An interpreter's own folders of packages, without the account's.
 FOLDERS = "import json, sys; print(json.dumps([path for path in sys.path if path.endswith('-packages')]))"
 
 

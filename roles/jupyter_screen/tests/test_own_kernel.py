@@ -19,7 +19,7 @@ assert spec
 assert spec.loader
 own_kernel = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(own_kernel)
-# what an interpreter that is no virtual environment, such as conda's, would import
+# imports of an interpreter outside a virtual environment, such as conda's
 BASE = str(pathlib.Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
 
 

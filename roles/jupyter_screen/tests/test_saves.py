@@ -26,7 +26,7 @@ def python() -> pathlib.Path:
     environment = CACHE / f"jupyter-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-py{version}"
     if not environment.exists():
         CACHE.mkdir(exist_ok=True)
-        # whole or not at all, whoever else makes it at the same time
+        # atomic, even if two processes make it at the same time
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             uv = shutil.which("uv") or f"{sys.prefix}/bin/uv"
             made = pathlib.Path(folder, "made")

@@ -1,4 +1,4 @@
-"""Who has the group of the job: recommender_members, and nobody who was one before."""
+"""Members of the job's group: recommender_members, and no former ones."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ def run(folder: pathlib.Path, line: str, *more: str) -> tuple[list[str], str]:
     for name, script in {"getent": answer, "gpasswd": f'echo "$@" >>{called}'}.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
-    names = ("Look who is in the group", "Take the group from who is a member no longer")
+    names = ("Read the group's members", "Remove former members from the group")
     tasks = [task for task in yaml.safe_load(TASKS.read_text()) if task["name"] in names]
     given = {
         "recommender_user": "recommender",

@@ -1,4 +1,4 @@
-"""How the role asks for a champion, and what it makes of the answer."""
+"""The role's request for a champion, and its reading of the answer."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_what_the_job_answers(tmp_path: pathlib.Path, deployed: dict[str, Any], 
 
 
 def test_the_job_does_not_read_what_a_person_installed_beside_it(tmp_path: pathlib.Path) -> None:
-    """With an interpreter that is no virtual environment, as conda's is none."""
+    """With an interpreter outside a virtual environment, like conda's."""
     python = str(pathlib.Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
     variables = VARS | {
         "recommender_python": python, "__recommender_report": "report.json", "recommender_tracking_account": "",

@@ -1,4 +1,4 @@
-"""The two servers: asked as root beside sshd, which a test may break, and logged in to as a person does it."""
+"""The two servers: as root without sshd, which a test may break, and by SSH as a person."""
 
 import contextlib
 import functools
@@ -87,7 +87,7 @@ class Server:
         )
 
     def forgive(self):
-        """Forgets who failed."""
+        """Forgets failed logins."""
         self.host.check_output("systemctl reload ssh" if self.bans_by_itself else "fail2ban-client unban --all")
 
 

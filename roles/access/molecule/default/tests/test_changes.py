@@ -100,7 +100,7 @@ def test_who_is_taken_out_is_out_at_once(connection, login, host, crowd, nothing
     ]
     for session in sessions:
         assert session.stdout.readline() == b"in\n"
-    # ana and twenty more are taken out, carl is marked absent, bob is no operator any more
+    # ana and twenty more are removed, carl is absent, bob is no longer an operator
     people = [FIRST[0], FIRST[2], {"name": "carl", "state": "absent"}, {"name": "bob", "role": "analyst", **KEY}]
     output = converge(people, code=2)
     assert "take access to debian13 away from p0 (analyst), p1 (analyst)" in output
@@ -184,7 +184,7 @@ def test_a_key_that_lets_nobody_in_is_taken_back(login, host, make_key, tmp_path
     assert "access of debian13 is as it was before" in output
     assert "Permission denied (publickey" in output
     assert host.check_output(state) == before
-    # sshd holds off for a while whoever failed often
+    # sshd blocks an address for a while after many failures
     deadline = time.monotonic() + 90
     while login("deploy", "sudo", "-n", "true").returncode and time.monotonic() < deadline:
         time.sleep(3)

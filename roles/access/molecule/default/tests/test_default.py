@@ -1,4 +1,4 @@
-"""Who gets in and what they may do, tried over SSH."""
+"""Logins and their rights, tried over SSH."""
 
 import contextlib
 import json

@@ -22,7 +22,7 @@ def test_only_the_listed_ports_answer(server, other, family):
 
 @FAMILIES
 def test_flood_is_held_back(server, other, family):
-    """All of an attacker's /64 is one source; what is connected already goes on."""
+    """An attacker's whole /64 is one source; open connections continue."""
     sources = [other.address("home", family)]
     if family == "IPv6":
         sources = [f"{sources[0]}:{number}" for number in range(30)]
@@ -84,7 +84,7 @@ def test_faults_are_named_before_anything_changes(server):
     before = server.rules()
     refused = server.ansible(firewall_allow=[{"port": 22}, {"port": 70000}], firewall_exempt=["192.0.2.1/24"])
     assert "entry 2 of firewall_allow (port 70000): port 70000 is neither" in refused.stdout
-    assert "192.0.2.1/24 in firewall_exempt is no address or network" in refused.stdout
+    assert "192.0.2.1/24 in firewall_exempt is not an address or network" in refused.stdout
     locked = server.ansible(firewall_allow=[{"port": 22, "sources": ["203.0.113.0/24"]}])
     assert "in at tcp port 22, by which this connection came: it would lock you out" in " ".join(locked.stdout.split())
     assert server.rules() == before

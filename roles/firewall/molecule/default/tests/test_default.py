@@ -96,8 +96,8 @@ def test_check_shows_the_rules_and_changes_nothing(server):
 
 
 def test_flood_is_held_back(server, other):
-    # what the limit lets through is sshd's to end: as it comes, it refuses whoever knocks, at random, while ten wait;
-    # restarted, because on a reload it listens anew only after systemctl has returned
+    # below the limit, sshd decides: by default it refuses connections at random while ten wait;
+    # restarted, because after a reload it listens only when systemctl has returned
     server.host.check_output("echo PerSourceMaxStartups 5 > /etc/ssh/sshd_config.d/flood.conf && systemctl restart ssh")
     limited = "dropped, over the limit: tcp 22, SSH"
     before = server.counters()[limited]

@@ -1,4 +1,4 @@
-"""What data scientists rely on: a server is its owner's alone, runs their kernels and comes back by itself."""
+"""A server is private to its owner, runs their kernels and restarts automatically."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def saved(host: Host, word: str) -> bool:
 
 
 def converge(host: Host, *variables: str) -> str:
-    """Runs the role's settings on this host anew, with other values."""
+    """Runs the role again on this host, with other values."""
     inventory = SCENARIO.parents[3] / "molecule/hosts.py"
     command = ["ansible-playbook", "-i", inventory, SCENARIO / "converge.yml", "--tags", "jupyter_screen_configure"]
     result = subprocess.run(
@@ -176,7 +176,7 @@ def test_only_ones_own_token_opens(host: Host) -> None:
 
 
 def test_each_server_answers_to_its_own_name(host: Host) -> None:
-    """Under one name, a server that somebody shares would get the session of one's own: cookies know no ports."""
+    """Cookies ignore ports: under one name, a shared server would get your own session."""
     ask = (
         "import http.client as h, sys\n"
         "for name in sys.argv[2:]:\n"
@@ -379,7 +379,7 @@ def test_the_log_rotates_and_goes_on(host: Host) -> None:
 def test_comes_back_with_the_same_token_and_is_counted(host: Host, victim: str) -> None:
     wait(lambda: running(host), "not running to begin with", host)
     secret, before, other = token(host, "analyst"), jupyter_pid(host), jupyter_pid(host, "ana")
-    # the starts of the cases before are no sign of a broken server
+    # starts of earlier cases do not mean a broken server
     host.check_output("systemctl reset-failed %s", unit("analyst"))
     word = type_and_print(host)
     if victim == "screen":
@@ -439,7 +439,7 @@ def test_who_is_taken_out_loses_the_server_and_keeps_the_files(host: Host) -> No
 
 def test_an_account_that_is_locked_gets_no_server_back(host: Host) -> None:
     wait(lambda: running(host, "ana"), "not running to begin with", host)
-    # the starts of the cases before, within the same ten minutes, would forbid the next ones
+    # earlier starts within ten minutes would forbid the next ones
     host.check_output("systemctl reset-failed %s", unit("ana"))
     host.check_output("usermod --lock --expiredate 1 ana && pkill -9 -u ana")
     try:

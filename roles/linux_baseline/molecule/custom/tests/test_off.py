@@ -1,4 +1,4 @@
-"""Items that were on and are switched off: the system does what it did before the role."""
+"""Switched-off items leave the system as it was before the role."""
 
 import os
 

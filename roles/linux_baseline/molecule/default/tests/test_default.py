@@ -147,7 +147,7 @@ def test_nobody_puts_a_reboot_off_for_ever(host):
 
 
 def test_sessions_are_limited(host):
-    """Of each person, whoever it is, and of all together; a container enforces no limit."""
+    """Limits of each person, and of all together; a container does not enforce them."""
     total = int(host.check_output("awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo"))
     for unit, share in (("user-4711.slice", 0.7), ("user.slice", 0.8)):
         limit = int(properties(host, unit, "MemoryMax")["MemoryMax"])

@@ -1,4 +1,4 @@
-"""Nearly every option set otherwise than by default, on servers whose sshd is started by a socket."""
+"""Nearly every option changed from its default, with sshd started by a socket."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Changes that would lock the operator out, or cannot be: each ends as it began. One server is enough."""
+"""Changes that would lock out, or fail: each is rolled back. One server is enough."""
 
 import json
 
