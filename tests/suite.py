@@ -18,7 +18,7 @@ PARTS = {
     # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/*.py bin/models bin/tunnel bench molecule tests"
     " {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
-    " roles/*/{library,{action,filter}_plugins} roles/*/files/*.py",
+    " roles/*/{library,{action,filter}_plugins} roles/*/files/{,local/}*.py",
     "lint-shellcheck": "shellcheck .ci/run {bin,tests,molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
     "unit": "pytest -q --import-mode=importlib tests/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic

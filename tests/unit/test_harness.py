@@ -5,6 +5,8 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
+import zipfile
 
 import pytest
 
@@ -50,6 +52,30 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
     )
     assert result.returncode == code, result.stdout + result.stderr
     assert ("test_it.py::test_one[*]: skipped on every server" in result.stdout) == bool(code)
+
+
+def test_a_server_compiles_a_module_in_a_zip_once_and_never_takes_a_stale_one(tmp_path: pathlib.Path) -> None:
+    kept = tmp_path / "kept"
+    run = f"""
+import sys; sys.path[:0] = ["{ROOT}/roles/cloud_server/files/local", "{tmp_path}/one.zip"]
+import zip_bytecode; zip_bytecode.FOLDER = "{kept}"
+compiled = []
+inner = zip_bytecode._compile_source
+zip_bytecode._compile_source = lambda *arguments: compiled.append(1) or inner(*arguments)
+import one; print(one.VALUE, len(compiled) > 0)
+"""
+
+    def value(source: str) -> str:
+        with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+            archive.writestr("one.py", source)
+        return subprocess.check_output([sys.executable, "-c", run], text=True).strip()
+
+    assert value("VALUE = 1") == "1 True", "without the folder it is compiled each time"
+    kept.mkdir()
+    assert [value("VALUE = 1"), value("VALUE = 1"), value("VALUE = 2")] == ["1 True", "1 False", "2 True"]
+    for file in kept.iterdir():
+        file.write_bytes(file.read_bytes()[:5])
+    assert [value("VALUE = 1"), value("VALUE = 1")] == ["1 True", "1 False"], "what a full disk cut off is replaced"
 
 
 def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:
