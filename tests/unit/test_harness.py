@@ -1,6 +1,7 @@
 """What holds for the tests themselves: each wait has an end, and a test that is skipped everywhere fails."""
 
 import ast
+import importlib.util
 import os
 import pathlib
 import re
@@ -76,6 +77,30 @@ import one; print(one.VALUE, len(compiled) > 0)
     for file in kept.iterdir():
         file.write_bytes(file.read_bytes()[:5])
     assert [value("VALUE = 1"), value("VALUE = 1")] == ["1 True", "1 False"], "what a full disk cut off is replaced"
+
+
+def test_processor_seconds_of_a_part_are_those_of_its_own_containers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = importlib.util.spec_from_file_location("suite", ROOT / "tests/suite.py")
+    assert specification and specification.loader
+    suite = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(suite)
+    monkeypatch.setattr(suite.Servers, "is_ours", lambda self, container: container.startswith("mine"))
+
+    def set_used(container: str, seconds: int) -> None:
+        group = tmp_path / f"system.slice/docker-{container}.scope"
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cpu.stat").write_text(f"usage_usec {seconds}000000\nuser_usec 1\n")
+
+    set_used("mine-from-before", 100)
+    servers = suite.Servers("molecule-mlflow_server", str(tmp_path))
+    assert servers.names == ("mlflow-server-",)
+    for mine, other in ((5, 7), (9, 8), (2, 9)):
+        set_used("mine", mine)
+        set_used("other", other)
+        servers.sample()
+    assert servers.seconds() == 11, "a restart begins at zero"
 
 
 def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:
