@@ -6,6 +6,8 @@ import re
 import resource
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -45,6 +47,63 @@ FIRST = [
     "site-promotion", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
     "site-vultr", "molecule-recommender",
 ]  # fmt: skip
+# What the names of a part's containers begin with, where it is not the part's own name.
+CONTAINERS = {"site-up": ("bare-server-", "chromium-")}
+# Docker's folders of control groups: version 1, version 2 under systemd, version 2 without. Elsewhere there are none.
+GROUPS = (
+    ("cpuacct/docker/*/cpuacct.usage", r"(\d+)", 1e9),
+    ("system.slice/docker-*.scope/cpu.stat", r"usage_usec (\d+)", 1e6),
+    ("docker/*/cpu.stat", r"usage_usec (\d+)", 1e6),
+)
+
+
+class Servers(threading.Thread):
+    """Processor seconds of the containers that a part starts, read every second until it ends."""
+
+    def __init__(self, part: str, root: str = "/sys/fs/cgroup") -> None:
+        super().__init__(daemon=True)
+        self.names = CONTAINERS.get(part, (part.partition("-")[2].replace("_", "-") + "-",))
+        self.root = pathlib.Path(root)
+        self.ended = threading.Event()
+        self.ours: dict[str, bool] = dict.fromkeys(self.read(), False)
+        # of each container: the seconds of its lives before the last, and of that one
+        self.used: dict[str, tuple[float, float]] = {}
+
+    def read(self) -> dict[str, float]:
+        """Processor seconds of each container that runs, by its id."""
+        found: dict[str, float] = {}
+        for pattern, number, unit in GROUPS:
+            for path in self.root.glob(pattern):
+                # one that ends at this moment has no number any more
+                try:
+                    value = re.search(number, path.read_text())
+                except OSError:
+                    continue
+                if value:
+                    container = path.parent.name.removeprefix("docker-").removesuffix(".scope")
+                    found[container] = int(value[1]) / unit
+        return found
+
+    def is_ours(self, container: str) -> bool:
+        command = ["docker", "inspect", "--format", "{{.Name}}", container]
+        name = subprocess.run(command, capture_output=True, text=True).stdout.strip().removeprefix("/")
+        return name.startswith(self.names)
+
+    def sample(self) -> None:
+        for container, seconds in self.read().items():
+            if container not in self.ours:
+                self.ours[container] = self.is_ours(container)
+            if self.ours[container]:
+                before, last = self.used.get(container, (0.0, 0.0))
+                # a restart begins at zero
+                self.used[container] = (before + last if seconds < last else before, seconds)
+
+    def run(self) -> None:
+        while not self.ended.wait(1):
+            self.sample()
+
+    def seconds(self) -> float:
+        return sum(map(sum, self.used.values()))
 
 
 @pytest.mark.parametrize("part", [*FIRST, *(part for part in PARTS if part not in FIRST)])
@@ -57,11 +116,17 @@ def test_part(part: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = ["bash", "-e", "-c", PARTS[part]]
     with log.open("w") as file:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, began, servers = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), Servers(part)
+        servers.start()
         result = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        file.write(f"\n{used:.0f} processor seconds of this machine's own programs, without the servers: {part}\n")
+        servers.ended.set()
+        servers.join()
+        file.write(
+            f"\n{used:.0f} processor seconds of this machine's own programs, {servers.seconds():.0f} of the servers,"
+            f" {time.monotonic() - began:.0f} s from start to end: {part}\n"
+        )
     if result.returncode != 0:
         output = log.read_text()
         sys.stdout.write(output)

@@ -1,6 +1,8 @@
 """playbooks/bootstrap.yml refuses a Jupyter for the wrong accounts, and names the remedy."""
 
+import os
 import pathlib
+import subprocess
 from typing import Any
 
 import pytest
@@ -69,6 +71,26 @@ def test_those_who_left_are_to_be_taken_out(name: str, why: str, otherwise: str)
 
 def test_the_default_analyst_is_one_of_the_list() -> None:
     assert "Set analyst to an account that may run one" in refusal(analyst="deploy")
+
+
+def test_your_public_keys_are_read_once_a_run(tmp_path: pathlib.Path) -> None:
+    """Each task that asked for the list of people read the files again, or asked the agent."""
+    plays = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+    reads = [task for play in plays for task in play.get("tasks", []) if task["name"] == "Read your public keys once"]
+    variables = {
+        "operator_keys": f"{{{{ lookup('ansible.builtin.pipe', 'echo >> {tmp_path}/asked; echo key').splitlines() }}}}",
+        "people": [{"name": name, "keys": "{{ operator_keys }}"} for name in ("deploy", "analyst")],
+    }
+    show = {"name": "Show", "ansible.builtin.debug": {"msg": "{{ people }}"}}
+    play = {"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [*reads, show, show, show]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert result.stdout.count("- key") == 6, result.stdout + result.stderr
+    assert len((tmp_path / "asked").read_text()) == 1
 
 
 @pytest.mark.parametrize(

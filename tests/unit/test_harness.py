@@ -1,10 +1,13 @@
 """Rules for the tests: each wait ends, and a test skipped everywhere fails."""
 
 import ast
+import importlib.util
 import os
 import pathlib
 import re
 import subprocess
+import sys
+import zipfile
 
 import pytest
 
@@ -50,6 +53,54 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
     )
     assert result.returncode == code, result.stdout + result.stderr
     assert ("test_it.py::test_one[*]: skipped on every server" in result.stdout) == bool(code)
+
+
+def test_a_server_compiles_a_module_in_a_zip_once_and_never_takes_a_stale_one(tmp_path: pathlib.Path) -> None:
+    kept = tmp_path / "kept"
+    run = f"""
+import sys; sys.path[:0] = ["{ROOT}/roles/cloud_server/files/local", "{tmp_path}/one.zip"]
+import zip_bytecode; zip_bytecode.FOLDER = "{kept}"
+compiled = []
+inner = zip_bytecode._compile_source
+zip_bytecode._compile_source = lambda *arguments: compiled.append(1) or inner(*arguments)
+import one; print(one.VALUE, len(compiled) > 0)
+"""
+
+    def value(source: str) -> str:
+        with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+            archive.writestr("one.py", source)
+        return subprocess.check_output([sys.executable, "-c", run], text=True).strip()
+
+    assert value("VALUE = 1") == "1 True", "without the folder it is compiled each time"
+    kept.mkdir()
+    assert [value("VALUE = 1"), value("VALUE = 1"), value("VALUE = 2")] == ["1 True", "1 False", "2 True"]
+    for file in kept.iterdir():
+        file.write_bytes(file.read_bytes()[:5])
+    assert [value("VALUE = 1"), value("VALUE = 1")] == ["1 True", "1 False"], "what a full disk cut off is replaced"
+
+
+def test_processor_seconds_of_a_part_are_those_of_its_own_containers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = importlib.util.spec_from_file_location("suite", ROOT / "tests/suite.py")
+    assert specification and specification.loader
+    suite = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(suite)
+    monkeypatch.setattr(suite.Servers, "is_ours", lambda self, container: container.startswith("mine"))
+
+    def set_used(container: str, seconds: int) -> None:
+        group = tmp_path / f"system.slice/docker-{container}.scope"
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cpu.stat").write_text(f"usage_usec {seconds}000000\nuser_usec 1\n")
+
+    set_used("mine-from-before", 100)
+    servers = suite.Servers("molecule-mlflow_server", str(tmp_path))
+    assert servers.names == ("mlflow-server-",)
+    for mine, other in ((5, 7), (9, 8), (2, 9)):
+        set_used("mine", mine)
+        set_used("other", other)
+        servers.sample()
+    assert servers.seconds() == 11, "a restart begins at zero"
 
 
 def test_a_container_cannot_move_its_port_and_the_run_says_so_first() -> None:

@@ -22,7 +22,9 @@ except subprocess.TimeoutExpired: sys.exit(124)' "$1" >/dev/null 2>&1
 
 # A private CA of a corporate proxy, by the variables that Python's and other tools use for it.
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
-digest=$(cat Dockerfile first-boot-host-keys.service network.sh ${bundle:+"$bundle"} | digest_of)
+files="Dockerfile first-boot-host-keys.service network.sh zip_bytecode.py zip_bytecode.pth"
+# shellcheck disable=SC2086  # a list of names without blanks
+digest=$(cat $files ${bundle:+"$bundle"} | digest_of)
 image=bare-server:$suite${bare:+-$bare}-$digest
 if [ -n "$tag" ] || docker image inspect "$image" >/dev/null 2>&1; then echo "$image"; exit; fi
 
@@ -61,6 +63,7 @@ context=$(mktemp -d)
 trap 'rm -rf "$context" "${tar:-}"' EXIT
 mkdir "$context/ca-certificates"
 [ -z "$bundle" ] || cp "$bundle" "$context/ca-certificates/site.crt"
-cp Dockerfile first-boot-host-keys.service network.sh "$context"
+# shellcheck disable=SC2086
+cp $files "$context"
 docker build -q --build-arg BASE="$base" ${bare:+--build-arg PYTHON=} ${http_proxy:+--build-arg http_proxy="$http_proxy"} -t "$image" "$context" >&2
 echo "$image"
