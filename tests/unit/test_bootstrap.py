@@ -85,7 +85,7 @@ def test_your_public_keys_are_read_once_a_run(tmp_path: pathlib.Path) -> None:
     play = {"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [*reads, show, show, show]}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
-    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"}
     result = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
