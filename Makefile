@@ -109,7 +109,7 @@ doctor: $(READY) ## look at this machine and at each server, say what is wrong a
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'
 
-test: $(READY) ## everything: lint, unit tests, molecule test --all of every role, the whole site as its user would
+test: $(READY) ## lint, unit tests, molecule test --all of every role, the whole site as its user would; one part: make test ONLY=firewall
 	@bin/engine.sh $(MAKE) --no-print-directory .test
 
 # Built first, once, because parallel parts would disturb each other.
@@ -117,7 +117,7 @@ test: $(READY) ## everything: lint, unit tests, molecule test --all of every rol
 	@roles/cloud_server/files/local/image.sh bookworm >/dev/null
 	@roles/cloud_server/files/local/image.sh trixie >/dev/null
 	@molecule/conda_fixture/select.sh .cache >/dev/null
-	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(ARGS)
+	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(if $(ONLY),-k '$(ONLY)') $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q tests/suite.py -k lint
