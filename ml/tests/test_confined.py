@@ -130,7 +130,7 @@ def test_the_library_refuses(server: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(confined.ACCOUNT, "recommender")
     monkeypatch.setenv(confined.OPERATORS, "deploy")
     become(monkeypatch, "deploy")
-    with pytest.raises(RecommenderError, match=r"an account with sudo does not run\. Load it as recommender"):
+    with pytest.raises(RecommenderError, match=r"an account with sudo must not run\. Load it as recommender"):
         registry.load("models:/dev.movie-recommender@champion")
 
 
