@@ -102,7 +102,7 @@ def test_damage_is_noticed(source: Path, place: Path, damage: str, caplog) -> No
         content = bytearray(kept.read_bytes())
     kept.write_bytes(content)
     assert same(read(source), first)
-    assert "damaged, read anew" in caplog.text
+    assert "damaged, read again" in caplog.text
     caplog.clear()
     assert same(read(source), first)
     assert caplog.text == ""
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("RECOMMENDER_CACHE", str(tmp_path / "a file"))
     assert len(read(source)) > 400
-    assert "nothing is kept" in caplog.text and "RECOMMENDER_CACHE" in caplog.text
+    assert "nothing is cached" in caplog.text and "RECOMMENDER_CACHE" in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_half_written(source: Path, place: Path, monkeypatch, caplog) -> None:
