@@ -1,4 +1,4 @@
-"""Who loads a model on a server: an operator's own process never does, and what is typed stays the same."""
+"""The account that loads a model on a server: never an operator's own, with the same commands."""
 
 import grp
 import os

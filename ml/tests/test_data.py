@@ -194,7 +194,7 @@ def test_chunks_make_no_difference(tmp_path_factory, table: dict, rows_in_a_chun
     assert (ratings.replaced, ratings.period) == (len(table), (0.0, 2 * len(table) - 1))
 
 
-# Bad input: what is wrong, where, how to mend it
+# Bad input: the error, its place, its remedy
 
 HEAD = "userId,movieId,rating,timestamp\n"
 BAD_FILES = {

@@ -1,4 +1,4 @@
-"""Who listens in a tracking server's place: what /proc/net says, and that nobody else is sent a login."""
+"""The owner of a tracking server's port, by /proc/net; no other account's program gets a login."""
 
 import os
 import re

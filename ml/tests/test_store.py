@@ -1,4 +1,4 @@
-"""The cache of checked ratings: what it saves, when it is stale, and what may not harm a run."""
+"""The cache of checked ratings: its content, when it is stale, and damage that must not harm a run."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_the_second_reading_is_the_first(source: Path, place: Path, folder: Path
     assert read(moved).name == "votes" and read(moved).digest() == first.digest()
 
 
-def test_a_changed_source_is_read_anew(source: Path, place: Path) -> None:
+def test_a_changed_source_is_read_again(source: Path, place: Path) -> None:
     first, was = read(source), source.stat()
     text = source.read_text()
     source.write_text(text.replace(",0.5,", ",1.0,", 1))

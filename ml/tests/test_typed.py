@@ -1,4 +1,4 @@
-"""What messages say to type works as it is printed."""
+"""Commands in messages work as printed."""
 
 import ast
 import os
