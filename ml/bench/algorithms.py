@@ -27,7 +27,7 @@ K = 10
 
 
 def cpu(call: Callable[[], Any], times: int = 1) -> tuple[float, Any]:
-    """The least processor seconds of so many calls, and what the last one returned."""
+    """Return the minimum of processor seconds over the calls, and the last result."""
     least, result = np.inf, None
     for _ in range(times):
         began = time.process_time()
@@ -78,7 +78,7 @@ def rating_models(ratings: Ratings) -> str:
         "SVD, conf/tuned.yaml": lambda: sgd.SVD(
             n_factors=64, n_epochs=60, lr_all=0.01, reg_all=0.1, random_state=0
         ),
-        "BMF without who rated what": lambda: bayesian.BMF(
+        "BMF without the rated pairs": lambda: bayesian.BMF(
             n_factors=20, n_epochs=60, n_burn_in=10, implicit=False, random_state=0
         ),
         "BMF, defaults": lambda: bayesian.BMF(random_state=0),
@@ -138,12 +138,12 @@ def _als(ratings: Ratings, seed: int) -> list[float]:
 
 
 def text(progress: Callable[[str], None] = lambda line: None) -> str:
-    """All tables, as Markdown."""
+    """Return all tables as Markdown."""
     ratings = reading.read(DataConfig(source=str(EMBEDDED)))
     parts = []
     for part in (compiled, rating_models, ranking_models):
         progress(f"{part.__name__.replace('_', ' ')} …")
-        # Two threads of BLAS would be twice the seconds of the processor.
+        # Two threads of BLAS would double the processor seconds.
         with threadpool_limits(1):
             parts.append(part(ratings))
     versions = f"scikit-surprise {surprise.__version__}, implicit {implicit.__version__}"

@@ -1,4 +1,4 @@
-"""A model in use: people it was not trained on, lists for everybody, and what it weighs.
+"""Measure a model in use: new users, lists for all users, and its size.
 
 python -m bench.serving
 """
@@ -26,12 +26,12 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def chosen(kind: str, **params: Any) -> Config:
-    """An algorithm with those parameters and what is default besides."""
+    """Return the settings of an algorithm: these parameters, otherwise defaults."""
     return Config.model_validate({"algorithm": kind, "params": params, "data": {"source": "x"}})
 
 
 def new_users(ratings: Ratings) -> str:
-    """RMSE on half of the ratings of a fifth of the users, whose other half comes after the training."""
+    """Measure RMSE on half of the ratings of new users, a fifth of all; the other half is their history."""
     draw = np.random.default_rng(0)
     stranger = draw.permutation(len(ratings.users)) < len(ratings.users) // 5
     shown = draw.random(len(ratings)) < 0.5
@@ -48,7 +48,7 @@ def new_users(ratings: Ratings) -> str:
             people = {
                 "strangers": recommender.estimate([of] * len(part), part["item"]),
                 "folded": recommender.estimate([of] * len(part), part["item"], history),
-                "anew": again.estimate([of] * len(part), part["item"]),
+                "again": again.estimate([of] * len(part), part["item"]),
             }
             for way, estimates in people.items():
                 errors[way] += list(part["rating"] - estimates)
@@ -58,7 +58,7 @@ def new_users(ratings: Ratings) -> str:
 
 
 def lists_of_all() -> str:
-    """Everybody's ten best in blocks, and from Surprise's anti-testset as its FAQ does it."""
+    """Time lists of ten for all users: our blocks against the anti-testset of Surprise's FAQ."""
     lines = [
         "| lists of 10 for all | users by items | anti-testset, s | blocks, s | ratio |",
         "|---|---|---|---|---|",
@@ -95,7 +95,7 @@ def lists_of_all() -> str:
 
 
 def sizes(ratings: Ratings) -> str:
-    """What is kept of a model, and one user's list from it."""
+    """Measure a stored model's size, and the time of one user's list."""
     lines = [
         "| on the embedded set | arrays | file | Surprise's dump | one user's list |",
         "|---|---|---|---|---|",
@@ -127,7 +127,7 @@ def sizes(ratings: Ratings) -> str:
 
 
 def text(progress: Callable[[str], None] = lambda line: None) -> str:
-    """All tables, as Markdown."""
+    """Return all tables as Markdown."""
     ratings = reading.read(DataConfig(source=str(EMBEDDED)))
     tables = {"new users": lambda: new_users(ratings), "lists": lists_of_all, "sizes": lambda: sizes(ratings)}
     parts = []

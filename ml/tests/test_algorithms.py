@@ -288,7 +288,7 @@ def test_ease_falls_back_to_popularity() -> None:
     [
         ("BMF", {"n_factors": -1}, "n_factors is -1"),
         ("BMF", {"n_factors": 2.5}, "n_factors is 2.5"),
-        ("BMF", {"n_epochs": 0}, "n_epochs is 0, and has to be a whole number from 1 to"),
+        ("BMF", {"n_epochs": 0}, "n_epochs is 0, but must be a whole number from 1 to"),
         ("BMF", {"n_kept": True}, "n_kept is True"),
         ("BMF", {"link_precision": float("nan")}, "link_precision is nan"),
         ("BMF", {"link_precision": "high"}, "link_precision is 'high'"),
@@ -296,7 +296,7 @@ def test_ease_falls_back_to_popularity() -> None:
         ("EASE", {"reg": float("inf")}, "reg is inf"),
         ("EASE", {"reg": None}, "reg is None"),
         ("EASE", {"min_ratings": -1}, "min_ratings is -1"),
-        ("EASE", {"rating_weight": 2}, "rating_weight is 2, and has to be a number from 0 to 1"),
+        ("EASE", {"rating_weight": 2}, "rating_weight is 2, but must be a number from 0 to 1"),
         ("SVD", {"lr_all": float("nan")}, "params.lr_all is nan"),
         ("SVDpp", {"lr_all": 1000.0}, "the training of SVDpp diverged"),
         ("SVD", {"n_factors": -1}, "params.n_factors is -1"),

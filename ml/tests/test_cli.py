@@ -140,14 +140,14 @@ def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
             "no such model",
         ),
         (["recommend", "--user", "1", "-k", "0"], "ask for at least one"),
-        (["recommend"], "Nobody is asked for"),
+        (["recommend"], "No user or item is named"),
         (["recommend", "--history", "7"], "write ITEM=RATING"),
         (["recommend", "--history", "7=good"], "write ITEM=RATING"),
         (
             ["recommend", "--user", "1", "--tracking-uri", "{store}", "--model", "models:/none@champion"],
             "no such model",
         ),
-        (["train", "--config", "{conf}", "--tracking-uri", "nonsense"], "no tracking server"),
+        (["train", "--config", "{conf}", "--tracking-uri", "nonsense"], "not a tracking server"),
     ],
 )
 def test_bad_input_is_exit_code_2(line: list[str], message: str, conf: Path, store: str, capsys) -> None:
@@ -164,7 +164,7 @@ def test_no_room_and_no_memory_are_said(conf: Path, monkeypatch, capfd) -> None:
 
     monkeypatch.setattr("recommender.evaluation.validation.cross_validate", too_much)
     assert main(["evaluate", "--config", str(conf)]) == 1
-    assert capfd.readouterr().err == "recommender: there is not the memory for this: 1.00 TiB\n"
+    assert capfd.readouterr().err == "recommender: out of memory: 1.00 TiB\n"
     monkeypatch.undo()
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)

@@ -37,8 +37,8 @@ def test_overrides_paths_and_environment(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no settings"),
-        ("- 1", "holds no settings"),
+        ("", "contains no settings"),
+        ("- 1", "contains no settings"),
         ("seed: [", "not YAML"),
         ("seed: 0", "data: Field required"),
         (

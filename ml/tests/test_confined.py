@@ -1,4 +1,4 @@
-"""Who loads a model on a server: an operator's own process never does, and what is typed stays the same."""
+"""The account that loads a model on a server: never an operator's own, with the same commands."""
 
 import grp
 import os
@@ -130,7 +130,7 @@ def test_the_library_refuses(server: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(confined.ACCOUNT, "recommender")
     monkeypatch.setenv(confined.OPERATORS, "deploy")
     become(monkeypatch, "deploy")
-    with pytest.raises(RecommenderError, match=r"an account with sudo does not run\. Load it as recommender"):
+    with pytest.raises(RecommenderError, match=r"an account with sudo must not run\. Load it as recommender"):
         registry.load("models:/dev.movie-recommender@champion")
 
 

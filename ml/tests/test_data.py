@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recommender.cli.main import main
 from recommender.config import DataConfig
-from recommender.data import ratings, readers, reading
+from recommender.data import ratings, readers, reading, times
 from recommender.errors import InputError
 from tests.conftest import ROOT, rows
 
@@ -126,7 +126,7 @@ def test_digest_depends_on_content_only(tmp_path: Path) -> None:
 
 # Neither words that mean "missing" nor 3.0, which is 3.
 ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5).filter(
-    lambda raw: raw.casefold() not in reading.MISSING and reading.whole(raw) == raw
+    lambda raw: raw.casefold() not in times.MISSING and reading.whole(raw) == raw
 )
 tables = st.dictionaries(
     st.tuples(ids, ids), st.integers(1, 10).map(lambda half: half / 2), min_size=1, max_size=20
@@ -194,12 +194,12 @@ def test_chunks_make_no_difference(tmp_path_factory, table: dict, rows_in_a_chun
     assert (ratings.replaced, ratings.period) == (len(table), (0.0, 2 * len(table) - 1))
 
 
-# Bad input: what is wrong, where, how to mend it
+# Bad input: the error, its place, its remedy
 
 HEAD = "userId,movieId,rating,timestamp\n"
 BAD_FILES = {
     "empty": ("", "the file is empty"),
-    "header only": (HEAD, "holds no ratings"),
+    "header only": (HEAD, "contains no ratings"),
     "missing column": (
         "userId,rating\n1,3\n",
         "line 1: column 'movieId' is missing; the file has: userId, rating",
@@ -211,8 +211,8 @@ BAD_FILES = {
         "line 3, column rating: rating '6' is off the scale 0.5 to 5",
     ),
     "below the scale": (HEAD + "1,2,0,0\n", "line 2, column rating: rating '0' is off the scale"),
-    "no number": (HEAD + "1,2,good,0\n", "line 2, column rating: rating 'good' is no number"),
-    "infinite": (HEAD + "1,2,inf,0\n", "line 2, column rating: rating 'inf' is no number"),
+    "no number": (HEAD + "1,2,good,0\n", "line 2, column rating: rating 'good' is not a number"),
+    "infinite": (HEAD + "1,2,inf,0\n", "line 2, column rating: rating 'inf' is not a number"),
     "decimal comma": (HEAD + '1,2,"3,5",0\n', "with a point"),
     "no rating": (HEAD + "1,2,,0\n", "line 2, column rating: the value is missing"),
     "no user": (HEAD + "1,2,3,0\n,2,3,0\n", "line 3, column userId: the value is missing"),
@@ -228,7 +228,7 @@ BAD_FILES = {
     ),
     "decimal comma without quotes": (HEAD + "1,2,3,0\n1,3,3,5,0\n", "Expected 4 fields in line 3, saw 5"),
     "decimal comma everywhere": (HEAD + "1,2,3,5,0\n", "line 2: more fields than line 1 names columns"),
-    "column twice": ("userId,userId,movieId,rating\n1,2,3,4\n", "line 1: column 'userId' is there twice"),
+    "column twice": ("userId,userId,movieId,rating\n1,2,3,4\n", "line 1: column 'userId' occurs twice"),
     "open quote": (HEAD + '1,2,3,0\n1,"2,3,0\n', "EOF inside string starting at line 3"),
 }
 
@@ -272,14 +272,14 @@ def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
     assert triples(read(path, encoding="latin-1"))[1][1] == "é"
     with pytest.raises(InputError, match=r"r\.csv: not utf-16"):
         read(path, encoding="utf-16")
-    with pytest.raises(InputError, match="no encoding that Python knows"):
+    with pytest.raises(InputError, match="not an encoding that Python knows"):
         read(path, encoding="klingon")
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"holds none of ratings\.csv, u\.data, ratings\.dat"):
+    with pytest.raises(InputError, match=r"contains none of ratings\.csv, u\.data, ratings\.dat"):
         read(tmp_path)
     path = write(tmp_path / "r.csv", HEAD + "1,2,3,0\n")
     with pytest.raises(InputError, match=r"titles\.csv: no such file"):
@@ -321,7 +321,7 @@ def test_bad_sql(tmp_path: Path, change: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("votes", "message"),
     [
-        ([], "holds no ratings"),
+        ([], "contains no ratings"),
         (
             [(1, 2, 3, 0), (None, 2, 3, 0)],
             "table votes, row 2 (user None, item '2'), column who: the value is missing",
@@ -351,7 +351,7 @@ GOOD_PARQUET = {"userId": [1, 2], "movieId": [3, 3], "rating": [4.0, 5.0]}
         ({"movieId": [" ", "3"]}, "row 1 (user '1', item ' '), column movieId: the value is missing"),
         ({"userId": [1, 1]}, "row 2 (user '1', item '3'): user '1' rates item '3' again"),
         ({"userId": [[1], [2]]}, "column 'userId' holds list<element: int64>, and single values are needed"),
-        ({name: [] for name in GOOD_PARQUET}, "holds no ratings"),
+        ({name: [] for name in GOOD_PARQUET}, "contains no ratings"),
         (None, "column 'rating' is missing; the file has: userId, movieId"),
     ],
 )
@@ -366,7 +366,7 @@ def test_bad_parquet(tmp_path: Path, change: dict | None, message: str) -> None:
 
 
 def test_parquet_as_only_arrow_writes_it(tmp_path: Path) -> None:
-    """NaN that is no null, ids in bytes, a name that is there twice."""
+    """NaN that is not null, ids in bytes, a duplicate name."""
     path = tmp_path / "votes.parquet"
     rating, ids = pa.array([4.0, 5.0]), pa.array([b"a", b"b"])
     pq.write_table(pa.table([pa.array([1.0, float("nan")]), ids, rating], [*GOOD_PARQUET]), path)
@@ -375,7 +375,7 @@ def test_parquet_as_only_arrow_writes_it(tmp_path: Path) -> None:
     pq.write_table(pa.table([pa.array([1.0, 2.0]), ids, rating], [*GOOD_PARQUET]), path)
     assert triples(read(path)) == [("1", "a", 4.0), ("2", "b", 5.0)]
     pq.write_table(pa.table([ids, ids, rating, rating], [*GOOD_PARQUET, "rating"]), path)
-    with pytest.raises(InputError, match="column 'rating' is there twice"):
+    with pytest.raises(InputError, match="column 'rating' occurs twice"):
         read(path)
 
 
@@ -392,7 +392,9 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     path = tmp_path / "votes.parquet"
     pd.DataFrame(GOOD_PARQUET).to_parquet(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"votes\.parquet: no sound Parquet file .* Write or copy it anew"):
+    with pytest.raises(
+        InputError, match=r"votes\.parquet: not a valid Parquet file .* Write or copy it again"
+    ):
         read(path)
 
 
@@ -469,21 +471,21 @@ def test_times_are_read_in_one_way(
         (["01/02/2015", "02/01/2015"], "'01/02/2015': no row says .* '%d/%m/%Y' or '%m/%d/%Y'"),
         (["10:00 01/02/2015", "9:00 02/01/2015"], "no row says .* '%H:%M %d/%m/%Y' or '%H:%M %m/%d/%Y'"),
         (["Mon 02/03/2015", "Tue 03/02/2015"], "no row says .* '%a %d/%m/%Y' or '%a %m/%d/%Y'"),
-        (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is no time, or not like"),
+        (["2015 Feb 13", "Mon 02/03/2015"], "line 3, .*'Mon 02/03/2015' is not a time, or not like"),
         (["15-02-13", "15-03-02"], "the day or the year comes first.* '%d-%m-%y' or '%y-%m-%d'"),
         (["05-03-01", "15-02-01"], "the day or the year comes first"),
         (["05-02-28", "15-03-31"], "the day or the year comes first"),
         (["02-03-04"], "the day or the month or the year comes first.* or '%y-%m-%d' "),
         (["02/03/15 10:00", "03/04/15 10:00"], "month or the year .* or '%m/%d/%y %H:%M' or '%y/%m/%d %H"),
-        (["2015-02-13", "02/03"], "line 3, .*'02/03' is no time, or not like"),
-        (["May", "June"], "line 2, .*'May' is no time, or not like"),
-        (["10:00", "9:30 pm"], "line 2, .*'10:00' is no time, or not like"),
+        (["2015-02-13", "02/03"], "line 3, .*'02/03' is not a time, or not like"),
+        (["May", "June"], "line 2, .*'May' is not a time, or not like"),
+        (["10:00", "9:30 pm"], "line 2, .*'10:00' is not a time, or not like"),
         (["20150231", "20150201"], "20150231 is not a day"),
-        (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is no time, or not like .*--time-format"),
-        (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is no time, or not like"),
+        (["02/13/2015", "13/02/2015"], r"line 3, .*'13/02/2015' is not a time, or not like .*--time-format"),
+        (["1423821600", "2015-03-02"], r"line 3, .*'2015-03-02' is not a time, or not like"),
         (["1423821600", "1425283200000"], "some times are seconds and some milliseconds"),
-        (["2015-02-13", "02/03/2015"], "line 3, .*'02/03/2015' is no time, or not like"),
-        (["1423821600", "NULL"], "line 3, .* is no time"),
+        (["2015-02-13", "02/03/2015"], "line 3, .*'02/03/2015' is not a time, or not like"),
+        (["1423821600", "NULL"], "line 3, .* is not a time"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("rows_in_a_chunk", [1, 100])
@@ -548,7 +550,7 @@ def test_the_format_of_times_is_told(tmp_path: Path) -> None:
         low, high = read(days, duplicates="last", time_format="%d%m%Y").period
         assert (low, high) == (1423785600, 1425254400)
     path = dated(path, ["01/02/2015", "02/01/2015"])
-    with pytest.raises(InputError, match=r"line 2, .*'01/02/2015' is no time"):
+    with pytest.raises(InputError, match=r"line 2, .*'01/02/2015' is not a time"):
         read(path, duplicates="last", time_format="%Y-%m-%d")
     with pytest.raises(InputError, match="--time-format '%Q'"):
         read(path, duplicates="last", time_format="%Q")
@@ -610,6 +612,14 @@ def test_words_for_missing_ids(tmp_path: Path, word: str, column: str) -> None:
     assert f"line 3, column {column}: the value is missing ({word!r})" in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["-nan", "#N/A", "NaT", "<NA>"])
+def test_words_for_missing_times(tmp_path: Path, word: str) -> None:
+    found = read(write(tmp_path / "r.csv", f"{HEAD}1,2,3,5\n1,3,3,{word}\n"))
+    assert found.period == (5, 5) and not found.remarks
+    with pytest.raises(InputError, match=r"line 3, column timestamp: the time is missing"):
+        read(write(tmp_path / "d.csv", f"{HEAD}1,2,3,5\n1,2,3,{word}\n"), duplicates="latest")
+
+
 def test_whole_numbers_with_a_point(tmp_path: Path) -> None:
     write(tmp_path / "movies.csv", "movieId,title\n20.0,Twenty\n3,Three\n")
     ratings = read(write(tmp_path / "r.csv", HEAD + "1.0,20,3,0\n1,3.0,4,0\n2.0,3,5,0\n"))
@@ -636,7 +646,7 @@ def test_quotes_after_a_blank_far_down(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     plain = "userId,movieId,rating\n" + "".join(f"{at},10,3\n" for at in range(150))
     path = write(tmp_path / "my r.csv", plain + '7, "11", 4\n8,11,4\n')
-    with pytest.raises(InputError, match=r'line 152, column movieId: "11" stands in quotes after') as caught:
+    with pytest.raises(InputError, match=r'line 152, column movieId: "11" is in quotes after') as caught:
         read(path)
     command = re.search(r"sed .*\.csv(?=, then)", str(caught.value))[0]
     subprocess.run(command, shell=True, check=True)
@@ -675,7 +685,7 @@ def test_ratings_that_mean_not_rated(tmp_path: Path, missing: object, left: int)
     write(path, "userId,movieId,rating\na,x,0\nc,x,3\nb,x,0\nc,x,4\n")
     with pytest.raises(InputError, match=r"line 5: user 'c' rates item 'x' again \(first: .*, line 3; 1"):
         read(path, missing=[0])
-    with pytest.raises(InputError, match="holds no ratings"):
+    with pytest.raises(InputError, match="contains no ratings"):
         read(path, missing=[0, 3, 4])
 
 
@@ -749,7 +759,7 @@ def test_latest_needs_each_time(tmp_path: Path, kind: pa.DataType | None) -> Non
 
 
 def test_latest_needs_times(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2, column timestamp: 'noon' is no time"):
+    with pytest.raises(InputError, match="line 2, column timestamp: 'noon' is not a time"):
         read(write(tmp_path / "r.csv", HEAD + "1,2,3,noon\n"), duplicates="latest")
     with pytest.raises(InputError, match="column 'timestamp' is missing"):
         read(write(tmp_path / "r.csv", "userId,movieId,rating\n1,2,3\n"), duplicates="latest")

@@ -1,4 +1,4 @@
-"""What is deployed is champion, or the run says why not: changed and back, trained or chosen by hand."""
+"""The deployment becomes champion, or the run says why not: changed and back, trained or chosen by hand."""
 
 import json
 import subprocess
@@ -56,16 +56,16 @@ def test_what_is_deployed_is_champion(run: Any, environment: str, tmp_path: Path
     assert registry.aliases(name) == {"champion": "1", "previous": "2"}
     assert reported() == "1"
     assert told(run("tiny")) == ("champion", "1")
-    # what somebody trained since stays, and the run says so
+    # A version trained since stays, and the run says so.
     run("mine", verb="train")
     answer = run("tiny")
     assert told(answer) == ("stays", "3")
-    assert f"{name} 3, of conf/mine.yaml, is champion and not conf/tiny.yaml" in answer["said"]
+    assert f"{name} 3, of conf/mine.yaml, is champion, but conf/tiny.yaml is deployed" in answer["said"]
     assert f"make rollback ENV={environment} VERSION=1" in answer["said"]
     assert reported() == "3"
-    # and so does what somebody went back to
+    # So does a version chosen by a rollback.
     assert promote.rollback(environment, "movie-recommender", "2") == (
-        f"{name} 2 is champion, 3 is previous. Once more goes forward again."
+        f"{name} 2 is champion, 3 is previous. Another rollback undoes this one."
     )
     assert told(run("tiny")) == ("stays", "2")
     assert promote.rollback(environment, "movie-recommender", "2").endswith("Nothing was changed.")
@@ -89,7 +89,7 @@ def test_another_name_is_the_name_everywhere(
     shop.write_text(shop.read_text() + "tracking:\n  model: shop\n")
     first = run("mine")
     assert told(first) == ("train", "1") and "--model shop" in first["said"]
-    # no run of the site trains what has not changed
+    # Runs of the site do not train unchanged sources.
     assert told(run("mine")) == ("champion", "1") == told(run("mine", "--check"))
     assert [version.name for version in registry.versions(f"{environment}.shop")] == [f"{environment}.shop"]
     assert registry.versions(f"{environment}.movie-recommender") == []
@@ -114,7 +114,7 @@ def test_another_name_is_the_name_everywhere(
     assert code == 2 and f"{environment}.movie-recommender@champion: no such model" in refusal
     named = refusal[refusal.index("--model") :].split()[:2]
     assert ask(*named) == (0, listed)
-    with pytest.raises(InputError, match=f"Models of {environment} that have one: shop"):
+    with pytest.raises(InputError, match=f"Models of {environment} with a champion: shop"):
         promote.rollback(environment, "movie-recommender")
     archive = tmp_path / "shop.zip"
     line = ["export", "--environment", environment, "--tracking-uri", store, "--output", str(archive)]
@@ -124,7 +124,7 @@ def test_another_name_is_the_name_everywhere(
     assert f"{environment}.shop 1 is champion already" in capsys.readouterr().out
 
 
-def test_a_damaged_version_is_trained_anew(run: Any, environment: str) -> None:
+def test_a_damaged_version_is_trained_again(run: Any, environment: str) -> None:
     name = f"{environment}.movie-recommender"
     run("tiny")
     run("mine")
@@ -135,12 +135,12 @@ def test_a_damaged_version_is_trained_anew(run: Any, environment: str) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
     answer = run("tiny")
     assert told(answer) == ("train", "3")
-    assert f"left out: {name} 1 is damaged" in answer["said"]
+    assert f"skipped: {name} 1 is damaged" in answer["said"]
 
 
 def test_a_version_that_is_not_there(run: Any, environment: str) -> None:
     run("tiny")
-    with pytest.raises(InputError, match=r"has no version 7. Versions that there are: 1"):
+    with pytest.raises(InputError, match=r"has no version 7. Available versions: 1"):
         promote.rollback(environment, "movie-recommender", "7")
 
 

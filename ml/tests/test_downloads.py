@@ -92,7 +92,7 @@ def test_a_broken_connection_is_gone_on_with(
     half = 64 * (len(server.content) // 128)
     server.cut_at, server.ranges = half, ranges
     with pytest.raises(
-        RecommenderError, match=r"the same command goes on .* embedded set: --data data/ml-latest"
+        RecommenderError, match=r"the same command resumes .* embedded set: --data data/ml-latest"
     ):
         downloads.download("1m", tmp_path, mirror)
     assert Handler.asked == [0, half, half] if ranges else [0, 0, 0]
@@ -111,7 +111,7 @@ def test_all_had_arrived_when_it_was_killed(server: Server, mirror: str, tmp_pat
 
 def test_another_file_is_refused_and_forgotten(server: Server, mirror: str, tmp_path: Path) -> None:
     (tmp_path / ".ml-1m.zip.part").write_bytes(b"of another file")
-    with pytest.raises(RecommenderError, match="not the one that is pinned here"):
+    with pytest.raises(RecommenderError, match="not the pinned one"):
         downloads.download("1m", tmp_path, mirror)
     assert list(tmp_path.iterdir()) == []
     assert downloads.download("1m", tmp_path, mirror).is_dir()
@@ -122,7 +122,7 @@ def test_two_at_once(server: Server, mirror: str, tmp_path: Path) -> None:
 
     with (tmp_path / ".ml-1m.zip.part").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RecommenderError, match="another download of it is running"):
+        with pytest.raises(RecommenderError, match="another download of this file is running"):
             downloads.download("1m", tmp_path, mirror)
 
 

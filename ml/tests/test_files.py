@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from recommender.cli.main import main
 from recommender.config import DataConfig
-from recommender.data import ratings, reading
+from recommender.data import ratings, reading, times
 from recommender.errors import InputError
 from tests.conftest import ROOT
 
@@ -437,7 +437,7 @@ REFUSED: dict[str, tuple[str, str | bytes, dict, str]] = {
         "r.csv", COMMA.replace("3,", "1.003,"), {"separator": ";", "decimal": ","}, "with a comma"
     ),
     "UTF-16 without a mark": ("r.csv", CSV.encode("utf-16-be"), {}, "Say --encoding utf-16-be"),
-    "no encoding of text": ("r.csv", CSV, {"encoding": "base64"}, "no encoding that Python knows"),
+    "no encoding of text": ("r.csv", CSV, {"encoding": "base64"}, "not an encoding that Python knows"),
     "not JSON": ("r.jsonl", LINES + '{"userId":\n', {}, f"line {len(ROWS) + 1}: not JSON"),
     "no objects": ("r.jsonl", "[1, 2, 3]\n", {"format": "jsonl"}, "record 1: not an object"),
     "JSON, nested": (
@@ -685,7 +685,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
 # Any frame in any of these shapes
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6).filter(
-    lambda raw: raw.casefold() not in reading.MISSING and reading.whole(raw) == raw and raw[0] not in "#%/"
+    lambda raw: raw.casefold() not in times.MISSING and reading.whole(raw) == raw and raw[0] not in "#%/"
 )
 TABLES = st.dictionaries(
     st.tuples(WORDS, WORDS),

@@ -1,4 +1,4 @@
-"""Who listens in a tracking server's place: what /proc/net says, and that nobody else is sent a login."""
+"""The owner of a tracking server's port, by /proc/net; no other account's program gets a login."""
 
 import os
 import re
@@ -71,8 +71,8 @@ def test_a_strangers_program_is_sent_nothing(listening, monkeypatch: pytest.Monk
         port = server.getsockname()[1]
         listening(("127.0.0.1", port, STRANGER))
         says = (
-            f"127.0.0.1:{port}: a program of account {STRANGER} listens there, and the tracking server would "
-            "be mlflow's. Nothing was sent to it."
+            f"127.0.0.1:{port}: a program of account {STRANGER} listens there, but the tracking server "
+            "runs as mlflow. Nothing was sent to it."
         )
         with pytest.raises(listener.Foreign, match=re.escape(says)):
             stores.connect(f"http://127.0.0.1:{port}")

@@ -86,14 +86,14 @@ def test_one_flipped_bit_is_refused(kind: str, saved: dict[str, Path]) -> None:
         LOAD[kind](saved[kind])
     after = hashlib.sha256(content).hexdigest()
     assert str(refused.value).startswith(f"{path}: its sha256 is {after}, the manifest says {before}: ")
-    assert "train anew: recommender train" in str(refused.value)
+    assert "train again: recommender train" in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", LOAD)
 def test_a_missing_file_is_named(kind: str, saved: dict[str, Path]) -> None:
     for path in sorted(saved[kind].iterdir(), reverse=True):
         path.unlink()
-        with pytest.raises(InputError, match=rf"{path}: missing, .* Copy the whole folder anew"):
+        with pytest.raises(InputError, match=rf"{path}: missing, .* Copy the whole folder again"):
             LOAD[kind](saved[kind])
 
 
@@ -105,14 +105,14 @@ def test_a_newer_format_is_refused_whatever_it_looks_like(kind: str, saved: dict
         LOAD[kind](saved[kind])
     assert str(refused.value).startswith(
         f"{path}: format 3, written by recommender 7.0.0; this is recommender {__version__}, which reads "
-        "format 1 and 2. Load the model with recommender 7.0.0, or train it anew"
+        "format 1 and 2. Load the model with recommender 7.0.0, or train it again"
     )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "recommender": "1", "files": {}}'])
-def test_what_is_no_manifest_is_refused(content: str, saved: dict[str, Path]) -> None:
+def test_an_invalid_manifest_is_refused(content: str, saved: dict[str, Path]) -> None:
     (saved["arrays"] / "manifest.json").write_text(content)
-    with pytest.raises(InputError, match=r"manifest\.json: no manifest of a recommender\.npz"):
+    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of a recommender\.npz"):
         Recommender.load(saved["arrays"])
 
 
@@ -249,8 +249,8 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
         ("SVD", {"random_state": 3}, "the key 'seed' sets it"),
         ("SlopeOne", {"a": 1}, "it takes: none"),
         ("KNNBasic", {"sim_options": {"name": "psychic"}}, "KNNBasic cannot train with these"),
-        ("KNNBasic", {"k": "many"}, "params.k is 'many', and has to be a whole number"),
-        ("KNNBasic", {"k": -2000}, "params.k is -2000, and has to be a whole number from 1"),
+        ("KNNBasic", {"k": "many"}, "params.k is 'many', but must be a whole number"),
+        ("KNNBasic", {"k": -2000}, "params.k is -2000, but must be a whole number from 1"),
         ("KNNBasic", {"k": 10**23}, "params.k is 100000000000000000000000"),
         ("KNNBasic", {"sim_options": {"userbased": False}}, "params.sim_options: there is no userbased"),
         ("KNNBaseline", {"bsl_options": {"reg": float("inf")}}, "params.bsl_options.reg is inf"),
@@ -269,7 +269,9 @@ def test_random_answers_are_measured_but_not_served(ratings: Ratings, make_confi
     config = make_config(algorithm="NormalPredictor", params={})
     first, second = (validation.cross_validate(ratings, config) for _ in range(2))
     assert first.mean() == second.mean() and first.mean()["rmse"] > 0.5
-    with pytest.raises(InputError, match="NormalPredictor draws each answer anew, so it can be measured"):
+    with pytest.raises(
+        InputError, match="NormalPredictor draws each answer at random, so it can be measured"
+    ):
         train.fit(ratings, config)
 
 

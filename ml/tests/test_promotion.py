@@ -222,7 +222,7 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
 def test_again_changes_nothing(world: dict[str, Any], target: str, tried: None) -> None:
     promote.promote(world["archives"][0], target, gate.Settings())
     again = promote.promote(world["archives"][0], target, gate.Settings())
-    assert again == f"{target}.{MODEL} 1 is dev.{MODEL} 1, and champion already."
+    assert again == f"{target}.{MODEL} 1 is dev.{MODEL} 1, and is champion already."
     assert left(target) == {
         "versions": [1], "aliases": {"champion": "1"}, "runs without a version": 0, "pending": [],
     }  # fmt: skip
@@ -320,7 +320,7 @@ def test_trained_before_there_were_digests(
     archive = altered(
         world["archives"][0], tmp_path / "a", lambda _, content: content["tags"].pop("artifact_digest")
     )
-    assert "digest: training recorded no artifact_digest. Train it anew" in refusal(archive, target)
+    assert "digest: training recorded no artifact_digest. Train it again" in refusal(archive, target)
 
 
 def test_does_not_load(world: dict[str, Any], target: str, tmp_path: Path) -> None:
@@ -374,23 +374,23 @@ def test_a_metric_that_is_no_number_beats_nobody() -> None:
 
 def test_bad_requests(world: dict[str, Any], target: str, tmp_path: Path) -> None:
     archive = world["archives"][0]
-    with pytest.raises(InputError, match="From and to are both dev"):
+    with pytest.raises(InputError, match="Source and target are both dev"):
         promote.promote(archive, "dev", ANYTHING)
-    with pytest.raises(InputError, match=r"digest, metric cannot be overridden. What can: order, golden"):
+    with pytest.raises(InputError, match=r"digest, metric cannot be overridden. These can: order, golden"):
         promote.promote(archive, target, ANYTHING, frozenset({"digest", "metric"}))
     with pytest.raises(InputError, match="use letters, digits"):
         promote.promote(archive, "pro/d", ANYTHING)
-    with pytest.raises(InputError, match=rf"dev.{MODEL} has no version 99. Versions that there are: 2, 1."):
+    with pytest.raises(InputError, match=rf"dev.{MODEL} has no version 99. Available versions: 2, 1."):
         promote.export("dev", MODEL, "99", tmp_path / "a.zip")
     with pytest.raises(InputError, match="has no version x"):
         promote.export("dev", MODEL, "x", tmp_path / "a.zip")
-    with pytest.raises(InputError, match=r"has no champion. Versions that there are: none."):
+    with pytest.raises(InputError, match=r"has no champion. Available versions: none."):
         promote.export(target, MODEL, None, tmp_path / "a.zip")
-    with pytest.raises(InputError, match="is no model's name"):
+    with pytest.raises(InputError, match="is not a valid model name"):
         promote.export("dev", "a' or name='b", None, tmp_path / "a.zip")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(archive.read_bytes()[:-20000])
-    with pytest.raises(InputError, match="no complete archive of a version"):
+    with pytest.raises(InputError, match="not a complete archive of a version"):
         promote.promote(cut, target, ANYTHING)
 
 
@@ -507,7 +507,7 @@ def test_disk_full_and_connection_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", fail)
-        with pytest.raises(RecommenderError, match="What was begun is undone") as caught:
+        with pytest.raises(RecommenderError, match="An unfinished promotion is undone") as caught:
             promote.promote(world["archives"][1], target, ANYTHING)
     assert str(getattr(error, "strerror", None) or error) in str(caught.value)
     assert left(target) == before
@@ -528,9 +528,7 @@ def test_store_that_keeps_something_else(
         original(self, run_id, folder, place)
 
     monkeypatch.setattr(MlflowClient, "log_artifacts", shorten)
-    with pytest.raises(
-        RecommenderError, match=r"does not give back model/artifacts/recommender/recommender.npz"
-    ):
+    with pytest.raises(RecommenderError, match=r"has changed model/artifacts/recommender/recommender.npz"):
         promote.promote(world["archives"][0], target, ANYTHING)
     assert left(target)["versions"] == []
 
@@ -586,7 +584,7 @@ def test_rollback_to_what_is_damaged(world: dict[str, Any], target: str, tried: 
     place = registry.version(f"{target}.{MODEL}", "1").source
     path = Path(place.removeprefix("file://"), "artifacts/recommender/recommender.npz")
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(Refusal, match=f"{target}.{MODEL} 1 is damaged: .* The champion stays"):
+    with pytest.raises(Refusal, match=f"{target}.{MODEL} 1 is damaged: .* The champion is unchanged"):
         promote.rollback(target, MODEL)
     assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
 

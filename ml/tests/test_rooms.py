@@ -1,4 +1,4 @@
-"""What may import what: rooms stand on floors, nothing imports upwards, and there are no circles."""
+"""Imports between rooms: rooms stand on floors, nothing imports upwards, and there are no circles."""
 
 import ast
 import subprocess

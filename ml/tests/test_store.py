@@ -1,4 +1,4 @@
-"""The cache of checked ratings: what it saves, when it is stale, and what may not harm a run."""
+"""The cache of checked ratings: its content, when it is stale, and damage that must not harm a run."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_the_second_reading_is_the_first(source: Path, place: Path, folder: Path
     assert read(moved).name == "votes" and read(moved).digest() == first.digest()
 
 
-def test_a_changed_source_is_read_anew(source: Path, place: Path) -> None:
+def test_a_changed_source_is_read_again(source: Path, place: Path) -> None:
     first, was = read(source), source.stat()
     text = source.read_text()
     source.write_text(text.replace(",0.5,", ",1.0,", 1))
@@ -102,7 +102,7 @@ def test_damage_is_noticed(source: Path, place: Path, damage: str, caplog) -> No
         content = bytearray(kept.read_bytes())
     kept.write_bytes(content)
     assert same(read(source), first)
-    assert "damaged, read anew" in caplog.text
+    assert "damaged, read again" in caplog.text
     caplog.clear()
     assert same(read(source), first)
     assert caplog.text == ""
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("RECOMMENDER_CACHE", str(tmp_path / "a file"))
     assert len(read(source)) > 400
-    assert "nothing is kept" in caplog.text and "RECOMMENDER_CACHE" in caplog.text
+    assert "nothing is cached" in caplog.text and "RECOMMENDER_CACHE" in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_half_written(source: Path, place: Path, monkeypatch, caplog) -> None:

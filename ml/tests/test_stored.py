@@ -20,7 +20,7 @@ from recommender.serving import Recommender
 from recommender.tracking import registry
 from tests.conftest import ROOT
 
-# What version 1.0.0 answered.
+# Answers of version 1.0.0.
 PAIRS = {("1", "7"): 3.181539342423403, ("2", "17"): 3.2880903624066016}
 LISTED = ["177", "237", "207"]
 

@@ -463,7 +463,7 @@ def test_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/x", "ftp://x"])
 def test_addresses_that_are_none(uri: str) -> None:
-    with pytest.raises(InputError, match="no tracking server"):
+    with pytest.raises(InputError, match="not a tracking server"):
         stores.connect(uri)
 
 
@@ -477,7 +477,7 @@ def test_addresses_that_are_none(uri: str) -> None:
 )
 def test_databases_that_are_none(uri: str, cause: str, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("some notes of mine, and no database\n" * 99)
-    with pytest.raises(RecommenderError, match=f"no store of MLflow's that answers: .*{cause}") as caught:
+    with pytest.raises(RecommenderError, match=f"cannot open this MLflow store: .*{cause}") as caught:
         stores.connect(uri.format(here=tmp_path))
     assert "secret" not in str(caught.value)
     assert (tmp_path / "text.db").read_text().startswith("some notes")
@@ -582,7 +582,7 @@ class Guarded(Answer):
 
 
 @pytest.mark.parametrize(
-    ("login", "says"), [("", "this account has none"), ("ana", "does not take the one that this account has")]
+    ("login", "says"), [("", "this account has none"), ("ana", "rejects the login of this account")]
 )
 def test_server_that_asks_for_a_login(
     login: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
@@ -599,7 +599,7 @@ def test_server_that_asks_for_a_login(
         server.shutdown()
         server.server_close()
     said = capsys.readouterr().err
-    assert f"MLflow asks for a login, and {says}. It is read from ~/.mlflow/credentials" in said
+    assert f"MLflow asks for a login, and {says}. MLflow's client reads it from ~/.mlflow/credentials" in said
     assert "mlflow_users" in said and "no such model" not in said
 
 
@@ -618,6 +618,6 @@ def test_who_may_not_train_is_told_the_group(conf: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "getgroups", lambda: [])
     assert main.main(["train", "--config", str(conf), "--report", str(folder / "report.json")]) == 2
     group = grp.getgrgid(folder.stat().st_gid).gr_name
-    assert f"Who trains here is in group {group}. On a server an operator puts your account" in (
+    assert f"Training here needs group {group}. On a server an operator puts your account" in (
         capsys.readouterr().err
     )

@@ -67,7 +67,7 @@ def test_an_interrupted_search_goes_on_in_its_run(
         tune.tune(config, ratings, uri, tmp_path, stop)
     lines: list[str] = []
     outcome = tune.tune(config, ratings, uri, tmp_path, lines.append)
-    assert lines[0] == "going on after 2 of 4 trials"
+    assert lines[0] == "resuming after 2 of 4 trials"
     assert [line.split()[0] for line in lines[1:]] == ["3/4", "4/4"]
     assert outcome.trials == 4
     runs = children(store, outcome.run_id)
@@ -158,7 +158,7 @@ def test_two_searches_at_once_are_refused(ratings: Ratings, make_config, tmp_pat
     config = searching(make_config)
     with (
         tune._alone(tmp_path / f"{tune.digest(config, ratings)}.lock"),
-        pytest.raises(RecommenderError, match="another process is at this very search"),
+        pytest.raises(RecommenderError, match="another process runs this search"),
     ):
         tune.tune(config, ratings, "sqlite://", tmp_path)
 
@@ -180,7 +180,7 @@ def test_two_searches_at_once_are_refused(ratings: Ratings, make_config, tmp_pat
         ({"space": {"n_epochs.x": [1]}}, "params.n_epochs is a single value, not options"),
         ({"trials": 0, "space": {"lr_all": [1]}}, "tuning.trials"),
         ({"space": {"factors": [1]}}, "SVD does not take 'factors'"),
-        ({"space": {"lr_all": [1000.0]}}, "no trial ended well"),
+        ({"space": {"lr_all": [1000.0]}}, "every trial failed"),
         (None, "tuning: missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What messages say to type works as it is printed."""
+"""Commands in messages work as printed."""
 
 import ast
 import os
@@ -193,7 +193,7 @@ def test_a_missing_model_is_trained_and_asked_by_what_is_printed(
     for verb in (["export", "--output", "a.zip"], ["rollback"]):
         assert main.main([*verb, *missing]) == 2
         assert (
-            f"Models of {environment} that have one: {chosen or 'other'}. Say --model "
+            f"Models of {environment} with a champion: {chosen or 'other'}. Say --model "
             in capsys.readouterr().err
         )
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == []

@@ -217,7 +217,7 @@ def test_dev_to_staging_on_one_server(site: Site) -> None:
     # MLflow's own environment of Debian 12
     assert re.search(r"loads +passed +python 3\.11\.\d+, .*, without Surprise", output)
     again = site.make("promote", "FROM=dev", "TO=staging", "VERSION=1")
-    assert f"staging.{MODEL} 1 is dev.{MODEL} 1, and champion already." in again
+    assert f"staging.{MODEL} 1 is dev.{MODEL} 1, and is champion already." in again
 
 
 def test_what_is_worse_or_skips_a_step_is_refused(site: Site) -> None:
@@ -264,7 +264,7 @@ def test_two_at_once_and_the_first_cleans_up_after_the_killed_one(site: Site) ->
         assert re.search(r"prod is being changed by \S+@\S+.*, process \d+\. Nothing was done", output)
         site.prod.sh(SIGNAL.format(signal="CONT"))
         output = end(process, 0)
-    assert "which an interrupted promotion left" in output
+    assert "left from an interrupted promotion" in output
     site.prod_is("2", "1", ["1", "2"])
 
 
@@ -304,7 +304,7 @@ def test_disk_full(site: Site) -> None:
         f"cp -a kept/. artifacts/ && chown mlflow: artifacts && systemctl start mlflow && {ANSWERS} && touch /mark"
     )
     output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=metrics", code=1)
-    assert "What was begun is undone" in output
+    assert "An unfinished promotion is undone" in output
     site.prod_is("3", "2", ["1", "2", "3"])
     assert site.prod.answers(f"models:/prod.{MODEL}@champion") == before
     # what was written of it is gone, so that the disk is not full any more
@@ -330,7 +330,7 @@ def test_wrong_words(site: Site) -> None:
     assert "from and to are both dev" in site.make("promote", "FROM=dev", "TO=dev", code=2)
     assert "invalid choice: 'stage' (choose from" in site.make("promote", "FROM=dev", "TO=stage", code=2)
     output = site.make("promote", "FROM=dev", "TO=staging", "VERSION=99", code=2)
-    assert f"dev.{MODEL} has no version 99. Versions that there are: 2, 1." in output
+    assert f"dev.{MODEL} has no version 99. Available versions: 2, 1." in output
     site.set(registry_servers={})
     output = site.make("promote", "FROM=dev", "TO=staging", code=2)
     assert "dev has no server in inventory/onprem: put one into its group of hosts.yml" in output

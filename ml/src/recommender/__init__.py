@@ -1,10 +1,10 @@
-"""Trains, evaluates, registers and serves a Surprise recommender."""
+"""Train, evaluate, register and serve a Surprise recommender."""
 
 import os
 import tempfile
 
 __version__ = "1.0.0"
 
-# Importing Surprise makes ~/.surprise_data, and fails for an account whose home cannot be written.
+# Importing Surprise creates ~/.surprise_data and fails in a read-only home.
 if not os.access(os.path.expanduser("~"), os.W_OK):
     os.environ.setdefault("SURPRISE_DATA_FOLDER", tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""`python -m recommender`: the command line without an installed entry point."""
+"""Run the command line as `python -m recommender`, without an installed entry point."""
 
 from recommender.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Numba, with a place for the compiled code wherever the package is installed."""
+"""Use Numba with a writable cache wherever the package is installed."""
 
 import atexit
 import os
@@ -10,18 +10,18 @@ from typing import Any
 
 
 def _cache_folder() -> None:
-    """Numba compiles once and keeps the code in NUMBA_CACHE_DIR, beside the source, or in the user's cache.
+    """Set NUMBA_CACHE_DIR to a folder of this process if Numba's own places cannot be written.
 
-    Where none of these can be written (a shared installation, an account without a home) it refuses to work
-    at all, so the code goes to a folder of this process then. A fixed one under /tmp would be another user's
-    to fill, and what it holds is executed.
+    Numba keeps compiled code in NUMBA_CACHE_DIR, beside the source, or in the user's cache. It fails if all
+    are read-only (a shared installation, an account without a home). A fixed folder under /tmp would let
+    another user plant code that is executed.
     """
     here = Path(__file__).parent / "__pycache__"
     writable = os.access(here if here.exists() else here.parent, os.W_OK)
-    # expanduser leaves the ~ where the account has no home
+    # Without a home expanduser leaves the ~.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if not writable and home.is_absolute():
-        # os.path, as pathlib raises where it may not look
+        # os.path: pathlib raises on folders without access.
         nearest = next(path for path in (home, *home.parents) if os.path.exists(path))
         writable = os.access(nearest, os.W_OK)
     if "NUMBA_CACHE_DIR" not in os.environ and not writable:
@@ -35,7 +35,7 @@ import numba  # noqa: E402
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` with its cache; the first call on a machine compiles, which takes seconds."""
+    """Return `numba.njit` with a cache; the first call on a machine compiles for seconds."""
     decorate: Callable[[Callable[..., Any]], Any] = numba.njit(
         cache=True, error_model="numpy", nogil=True, **options
     )

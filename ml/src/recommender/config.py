@@ -1,4 +1,4 @@
-"""The parameter file: one YAML file and its seed determine a run."""
+"""Read the parameter file: one YAML file and its seed determine a run."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Columns(_Section):
     rating: str = "rating"
     timestamp: str = "timestamp"
     title: str = "title"
-    # The items' column in the titles, where it has another name than in the ratings.
+    # The item column of the titles, if named differently than in the ratings.
     title_item: str | None = None
 
     @model_validator(mode="after")
@@ -38,7 +38,7 @@ class Columns(_Section):
 
 
 class DataConfig(_Section):
-    """Where the ratings are and how they are written; conf/default.yaml explains each key."""
+    """Location and format of the ratings; conf/default.yaml explains each key."""
 
     source: str
     format: Literal["auto", "latest", "100k", "1m", "csv", "jsonl", "parquet", "sql"] = "auto"
@@ -72,7 +72,7 @@ class DataConfig(_Section):
     def _one_character(cls, separator: str | None) -> str | None:
         if separator is None:
             return None
-        # As a shell and most tools write them; \\x01 is Hive's.
+        # Spellings of shells and most tools; \\x01 is Hive's.
         separator = {"\\t": "\t", "tab": "\t", "\\x01": "\x01"}.get(separator, separator)
         if len(separator) != 1 or separator in '"\r\n':
             hint = "; for '::' say format 1m" if separator == "::" else ""
@@ -101,7 +101,7 @@ class EvaluationConfig(_Section):
 
 
 class RecommendationConfig(_Section):
-    """How lists are made from a trained model."""
+    """Rules for lists from a trained model."""
 
     k: Annotated[int, Field(ge=1)] = 10
     min_item_ratings: Annotated[int, Field(ge=0)] = 20
@@ -109,14 +109,14 @@ class RecommendationConfig(_Section):
 
 
 class TrackingConfig(_Section):
-    """Names in MLflow; the environment is put before the model's name."""
+    """Names in MLflow; the environment precedes the model's name."""
 
     experiment: str = "movie-recommender"
     model: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = MODEL
 
 
 class Range(_Section):
-    """Numbers to choose a parameter from, whole ones when both ends are; on a logarithmic scale if `log`."""
+    """A range of a parameter: integers if both ends are, on a logarithmic scale if `log`."""
 
     low: int | float
     high: int | float
@@ -132,7 +132,7 @@ class Range(_Section):
 
 
 class TuningConfig(_Section):
-    """A search: `space` maps params' keys (dotted inside dictionaries) to a list of values or a range."""
+    """A search: `space` maps keys of params (dotted if nested) to a list of values or a range."""
 
     search: Literal["optuna", "random", "grid"] = "optuna"
     trials: Annotated[int, Field(ge=1)] = 30
@@ -154,7 +154,7 @@ class TuningConfig(_Section):
 
 
 class Config(_Section):
-    """Everything that determines a run; `experiments` are the parameter files that a leaderboard compares."""
+    """All settings of a run; `experiments` are the parameter files of a leaderboard."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     algorithm: str = "SVD"
@@ -168,12 +168,12 @@ class Config(_Section):
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a parameter file and put single values over it.
+    """Read a parameter file and override single values.
 
     `overrides` maps dotted keys ("evaluation.folds") to values. Paths in the file are relative to the file's
-    folder, paths in `overrides` to the working directory; `${NAME}` in data.source comes from the
+    folder, paths in `overrides` to the working directory. `${NAME}` in data.source comes from the
     environment.
-    Raises InputError for a file that cannot be read, unknown keys and values of the wrong kind.
+    Raises InputError for an unreadable file, unknown keys and invalid values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -183,15 +183,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     try:
         content = yaml.safe_load(text)
-    # ValueError: a date that is none
+    # ValueError: an invalid date
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no settings. Start from conf/default.yaml.")
+        raise InputError(f"{path}: contains no settings. Start from conf/default.yaml.")
     data = content.get("data")
     if isinstance(data, dict):
         for key in ("source", "titles"):
-            # A table's name is not a path, and neither is an SQL address.
+            # Table names and SQL addresses are not paths.
             if isinstance(data.get(key), str) and "://" not in str(data.get("source")):
                 named = os.path.expanduser(os.path.expandvars(data[key]))
                 data[key] = str((path.parent / named).resolve())

@@ -1,7 +1,7 @@
-"""A model brings code of its own: on a server, who has sudo loads it as the account that trains.
+"""Load models as the training account: a model contains code, which must not run with sudo rights.
 
-Whoever may write to the registry chooses the champion. Its code runs in a systemd unit that can write nothing
-but what it prints; what it prints is all that the operator's own process takes.
+Every writer to the registry can choose the champion. Its code runs in a systemd unit that can write only to
+its output. The operator's own process reads only that output.
 """
 
 import os
@@ -13,15 +13,15 @@ from pathlib import Path
 from recommender import files
 from recommender.errors import RecommenderError
 
-# Set on a server: the account that loads models, who has sudo, and the file with that account's login.
+# Set on a server: the loading account, accounts with sudo, its login file.
 ACCOUNT, OPERATORS, LOGIN = "RECOMMENDER_ACCOUNT", "RECOMMENDER_OPERATORS", "RECOMMENDER_CREDENTIALS"
 _GROUPS = {"sudo", "wheel", "admin"}
-# By name: a value would stand in the list of processes and in sudo's log.
+# Names only: values would show in process lists and sudo's log.
 _PASSED = (
     "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8", "PYTHONIOENCODING", "LANG", "LC_ALL", "LC_CTYPE",
     "TZ", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_SERVER_CERT_PATH", "RECOMMENDER_ENVIRONMENT", "RECOMMENDER_TRACKING_ACCOUNT", ACCOUNT,
-    # so that messages say what make is to be told
+    # Messages name make's variables.
     "RECOMMENDER_CONFIG", "MAKELEVEL",
 )  # fmt: skip
 _UNIT = [
@@ -34,7 +34,7 @@ _UNIT = [
 
 
 def account() -> str | None:
-    """The account that has to load models in place of this one; None where this one may."""
+    """Return the account that must load models, or None if this one may."""
     import grp
     import pwd
 
@@ -56,20 +56,20 @@ def account() -> str | None:
 
 
 def check() -> None:
-    """Raise RecommenderError where this account is not to load a model."""
+    """Raise RecommenderError if this account must not load a model."""
     if wanted := account():
         raise RecommenderError(
-            f"A model brings code of its own, which an account with sudo does not run. Load it as {wanted} "
+            f"A model contains code, which an account with sudo must not run. Load it as {wanted} "
             "(make recommend does), or as an analyst."
         )
 
 
 def hand_over(line: Sequence[str], output: Path | None) -> int | None:
-    """Run a command line of this program as the account that loads models, if this one may not.
+    """Run this program's command line as the account that loads models, if this one may not.
 
-    What it prints goes to the file `output`, else to standard output. Returns its exit code, and None where
-    there is nothing to hand over. Raises RecommenderError where sudo asks for a password, OSError for a file
-    that cannot be written.
+    Output goes to the file `output`, by default to standard output. Returns the exit code, or None if this
+    account may load models.
+    Raises RecommenderError if sudo asks for a password, OSError if the file cannot be written.
     """
     wanted = account()
     if wanted is None:
@@ -83,8 +83,8 @@ def hand_over(line: Sequence[str], output: Path | None) -> int | None:
         may = subprocess.run(["sudo", "-n", "true"], capture_output=True, text=True, check=False)
         if may.returncode:
             raise RecommenderError(
-                f"A model brings code of its own, which {wanted} runs and an account with sudo does not, and "
-                f"sudo says: {may.stderr.strip() or 'no'}. Type sudo -v, then the same again."
+                f"A model contains code, which {wanted} runs and an account with sudo must not. "
+                f"sudo says: {may.stderr.strip() or 'no'}. Type sudo -v, then the same command again."
             )
         command = ["sudo", "-n", f"--preserve-env={','.join(names)}", *command]
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What is deployed is champion, or the run says why not: train, go back to an earlier version, let it be."""
+"""Make the deployed code and data champion: train, restore an earlier version, or leave the champion."""
 
 import shlex
 from collections.abc import Callable
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run has to do: `what` is champion (nothing), stays (nothing), back (to `version`) or train.
+    """The work of a run: `what` is champion (nothing), stays (nothing), back (to `version`) or train.
 
-    `champion` is the version that is champion now, `says` a sentence for people.
+    `champion` is the present champion's version, `says` a sentence for people.
     """
 
     what: str
@@ -32,21 +32,23 @@ class Verdict:
 
 
 def judge(name: str, wanted: str) -> Verdict:
-    """Compare what is deployed (`wanted`, a source_digest) with the champion of `name`.
+    """Compare the deployed source_digest, `wanted`, with the champion of `name`.
 
-    A deployment that is new makes its version champion. One that was champion already leaves the choice to
-    people: what they trained, chose by a rollback or promoted since stays, and the verdict says so.
+    A new deployment makes its version champion. If a deployment was champion before, people decide: a version
+    trained, rolled back to or promoted since then stays champion, and the verdict says so.
     """
     champion = registry.champion(name)
     versions = registry.versions(name)
     fitting = [str(each.version) for each in versions if _is_of(each, wanted)]
     now = next((each for each in versions if str(each.version) == champion), None)
     if champion is not None and champion in fitting:
-        return Verdict("champion", champion, champion, f"{name} {champion} is champion, of what is deployed.")
+        return Verdict(
+            "champion", champion, champion, f"{name} {champion} is champion and matches the deployment."
+        )
     if now is not None and registry.deployed(name) == wanted:
         environment, _, model = name.partition(".")
         made, asked = (of.partition(":")[2] for of in (now.tags.get("source_digest", ""), wanted))
-        # make asks for the name in the parameter file; MODEL is right wherever it is typed
+        # make reads the name from the parameter file; MODEL works everywhere.
         other = "" if model == names.MODEL else f" MODEL={shlex.quote(model)}"
         mend = (
             f"make rollback ENV={environment} VERSION={fitting[0]}{other}"
@@ -57,13 +59,13 @@ def judge(name: str, wanted: str) -> Verdict:
             "stays",
             champion,
             fitting[0] if fitting else None,
-            f"{name} {champion}, of {made or 'something else'}, is champion and not {asked}, which is "
-            f"deployed: somebody trained or chose it since. It stays. To change that: {mend}",
+            f"{name} {champion}, of {made or 'another source'}, is champion, but {asked} is deployed. The "
+            f"champion was trained or chosen since and stays. To change that: {mend}",
         )
     if fitting:
-        says = f"{name} {fitting[0]} is of what is deployed; it becomes champion again."
+        says = f"{name} {fitting[0]} matches the deployment and becomes champion again."
         return Verdict("back", champion, fitting[0], says)
-    return Verdict("train", champion, None, f"{name} has no version of what is deployed; it is trained.")
+    return Verdict("train", champion, None, f"{name} has no version of the deployment. It is trained.")
 
 
 def _is_of(version: "ModelVersion", wanted: str) -> bool:
@@ -79,11 +81,10 @@ def deploy(
     say: Callable[[str], None] = lambda line: None,
     tell: Callable[["Report"], None] = lambda report: None,
 ) -> dict[str, Any]:
-    """Do what `judge` says, or with `check` only say it; returns the verdict, with the champion after it.
+    """Carry out the verdict of `judge`, or only report it with `check`.
 
-    `tell` gets the report of a training.
-
-    Raises InputError for data and parameters, RecommenderError for MLflow.
+    `tell` gets the report of a training. Returns the verdict with the resulting champion.
+    Raises InputError for data and parameters, RecommenderError for errors of MLflow.
     """
     name = f"{names.environment()}.{config.tracking.model}"
     uri = stores.connect(uri)
@@ -99,7 +100,7 @@ def deploy(
         if verdict.what == "back":
             champion = _back(name, wanted, champion, say)
             if champion is None:
-                verdict = Verdict("train", verdict.champion, None, f"{name} is trained anew.")
+                verdict = Verdict("train", verdict.champion, None, f"{name} is trained again.")
             elif report is not None:
                 _restore(name, champion, report)
         if verdict.what == "train":
@@ -110,7 +111,7 @@ def deploy(
 
 
 def _back(name: str, wanted: str, before: str | None, say: Callable[[str], None]) -> str | None:
-    """Make the newest version champion that is of what is deployed and whole; returns it, or None."""
+    """Make the newest intact version of the deployment champion; return it, or None."""
     for version in registry.versions(name):
         if not _is_of(version, wanted):
             continue
@@ -119,7 +120,7 @@ def _back(name: str, wanted: str, before: str | None, say: Callable[[str], None]
                 raise InputError(f"{name} {version.version}: its run is deleted.")
             trial.check_whole(version)
         except RecommenderError as error:
-            say(f"left out: {error}")
+            say(f"skipped: {error}")
             continue
         registry.move_aliases(name, str(version.version), before)
         return str(version.version)
@@ -143,7 +144,7 @@ def _train(
 
 
 def _restore(name: str, number: str, path: Path) -> None:
-    """Write the report of a version's training anew, where its run has kept it."""
+    """Restore the report of a version's training if its run has kept it."""
     from recommender import train
 
     report = train.kept_report(registry.version(name, number))

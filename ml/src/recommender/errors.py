@@ -1,19 +1,19 @@
-"""Errors that are answers: each says what is wrong, where, and how to mend it."""
+"""Errors for people: each says what is wrong, where, and how to mend it."""
 
 
 class RecommenderError(Exception):
-    """A failure that needs no traceback to be understood; the command line exits with `exit_code`."""
+    """A failure explained without a traceback; the command line exits with `exit_code`."""
 
     exit_code = 1
 
 
 class InputError(RecommenderError):
-    """Data, parameters or arguments that cannot be used as they are."""
+    """Invalid data, parameters or arguments."""
 
     exit_code = 2
 
 
 class Refusal(RecommenderError):
-    """A version that does not pass the gate of a promotion."""
+    """A version that fails the promotion gate."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, at_least: int = 0) -> Iterator[Path]:
-    """A file beside `path` to be written in the block, which then takes its place.
+    """Yield a temporary file beside `path` to write; it replaces `path` after the block.
 
-    No reader and no second run ever sees half a file. Where the block raises, or removes what it was given,
-    `path` stays as it was. The umask sets the mode, which has the bits of `at_least` in any case.
+    Readers never see a partial file. If the block raises or removes the file, `path` is unchanged. The umask
+    sets the mode, plus the bits of `at_least`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = os.umask(0)
@@ -30,6 +30,6 @@ def replacing(path: Path, at_least: int = 0) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str, at_least: int = 0) -> None:
-    """Write `text` as UTF-8 into `path`, as `replacing` does."""
+    """Write `text` atomically into `path` as UTF-8; `at_least` as for `replacing`."""
     with replacing(path, at_least) as part:
         part.write_text(text, encoding="utf-8")

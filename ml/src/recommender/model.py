@@ -1,4 +1,4 @@
-"""Where models that were stored by version 1.0.0 look for what `recommender.serving` has."""
+"""Keep the module path of models stored by version 1.0.0; the code is in `recommender.serving`."""
 
 from recommender.serving.recommender import Recommender
 

@@ -1,4 +1,4 @@
-"""One training: read, cross-validate, fit on everything, log, register, report."""
+"""Train a model: read, cross-validate, fit on everything, log, register, report."""
 
 import json
 import os
@@ -26,12 +26,12 @@ from recommender.tracking import data_reports, registry, run_log, runs, stores
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-# What a run keeps of its own report, without the version that is registered afterwards.
+# A run's own report, without the version registered afterwards.
 REPORT = "report.json"
 
 
 class Dataset(TypedDict):
-    """What was trained on; lists is what `support` says."""
+    """The training data; `lists` is the result of `support`."""
 
     name: str
     ratings: int
@@ -42,9 +42,9 @@ class Dataset(TypedDict):
 
 
 class Support(TypedDict):
-    """How many items come first in lists (items, and their share, 0 to 1) with `least` ratings or more.
+    """Number and share (0 to 1) of the items with `least` ratings or more, which come first in lists.
 
-    says: a line for people. remark: what somebody should look at, or "".
+    says: a line for people. remark: a problem to look at, or "".
     """
 
     items: int
@@ -55,7 +55,7 @@ class Support(TypedDict):
 
 
 class Model(TypedDict):
-    """What was stored; name, version and alias are None where nothing was registered."""
+    """The stored model; name, version and alias are None if it is not registered."""
 
     name: str | None
     version: str | None
@@ -66,14 +66,14 @@ class Model(TypedDict):
 
 
 class Listed(TypedDict):
-    """The first user's list; an item has what a Pick has."""
+    """The first user's list; an item has the fields of a Pick."""
 
     user: str
     items: list[dict[str, Any]]
 
 
 class Report(TypedDict):
-    """One training, as report.json holds it: metrics in rating units or 0 to 1, wall seconds by part."""
+    """The content of report.json: metrics in rating units or 0 to 1, wall seconds by part."""
 
     dataset: Dataset
     algorithm: str
@@ -101,7 +101,7 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def total(self) -> dict[str, float]:
-        """The parts and `total`, rounded to milliseconds."""
+        """Return the parts and `total` in seconds, rounded to milliseconds."""
         everything = {**self.seconds, "total": time.perf_counter() - self._began}
         return {name: round(value, 3) for name, value in everything.items()}
 
@@ -115,10 +115,10 @@ def train(
 ) -> Report:
     """Run the whole training and return its report.
 
-    `altered` says that the command line changed what the parameter file says: a + ends the source_digest.
-    The run is logged and FINISHED first, then the version registered, then the aliases moved: a run that
-    fails or is killed leaves nothing registered. Raises InputError for data and parameters, RecommenderError
-    for MLflow.
+    `altered`: the command line overrides the parameter file, so the source_digest gets a + at its end.
+    First the run is logged and FINISHED, then the version is registered, then the aliases move. A run that
+    fails or is killed registers nothing.
+    Raises InputError for data and parameters, RecommenderError for errors of MLflow.
     """
     clock = Clock()
     name = f"{names.environment()}.{config.tracking.model}"
@@ -227,15 +227,15 @@ def log_evaluation(run_id: str, config: Config, ratings: Ratings, evaluation: Ev
 
 
 def _register_in(model: Model, name: str, version: str) -> None:
-    """Write into a report that its model is registered and champion."""
+    """Record in a report that its model is registered and champion."""
     model["name"], model["version"], model["alias"] = name, version, registry.CHAMPION
     model["uri"] = f"models:/{name}/{version}"
 
 
 def kept_report(version: "ModelVersion") -> Report | None:
-    """The report of the training that a champion is of, or None where its run has kept none.
+    """Return the training report of a version, or None if its run has not kept it.
 
-    Raises Untrusted where the tracking server does not keep it itself.
+    Raises Untrusted if the tracking server does not keep it itself.
     """
     import mlflow
 
@@ -249,7 +249,7 @@ def kept_report(version: "ModelVersion") -> Report | None:
 
 
 def support(ratings: Ratings, config: Config) -> Support:
-    """How many items may come first in lists, by recommendation.min_item_ratings."""
+    """Count the items that may come first in lists, by recommendation.min_item_ratings."""
     rules = config.recommendation
     count = np.bincount(ratings.item, minlength=len(ratings.items))
     items, wanted = len(count), rules.min_item_ratings
@@ -273,12 +273,12 @@ def support(ratings: Ratings, config: Config) -> Support:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write a report as JSON, whole or not at all; the account that trains can read it, whoever wrote it."""
+    """Write a report atomically as JSON, readable by every account."""
     write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o644)
 
 
 def fit(ratings: Ratings, config: Config) -> tuple[Recommender, Any]:
-    """Train on all ratings; returns the recommender and the Surprise algorithm inside it."""
+    """Train on all ratings; return the recommender and its Surprise algorithm."""
     algo = catalogue.make(config.algorithm, config.params, config.seed)
     catalogue.fit(algo, trainset.full(ratings))
     return convert.recommender(algo, ratings, convert.settings_of(config)), algo

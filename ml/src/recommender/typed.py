@@ -1,4 +1,4 @@
-"""Commands in messages, so that they work as they are printed."""
+"""Complete commands in messages, so that they work exactly as printed."""
 
 import contextlib
 import json
@@ -14,25 +14,25 @@ from pathlib import Path
 # The job's folder.
 _FOLDER = Path(__file__).resolve().parents[2]
 _DEFAULT = Path("conf/default.yaml")
-# Verbs by what they take: the data's flags, a parameter file, a store.
+# Verbs that take the data's flags, a parameter file, a store.
 _DATA = ("train", "evaluate", "tune", "check")
 _CONFIG = (*_DATA, "recommend", "export", "rollback")
 _TRACKING = (*_CONFIG, "promote")
-# Verbs that look into RECOMMENDER_ENVIRONMENT; the others have a flag for it.
+# Verbs that read RECOMMENDER_ENVIRONMENT; others have a flag.
 _ENVIRONMENT = ("train", "check", "recommend")
 _VERBS = "|".join((*_TRACKING, "download"))
-# A shell's word, up to what ends a sentence: its last sign is neither a dot nor a comma.
+# A shell word without the sentence's final dot or comma.
 _WORD = r"(?:'[^']*'|\"[^\"]*\"|[^\s;,.)'\"]|[,.](?=[^\s;,.)]))+"
-# A verb with its options, up to what ends a sentence or a line.
+# A verb with its options, up to the end of a sentence or line.
 _COMMAND = re.compile(rf"(?<![\w./-])recommender ((?:{_VERBS})(?![\w-])(?: --?[a-z-]+(?:[ =]{_WORD})?)*)")
 _MASKED = " (with the password in the place of ***)"
-# What a command line of make's chose, and its messages have to choose again.
+# Variables of make's command line that messages must repeat.
 _OVERRIDDEN = ("PYTHON", "VENV", "MLFLOW_TRACKING_URI")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What this process was told, and a printed command has to repeat."""
+    """Options of this process that a printed command must repeat."""
 
     config: Path | None = None
     tracking_uri: str | None = None
@@ -45,7 +45,7 @@ _given = Given()
 
 @contextlib.contextmanager
 def repeating(given: Given) -> Iterator[None]:
-    """Let the commands that are printed in this block repeat these flags."""
+    """Repeat these flags in commands printed inside the block."""
     global _given
     before, _given = _given, given
     try:
@@ -55,31 +55,31 @@ def repeating(given: Given) -> Iterator[None]:
 
 
 def quoted(word: object) -> str:
-    """A word for a shell, in quotes where `runnable` would take its last sign for the sentence's."""
+    """Quote a word for a shell, and also a final dot or comma, which `runnable` would cut off."""
     text = shlex.quote(str(word))
     return f"'{text}'" if text.endswith((".", ",")) else text
 
 
 def train(model: str | None = None) -> str:
-    """The command that trains a model of this name, else of the parameter file's; for `runnable`."""
+    """Return the command, for `runnable`, that trains this model, by default the parameter file's."""
     if model in (None, "movie-recommender"):
         return "recommender train"
-    # YAML would read a number, a date or "no"
+    # YAML reads some names as a number, a date or a boolean.
     plain = re.fullmatch(r"[A-Za-z][\w-]*-[\w-]*|[A-Za-z]{6,}", str(model))
     return f"recommender train --set {quoted(f'tracking.model={model if plain else json.dumps(model)}')}"
 
 
 def runnable(text: str) -> str:
-    """A message whose `recommender VERB …` can be typed here, whatever the folder.
+    """Return the message with each `recommender VERB …` completed, to be typed in any folder.
 
-    Under make that is make's own verb `run`, which sets what the job needs; else this interpreter, unless the
-    command `recommender` is on the PATH. The flags that were given are repeated.
+    Under make the command is make's verb `run`, which sets the job's environment. Otherwise it is this
+    interpreter, unless `recommender` is on the PATH. The given flags are repeated.
     """
     return _COMMAND.sub(lambda found: _typed(found[1]), text)
 
 
 def by_make() -> bool:
-    """Whether this process is one of ml/Makefile's."""
+    """Check that ml/Makefile started this process."""
     return (
         bool(os.environ.get("MAKELEVEL") and os.environ.get("RECOMMENDER_CONFIG"))
         and (_FOLDER / "Makefile").is_file()
@@ -96,7 +96,7 @@ def _typed(words: str) -> str:
         of |= _overridden()
         if "--config" not in words:
             of["CONF"] = os.environ["RECOMMENDER_CONFIG"]
-        # make would expand a $
+        # make expands a $.
         of["ARGS"] = words.replace("$", "$$")
         tell = tell or (_MASKED if "***" in of.get("MLFLOW_TRACKING_URI", "") else "")
         return f"make -C {shlex.quote(str(_FOLDER))} run {_assigned(of)}{tell}"
@@ -111,7 +111,7 @@ def _assigned(of: dict[str, str]) -> str:
 
 
 def _flags(verb: str, rest: str) -> tuple[list[str], str]:
-    """The flags that a printed command repeats, and what to say of a password in them."""
+    """Return the flags to repeat, and a note on a masked password among them."""
     flags: list[str] = []
     said = rest.split()
     if verb in _CONFIG and "--model" not in said and (config := _config()):
@@ -124,19 +124,19 @@ def _flags(verb: str, rest: str) -> tuple[list[str], str]:
 
 
 def _uri() -> str:
-    """The store in use; "" where make or the shell names it."""
+    """Return the store in use; "" if make or the shell names it."""
     if _given.tracking_uri:
         return _store(_given.tracking_uri)
     if by_make():
         return ""
-    # MLflow sets it to the store that was connected
+    # MLflow sets it to the connected store.
     uri = _store(os.environ.get("MLFLOW_TRACKING_URI") or "")
-    # with a password left out it would be wrong: this shell has it
+    # A masked password would be wrong; this shell has the real one.
     return "" if "***" in uri else uri
 
 
 def _config() -> Path | None:
-    """The parameter file in use, absolute; None where make or the program finds it."""
+    """Return the absolute path of the parameter file in use; None if make or the program finds it."""
     named = os.environ.get("RECOMMENDER_CONFIG")
     if by_make() and _given.config in (None, Path(str(named))):
         return None
@@ -147,7 +147,7 @@ def _config() -> Path | None:
 
 
 def _overridden() -> dict[str, str]:
-    """The variables that make's command line set and the job needs."""
+    """Return the job's variables that make's command line sets."""
     found = {}
     with contextlib.suppress(ValueError):
         for word in shlex.split(os.environ.get("MAKEFLAGS", "").partition("-- ")[2]):
@@ -158,7 +158,7 @@ def _overridden() -> dict[str, str]:
 
 
 def _store(uri: str) -> str:
-    """A store's address, right in any folder and without its password."""
+    """Return a store's address, valid in any folder and without its password."""
     from recommender import uris
 
     database = uris.local_database(uri)
@@ -166,7 +166,7 @@ def _store(uri: str) -> str:
 
 
 def mlflow(*words: str) -> str:
-    """A command of MLflow's for the store in use; without MLFLOW_TRACKING_URI it would make another."""
+    """Return an MLflow command for the store in use; MLflow's default would be another store."""
     from mlflow import get_tracking_uri
 
     uri = _store(get_tracking_uri())

@@ -1,4 +1,4 @@
-"""Addresses of MLflow's stores and of databases."""
+"""Parse and redact addresses of MLflow's stores and of databases."""
 
 import contextlib
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def redacted(uri: str) -> str:
-    """The URI without its password, and a database's without its query, which may hold one too."""
+    """Return the URI without its password, and a database's without its query, which may contain one."""
     import sqlalchemy as sa
 
     if not uri.startswith(("http://", "https://")):
@@ -16,11 +16,11 @@ def redacted(uri: str) -> str:
 
 
 def local_database(uri: str) -> Path | None:
-    """The file of a local SQLite store, absolute; None for any other store."""
+    """Return the absolute path of a local SQLite store; None for other stores."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
 def local_folder(uri: str) -> Path:
-    """The folder of a local store; for a server mlruns/ in the working directory."""
+    """Return the folder of a local store; for a server, mlruns/ in the working directory."""
     database = local_database(uri)
     return database.parent if database else Path.cwd() / "mlruns"

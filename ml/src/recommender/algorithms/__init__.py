@@ -1,1 +1,1 @@
-"""The algorithms that are ours, each a `surprise.AlgoBase`; `recommender.algorithm` has all by name."""
+"""Our own algorithms, each a `surprise.AlgoBase`; `algorithms.catalogue` lists all by name."""

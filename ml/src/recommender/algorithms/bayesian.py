@@ -1,4 +1,4 @@
-"""Bayesian matrix factorisation by Gibbs sampling, with who rated what as side information.
+"""Bayesian matrix factorisation by Gibbs sampling, with the rated pairs as side information.
 
 Sources: R. Salakhutdinov and A. Mnih, "Bayesian probabilistic matrix factorization using Markov chain Monte
 Carlo" (ICML 2008), the model and its priors; J. Simm et al., "Macau: scalable Bayesian factorization with
@@ -22,9 +22,9 @@ from recommender.compiled import compiled
 
 Floats = NDArray[np.float64]
 
-# Sums may be reordered here, which their vector instructions need; each draw is checked to be finite.
+# Vector instructions need reordered sums; each draw is checked to be finite.
 _FAST = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-# A triangle is kept row by row in one dimension: entry (p, q) with q <= p stands at p (p + 1) / 2 + q.
+# Triangles are stored by row: entry (p, q), q <= p, at p (p + 1) / 2 + q.
 
 
 @compiled(**_FAST)
@@ -185,7 +185,7 @@ def _rows(factor, slope, mean, z, out):  # type: ignore[no-untyped-def]
 
 @compiled(**_FAST)
 def _residuals(user, item, rating, users, items, out):  # type: ignore[no-untyped-def]
-    """What is left of each rating; the last column of both is a bias. Returns the sum of squares."""
+    """Compute the residuals; the last column of both is a bias. Returns the sum of squares."""
     d = users.shape[1] - 1
     total = 0.0
     for at in range(len(rating)):
@@ -199,7 +199,7 @@ def _residuals(user, item, rating, users, items, out):  # type: ignore[no-untype
 
 
 class _Side:
-    """The users, or the items: rows of factors and a bias, their prior, and the links to who is with them."""
+    """The users, or the items: rows of factors and a bias, their prior, and links to the other side."""
 
     def __init__(
         self, key: Any, near: Any, rating: Floats, size: int, n_links: int, d: int, draw: Any
@@ -266,9 +266,9 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
 
     Args:
         n_factors: dimensions of a sample's factors; the time grows with their square.
-        n_epochs: samples that are averaged; their float32 rows are held until then.
-        n_burn_in: samples before these, which are not.
-        implicit: whether who rated what counts, apart from how.
+        n_epochs: averaged samples; their float32 rows are held in memory.
+        n_burn_in: earlier samples, which are dropped.
+        implicit: use the rated pairs, apart from their ratings.
         link_precision: of the normal prior of the vectors that `implicit` adds up, with mean 0; above 0, in
             units of the ratings' standard deviation.
         n_kept: dimensions of the factors that are kept.
@@ -278,7 +278,7 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
     Attributes after `fit`: bu (n_users,), bi (n_items,), pu (n_users, n_kept), qi (n_items, n_kept), and
     `noise`, the standard deviation of a rating around its estimate in the samples' mean, in rating units.
 
-    Raises ValueError for parameters that make no sense.
+    Raises ValueError for invalid parameters.
     """
 
     # Surprise's SVD has the same formula and the same arrays.
@@ -313,7 +313,7 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
         super().fit(trainset)
         draw = get_rng(self.random_state)
         user, item, rating = arrays(trainset)
-        # Ratings that are all equal leave nothing to learn, and a unit of 0 makes nothing of it.
+        # All-equal ratings have deviation 0, which would divide by 0.
         unit, d = float(rating.std()), self.n_factors + 1
         rating = (rating - trainset.global_mean) / (unit or 1.0)
         sizes = trainset.n_users, trainset.n_items
@@ -336,13 +336,13 @@ class BMF(surprise.AlgoBase):  # type: ignore[misc]
         self.noise = unit * float(np.sqrt(variance))
         bu, bi = (unit * rows[:, :, -1].mean(axis=0, dtype=np.float64) for rows in kept)
         pu, qi = _mean_product(kept[0][:, :, :-1], kept[1][:, :, :-1], self.n_kept, draw)
-        # What users have in common goes to the items: who is unknown is then taken for the mean of all users.
+        # The users' mean moves to the items: unknown users are average ones.
         self.bu, self.bi = bu - bu.mean(), bi + bu.mean() + unit * (qi @ pu.mean(axis=0))
         self.pu, self.qi = np.sqrt(unit) * (pu - pu.mean(axis=0)), np.sqrt(unit) * qi
         return self
 
     def estimate(self, u: Any, i: Any) -> float:
-        """As SVD: what is unknown adds nothing."""
+        """Estimate like SVD: an unknown user or item adds nothing."""
         known_user, known_item = self.trainset.knows_user(u), self.trainset.knows_item(i)
         estimate = self.trainset.global_mean
         if known_user:

@@ -1,4 +1,4 @@
-"""Surprise's algorithms and ours by name, and the arrays inside a trained one."""
+"""List Surprise's algorithms and ours by name; make and train them."""
 
 import contextlib
 import copy
@@ -16,30 +16,30 @@ from recommender.algorithms import bayesian, parameters, ranking, sgd
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 
-# Surprise's, with our compiled classes in the place of those that they equal bit by bit, and our own.
+# Surprise's, partly replaced by compiled, bitwise equal ones, and our own.
 ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
     if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
 } | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE)}
 
-# It answers every request with another random number: there is nothing to keep.
+# Its answers are random numbers: nothing can be stored.
 UNSERVED = "NormalPredictor"
 
 
 def make(name: str, params: dict[str, Any], seed: int, served: bool = True) -> surprise.AlgoBase:
-    """An untrained Surprise algorithm; `seed` becomes its random_state where it has one.
+    """Make an untrained Surprise algorithm; `seed` becomes its random_state if it has one.
 
-    Raises InputError for a name that is none of ALGORITHMS, for parameters that the algorithm does not
-    take (Surprise's neighbourhood models silently ignore misspelt ones), and when `served`, for the one
-    algorithm that no model can be made of.
+    Raises InputError for a name not in ALGORITHMS, for parameters that the algorithm does not take
+    (Surprise's neighbourhood models silently ignore misspelt ones), and if `served`, for the one algorithm
+    that cannot be stored.
     """
     if name not in ALGORITHMS:
         raise InputError(f"algorithm: there is no {name!r}; there are: {', '.join(sorted(ALGORITHMS))}.")
     if served and name == UNSERVED:
         raise InputError(
-            f"algorithm: {name} draws each answer anew, so it can be measured (recommender evaluate) but not "
-            "kept or served. Train another, BaselineOnly for instance."
+            f"algorithm: {name} draws each answer at random, so it can be measured (recommender evaluate) "
+            "but not kept or served. Train another, BaselineOnly for instance."
         )
     kind = ALGORITHMS[name]
     signature = inspect.signature(kind).parameters
@@ -82,7 +82,7 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
         # Surprise's pearson takes the root of what rounding made negative. NaN is not above 0, and so no
         # neighbour; among the others it would disturb Surprise's sorting.
         np.nan_to_num(algo.sim, copy=False, nan=0.0)
-    # SlopeOne has no deviation, but NaN, for two items that nobody rated both.
+    # SlopeOne's deviation of two items without common users is NaN.
     arrays = [
         value
         for name, value in vars(algo).items()
@@ -96,9 +96,9 @@ def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBa
 
 
 def warm_up(name: str, params: dict[str, Any], seed: int) -> float:
-    """Have the code of an algorithm compiled, or read from numba's cache; returns the seconds it took.
+    """Compile an algorithm's code, or load it from numba's cache; return the seconds.
 
-    It is trained on two ratings: what is wrong with its parameters is for the training proper to say.
+    It is trained on two ratings. Invalid parameters are reported by the real training.
     """
     if name not in ALGORITHMS or not ALGORITHMS[name].__module__.startswith(f"{algorithms.__name__}."):
         return 0.0

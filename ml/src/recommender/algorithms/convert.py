@@ -1,4 +1,4 @@
-"""A trained algorithm as the arrays that serving answers from, and what folding in needs besides."""
+"""Convert a trained algorithm into the arrays of serving, and the inputs of folding in."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _BLOCK = 2**20
 
 
 def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> FoldIn:
-    """What Scorer.fold_in and Scorer.reasons need to know.
+    """Return the inputs of Scorer.fold_in and Scorer.reasons.
 
     EASE: nothing. Neighbourhoods: all keys but noise. Everything else: noise.
     """
@@ -40,7 +40,7 @@ def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> FoldIn:
         "min_support": algo.sim_options.get("min_support", 1),
         "shrinkage": algo.sim_options.get("shrinkage", 100),
         "level": level,
-        # Surprise's default. Baselines by SGD have no such number, and are taken as if they came from ALS.
+        # Surprise's default. SGD baselines lack it and are treated as ALS.
         "reg_u": algo.bsl_options.get("reg_u", 15),
         "spread": float(getattr(algo, "overall_sigma", 0.0)),
     }
@@ -56,9 +56,9 @@ def _noise(scorer: Scorer, ratings: Ratings) -> float:
 
 
 def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
-    """The formula of a trained algorithm as arrays; users and items are those of `ratings`, in their order.
+    """Return the formula of a trained algorithm as arrays; users and items in the order of `ratings`.
 
-    What is in `ratings` but not in the algorithm's training set becomes unknown.
+    Users and items of `ratings` that are missing from the training set become unknown.
     """
     trainset = algo.trainset
     users = _inner(ratings.users, trainset.to_inner_uid)

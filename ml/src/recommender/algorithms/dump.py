@@ -15,10 +15,10 @@ DUMP = "surprise.dump"
 
 
 def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
-    """Write Surprise's own dump and its manifest, with `about`, into a folder, which is made."""
+    """Write Surprise's own dump and its manifest, with `about`, into a new folder."""
     folder.mkdir(parents=True)
     if hasattr(algo, "surprises"):
-        # Trained, it answers as Surprise's class does, and whoever loads the dump needs nothing of ours.
+        # As Surprise's class, the dump loads without our code.
         algo = copy.copy(algo)
         algo.__class__ = algo.surprises
     dump.dump(str(folder / DUMP), algo=algo)
@@ -26,11 +26,11 @@ def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> surprise.AlgoBase:
-    """The algorithm that `save` dumped, with its training set: to look into, or to go on with in Surprise.
+    """Load the dumped algorithm with its training set, to inspect it or to continue in Surprise.
 
-    The dump is a pickle, which runs whatever its maker wanted: load only your own. Serving never does.
-    Raises InputError when a file is missing, is not the one that was saved, or is of another format, and when
-    the versions here cannot read the dump.
+    The dump is a pickle, which can run any code: load only your own. Serving never does.
+    Raises InputError when a file is missing, was changed or is of another format, and when the versions here
+    cannot read the dump.
     """
     made_with = manifest.check(folder, DUMP)["made_with"]
     try:

@@ -1,4 +1,4 @@
-"""Checks of an algorithm's parameters."""
+"""Check an algorithm's parameters."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from recommender.errors import InputError
 
-# The least that a count may be. Surprise itself trains with less, and answers as if nothing were wrong.
+# Minimum counts. Surprise accepts less and answers nonsense.
 _LEAST = {"k": 1, "min_k": 0, "n_epochs": 1, "n_factors": 0, "min_support": 1}
 _OPTIONS = {
     "sim_options": {"name", "user_based", "min_support", "shrinkage"},
@@ -16,7 +16,7 @@ _OPTIONS = {
 
 
 def check(params: dict[str, Any], where: str = "params") -> None:
-    """Raise InputError for numbers that make no sense, and for options that Surprise would ignore."""
+    """Raise InputError for invalid numbers, and for options that Surprise would ignore."""
     for key, value in params.items():
         if isinstance(value, dict) and key in _OPTIONS:
             if unknown := sorted(map(str, value.keys() - _OPTIONS[key])):
@@ -29,7 +29,7 @@ def check(params: dict[str, Any], where: str = "params") -> None:
             except ValueError as error:
                 raise InputError(f"{error}.") from error
         elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{where}.{key} is {value}, and has to be a number.")
+            raise InputError(f"{where}.{key} is {value}, but must be a number.")
 
 
 def check_number(
@@ -41,4 +41,4 @@ def check_number(
     if not good or not least <= value <= most or (above and value == least):
         what = "a whole number" if whole else "a number"
         span = f"above {least:g}" if above else f"from {least:g} {'on' if most == np.inf else f'to {most:g}'}"
-        raise ValueError(f"{name} is {value!r}, and has to be {what} {span}")
+        raise ValueError(f"{name} is {value!r}, but must be {what} {span}")

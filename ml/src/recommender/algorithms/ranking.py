@@ -1,4 +1,4 @@
-"""A model of what a person picks, not of how it is rated: for lists, where popularity beats rating models.
+"""Model a person's picks rather than ratings: for lists, where popularity beats rating models.
 
 Source: H. Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), the closed form.
 """
@@ -20,26 +20,26 @@ class EASE(surprise.AlgoBase):  # type: ignore[misc]
     """EASE: each item's score is a weighted sum over the items that the user has rated.
 
     The weights are the least squares solution, with ridge `reg` and a diagonal of zeros, of finding each item
-    of a user from the user's others. An item that fewer than `min_ratings` have rated has no weights: its
-    score is its popularity, the share of users who have rated it, which is every item's score for a user
-    without ratings of learnt items.
+    of a user from the user's others. An item with fewer than `min_ratings` ratings has no weights: its
+    score is its popularity, the share of its users. For a user without ratings of learnt items that is every
+    item's score.
 
     **What `estimate` means.** A score near 1 says that the user picks such an item, near 0 that not. So that
     Surprise's tools take it, it is laid onto the rating scale, 0 at the lowest rating and 1 at the highest:
-    higher is better, within a user, and that is all. It is no forecast of a rating; its RMSE says nothing.
+    within a user, higher is better. It is not a forecast of a rating; its RMSE is meaningless.
 
     Args:
         reg: ridge, above 0; the more ratings, the higher.
-        min_ratings: of an item that is to be learnt from; the weights take the square of these items' number
+        min_ratings: of a learnt item; the weights take the square of these items' number
             times 4 bytes, and the training a few times that times 8.
-        rating_weight: from 0, where having rated an item is all that counts, to 1, where the lowest rating
-            counts as none.
+        rating_weight: from 0, where only having rated an item counts, to 1, where the lowest rating
+            counts as 0.
 
     Attributes after `fit`, for k learnt items: `position` (n_items,) of an item among them, -1 for others;
     `weights` (k, k), float32, from row to column; `popularity` (n_items,); the learnt items of user u are
     `rated[start[u]:start[u + 1]]`, by position, and `value` is what each counts.
 
-    Raises ValueError for parameters that make no sense.
+    Raises ValueError for invalid parameters.
     """
 
     def __init__(self, reg: float = 100.0, min_ratings: int = 5, rating_weight: float = 0.75) -> None:

@@ -12,7 +12,7 @@ from surprise.utils import get_rng
 from recommender.algorithms.trainset import arrays
 from recommender.compiled import compiled
 
-# No fast mathematics in here: sums are added up in Surprise's order, and nothing is fused.
+# No fast mathematics: sums keep Surprise's order, nothing is fused.
 
 
 # Ratings of different users and items do not touch one another's factors, and several are worked on at once:
@@ -113,7 +113,7 @@ def _svdpp(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One epoch; the ratings of a user follow one another."""
     n_factors = pu.shape[1]
-    # A multiple of what the processor does at once, so that no loop has a remainder.
+    # A multiple of the vector width: loops have no remainder.
     width = (n_factors + 7) // 8 * 8
     implicit, coming, step = np.zeros(width), np.zeros(width), np.zeros(width)
     seen = np.full(len(bi), -1)

@@ -27,8 +27,8 @@ class ArrayTrainset(surprise.Trainset):  # type: ignore[misc]
     `user` and `item` are Surprise's inner ids (int32) and `rating` float64, each of shape (n,), in the order
     in which Surprise's own would have read them; inner ids count from 0 in the order of first appearance.
     Every method and attribute answers as Surprise's does, but nothing can be added to `ur` and `ir`, and
-    unknown keys are KeyErrors in them. Pickled, it becomes Surprise's own Trainset, which needs this code no
-    more.
+    unknown keys are KeyErrors in them. Pickled, it becomes Surprise's own Trainset, which does not need this
+    code.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ArrayTrainset(surprise.Trainset):  # type: ignore[misc]
 
 
 class Rows(Mapping[int, list[tuple[int, float]]]):
-    """Read-only, for each of `size` keys its list of (other, rating), made anew whenever it is asked for.
+    """A read-only mapping of `size` keys to lists of (other, rating), built on each access.
 
     The row of key k is `other[start[k]:start[k + 1]]` and `rating[…]`.
     """
@@ -129,7 +129,7 @@ class Rows(Mapping[int, list[tuple[int, float]]]):
 
 
 class _Call:
-    """Pickled, it is the call; unpickled, what the call returns."""
+    """A call that is pickled instead of its result."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments

@@ -1,4 +1,4 @@
-"""Commands about ratings: download, generate, check."""
+"""Define the commands about ratings: download, generate, check."""
 
 import argparse
 import json
@@ -28,9 +28,7 @@ def add(commands: options.Commands) -> None:
     verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="CSV, or a .parquet file")
     verb.set_defaults(command=_generate)
 
-    verb = commands.add_parser(
-        "check", help="look at the data: what is in it, what is new since the champion"
-    )
+    verb = commands.add_parser("check", help="report on the data and its changes since the champion")
     options.add_config(verb)
     options.add_tracking(verb)
     verb.add_argument("--champion", action="store_true", help="compare with the data of the champion")

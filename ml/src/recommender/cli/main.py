@@ -15,11 +15,11 @@ from recommender.errors import RecommenderError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 bad input, 1 any other failure."""
-    # A terminated run has to end as FAILED in MLflow, which an exception does and a signal does not.
+    """Run one command; return the exit code: 0 done, 2 bad input, 1 any other failure."""
+    # Only an exception, not a signal, ends MLflow's run as FAILED.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    # What the terminal's encoding does not have is no reason to fail.
+    # A limited terminal encoding must not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     line = sys.argv[1:] if argv is None else list(argv)
@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
         # The reader (head, less) has gone.
         _close()
     except MemoryError as error:
-        print(f"recommender: there is not the memory for this: {error}", file=sys.stderr)
+        print(f"recommender: out of memory: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"recommender: {error}", file=sys.stderr)
@@ -58,12 +58,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _close() -> None:
-    # Python would complain once more of what it cannot write while it exits.
+    # Otherwise Python reports the write error again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _once_more(lost: "sys.UnraisableHookArgs") -> None:
-    """Stop again: what is raised while an object is finalized is lost, and Git's of MLflow take long."""
+    """Repeat a stop that was lost: Python drops exceptions raised in a finalizer."""
     code = lost.exc_value.code if isinstance(lost.exc_value, SystemExit) else None
     if isinstance(code, int):
         stop = threading.Timer(0.1, os.kill, (os.getpid(), code - 128))

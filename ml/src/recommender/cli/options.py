@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they say."""
+"""Define options shared by several commands, and print their messages."""
 
 import argparse
 import contextlib
@@ -15,10 +15,10 @@ import yaml
 from recommender import config, names, typed, uris
 from recommender.errors import InputError
 
-# What argparse gives for adding commands.
+# argparse's object for adding commands.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-# Flag, key in the parameter file, what it is.
+# Flag, key in the parameter file, description.
 _DATA_FLAGS = (
     ("data", "data.source", "MovieLens folder, ratings file, or SQLAlchemy URL"),
     ("format", "data.format", "auto, latest, 100k, 1m, csv, jsonl, parquet or sql"),
@@ -38,13 +38,13 @@ _DATA_FLAGS = (
 )  # fmt: skip
 
 
-# Names the parameter file where no --config does: make sets it to CONF.
+# The default of --config; make sets it to CONF.
 CONFIG = "RECOMMENDER_CONFIG"
 DEFAULT = "conf/default.yaml"
 
 
 def add_model(parser: argparse.ArgumentParser, environment: str) -> None:
-    """Options of a command about a registered model; `environment` is the flag that says where."""
+    """Add the options of a registered model; `environment` is the flag for its environment."""
     parser.add_argument(environment, required=True, metavar="NAME", help="as in dev, staging, prod")
     parser.add_argument("--model", metavar="NAME", help="default: tracking.model of the parameter file")
     add_named(parser)
@@ -52,17 +52,17 @@ def add_model(parser: argparse.ArgumentParser, environment: str) -> None:
 
 
 def add_named(parser: argparse.ArgumentParser) -> None:
-    """The parameter file, of a command that needs the model's name alone."""
+    """Add --config for a command that needs only the model's name."""
     parser.add_argument(
         "--config",
         type=Path,
         metavar="PATH",
-        help=f"parameter file that names the model (default: ${CONFIG}, else {DEFAULT}, where it is there)",
+        help=f"parameter file that names the model (default: ${CONFIG}, else {DEFAULT} if it exists)",
     )
 
 
 def model(arguments: argparse.Namespace) -> str:
-    """The model's name: --model, else tracking.model of the parameter file."""
+    """Return the model's name: --model, else tracking.model of the parameter file."""
     if arguments.model:
         return str(arguments.model)
     path = arguments.config or Path(os.environ.get(CONFIG) or DEFAULT)
@@ -72,7 +72,7 @@ def model(arguments: argparse.Namespace) -> str:
 
 
 def count(text: str) -> int:
-    """A type for argparse: a whole number above 0, also as 1e6."""
+    """Parse a whole number above 0, also written as 1e6; a type for argparse."""
     try:
         number = float(text)
     except ValueError:
@@ -83,7 +83,7 @@ def count(text: str) -> int:
 
 
 def add_config(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """The parameter file, and flags for what is in it."""
+    """Add --config and the flags for its keys."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -128,14 +128,17 @@ def add_config(parser: argparse.ArgumentParser, default: str = "") -> None:
 
 
 def add_tracking(parser: argparse.ArgumentParser) -> None:
-    """MLflow's address."""
+    """Add --tracking-uri, MLflow's address."""
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="default: $MLFLOW_TRACKING_URI, else SQLite under ./mlruns"
     )
 
 
 def settings(arguments: argparse.Namespace) -> config.Config:
-    """The parameter file with what the flags change in it; raises InputError for what is wrong in either."""
+    """Return the parameter file's settings with the flags' changes.
+
+    Raises InputError for errors in either.
+    """
     overrides: dict[str, Any] = {}
     for pair in arguments.set:
         key, equals, value = pair.partition("=")
@@ -143,7 +146,7 @@ def settings(arguments: argparse.Namespace) -> config.Config:
             raise InputError(f"--set {pair}: write KEY=VALUE, as params.n_factors=50.")
         try:
             overrides[key] = yaml.safe_load(value)
-        # ValueError: a date that is none
+        # ValueError: an invalid date
         except (yaml.YAMLError, ValueError) as error:
             raise InputError(
                 f"--set {pair}: the value is not YAML: {getattr(error, 'problem', error)}."
@@ -152,14 +155,14 @@ def settings(arguments: argparse.Namespace) -> config.Config:
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say of the data, by its key in the parameter file."""
+    """Return the values of the data's flags by key in the parameter file."""
     return {
         key: value for key, value in vars(arguments).items() if key.startswith("data.") and value is not None
     }
 
 
 def given(arguments: argparse.Namespace) -> typed.Given:
-    """The flags that a command in a message has to repeat."""
+    """Return the flags that a command in a message must repeat."""
     data = []
     for flag, key, _ in _DATA_FLAGS:
         if (value := getattr(arguments, key, None)) is not None:
@@ -173,7 +176,7 @@ def given(arguments: argparse.Namespace) -> typed.Given:
     for pair in getattr(arguments, "set", []):
         key, equals, value = pair.partition("=")
         sets.append(f"--set={key}{equals}{_anywhere(key, value)}")
-    # what a leaderboard compares is in its own files
+    # A leaderboard names its parameter files itself.
     measured = not getattr(arguments, "many", False)
     return typed.Given(
         getattr(arguments, "config", None) if measured else None,
@@ -183,7 +186,7 @@ def given(arguments: argparse.Namespace) -> typed.Given:
 
 
 def _anywhere(key: str, value: str) -> str:
-    """A key's value as it is typed: a path that is right in any folder, an address without its password."""
+    """Return a key's value to type in any folder: paths absolute, addresses without password."""
     if "://" in value:
         return uris.redacted(value)
     is_path = key in ("data.source", "data.titles") and os.path.exists(value)
@@ -191,14 +194,14 @@ def _anywhere(key: str, value: str) -> str:
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error."""
-    # Whoever reads may have gone, as when a connection is lost; what is at work goes on.
+    """Print a line for people on standard error."""
+    # Work continues if the reader is gone, as after a lost connection.
     with contextlib.suppress(BrokenPipeError):
         print(typed.runnable(line), file=sys.stderr, flush=True)
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError unless a file can be made there, before work is done that it should tell of."""
+    """Raise InputError unless a file can be created there; called before long work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.name or path.is_dir():
@@ -210,7 +213,7 @@ def check_writable(path: Path) -> None:
 
 
 def _may_write(path: Path) -> str:
-    """How somebody gets to write there: by the folder's group, where that may."""
+    """Return the remedy for a read-only folder: its group, if that may write."""
     import grp
     import stat
 
@@ -220,8 +223,8 @@ def _may_write(path: Path) -> str:
         group = grp.getgrgid(about.st_gid).gr_name
         if about.st_mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()}:
             return (
-                f"Who trains here is in group {group}. On a server an operator puts your account into it: "
+                f"Training here needs group {group}. On a server an operator puts your account into it: "
                 "recommender_members in zz-mine.yml (people with a Jupyter are in it anyway), then site.yml "
-                f"--tags recommender; then log in anew. Else: {name}"
+                f"--tags recommender. Then log in again. Otherwise: {name}"
             )
     return name

@@ -1,4 +1,4 @@
-"""Reports and lists as text for people."""
+"""Print reports and lists as text for people."""
 
 import io
 import json
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def print_data() -> None:
-    """From here on standard output is for a program: UTF-8, whatever the terminal's encoding."""
-    # what stands in for it, as in a notebook, may not be able to
+    """Switch standard output to UTF-8 for programs, whatever the terminal's encoding."""
+    # A notebook's replacement of stdout may lack reconfigure.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
 
@@ -46,7 +46,7 @@ def _name(pick: dict[str, Any]) -> str:
 
 
 def summary(report: "Report") -> str:
-    """The report as a few lines of text."""
+    """Return the report as a few lines of text."""
     dataset, model = report["dataset"], report["model"]
     numbers, seconds = report["metrics"], report["seconds"]
     k = numbers["k"]
@@ -77,5 +77,5 @@ def summary(report: "Report") -> str:
 
 
 def pick_lines(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A list of recommendations as text lines."""
+    """Return a list of recommendations as text lines."""
     return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]

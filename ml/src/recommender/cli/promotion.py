@@ -1,4 +1,4 @@
-"""Commands that move versions: export, promote, rollback, models."""
+"""Define the commands that move versions: export, promote, rollback, models."""
 
 import argparse
 from pathlib import Path
@@ -15,14 +15,14 @@ def add(commands: options.Commands) -> None:
     verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="the archive to write")
     verb.set_defaults(command=_export)
 
-    verb = commands.add_parser("promote", help="let an exported version pass the gate and make it champion")
-    verb.add_argument("--archive", type=Path, required=True, metavar="PATH", help="what export wrote")
+    verb = commands.add_parser("promote", help="check an exported version and make it champion")
+    verb.add_argument("--archive", type=Path, required=True, metavar="PATH", help="archive written by export")
     verb.add_argument("--to", required=True, metavar="ENVIRONMENT", help="as in staging, prod")
     verb.add_argument("--gate", default="{}", metavar="JSON", help="limits: margins, latency_ms, size_mb")
     verb.add_argument(
         "--override", default="", metavar="CHECK,…", help="checks whose failure is accepted, and recorded"
     )
-    verb.add_argument("--by", default="", metavar="WHO", help="who promotes; recorded")
+    verb.add_argument("--by", default="", metavar="WHO", help="name of the promoting person; recorded")
     verb.add_argument(
         "--sandbox", action="store_true", help="try the model in a systemd unit without network; as root"
     )

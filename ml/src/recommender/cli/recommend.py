@@ -1,4 +1,4 @@
-"""The command that asks a model: recommend."""
+"""Define the command that asks a model: recommend."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from recommender.errors import InputError, RecommenderError
 
 # As --output: standard output, as CSV.
 STDOUT = Path("-")
-# Users that are asked for at a time.
+# Users in one request.
 _USERS = 4096
 
 
@@ -30,14 +30,14 @@ def add(commands: options.Commands) -> None:
     )
     options.add_named(verb)
     who = verb.add_mutually_exclusive_group()
-    who.add_argument("--user", nargs="+", metavar="ID", help="a user nobody knows gets the popular items")
+    who.add_argument("--user", nargs="+", metavar="ID", help="unknown users get the popular items")
     who.add_argument("--all", action="store_true", help="every known user; prints CSV")
     who.add_argument("--similar", metavar="ITEM", help="the items most like this one")
     verb.add_argument(
         "--history",
         nargs="+",
         metavar="ITEM=RATING",
-        help="what the user has rated since the training; without --user, all that somebody new has rated",
+        help="ratings since the training; without --user, all ratings of a new user",
     )
     verb.add_argument(
         "--reasons",
@@ -62,7 +62,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     users = arguments.user or (["new"] if history else [])
     if not users and not arguments.all and not arguments.similar:
         raise InputError(
-            "Nobody is asked for. Say --user ID, --all, --similar ITEM or --history ITEM=RATING."
+            "No user or item is named. Say --user ID, --all, --similar ITEM or --history ITEM=RATING."
         )
     if history and (len(users) > 1 or arguments.all or arguments.similar):
         raise InputError("--history: these ratings are one user's. Ask for that user alone.")
@@ -73,15 +73,15 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
     to_file = arguments.output if arguments.output != STDOUT else None
     model_name = options.model(arguments)
-    # a path is somebody's own; anything else that can be a name is one
+    # An existing path is a model folder; a valid name is a model.
     by_name = re.fullmatch(names.MODEL_NAME, model_name) and not Path(model_name).exists()
     uri = f"models:/{names.environment()}.{model_name}@{registry.CHAMPION}" if by_name else model_name
     line = [*arguments.line, "--output", "-"] if to_file else arguments.line
     if by_name and (arguments.config or os.environ.get(options.CONFIG) or model_name != names.MODEL):
-        # who is handed it stands in another folder
+        # The other account runs in another folder.
         line = [*line, "--model", uri]
     if arguments.config and not arguments.config.is_absolute():
-        # its messages name it
+        # Its messages name the file.
         line = [*line, "--config", str(arguments.config.absolute())]
     if (code := confined.hand_over(line, to_file)) is not None:
         return code
@@ -102,7 +102,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
                 options.say(f"recommender: --history: not among the ratings, left out: {', '.join(unknown)}")
         if arguments.reasons:
             asked["reasons"] = arguments.reasons
-    # Of all users at once the answer alone would be gigabytes.
+    # The answer for all users at once takes gigabytes.
     parts = (asked[at : at + _USERS] for at in range(0, len(asked), _USERS))
     empty: list[str] = []
     answers = (_answered(model, part, empty) for part in parts)
@@ -121,9 +121,9 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
 
 def _loaded(uri: str, name: str | None, chosen: bool) -> Any:
-    """The model; where there is none of this name, InputError says which there are.
+    """Return the model. `chosen`: the name comes from --model, not from the parameter file.
 
-    `chosen` says that the name is --model's, and not the parameter file's.
+    Raises InputError, with the available names, for a missing model.
     """
     from recommender import names
     from recommender.tracking import registry
@@ -167,7 +167,7 @@ def _predict(model: Any, asked: Any) -> Any:
 
 
 def _answered(model: Any, asked: Any, empty: list[str]) -> Any:
-    """The answer to a part of what is asked; puts into `empty` the ids that get an empty list."""
+    """Answer a part of the request; add ids with an empty list to `empty`."""
     answered = _predict(model, asked)
     of = answered.columns[0]
     got = set(answered[of].tolist())
@@ -176,7 +176,7 @@ def _answered(model: Any, asked: Any, empty: list[str]) -> Any:
 
 
 def _why_empty(recommender: Any, empty: list[str], history: dict[str, float], similar: bool) -> str:
-    """Why these users, or this item, get an empty list."""
+    """Return the reason for these empty lists."""
     if similar:
         return f"no item is like {empty[0]}: too few of its users have rated another item as well"
     named = f"user {empty[0]}" if len(empty) == 1 else f"{len(empty)} users ({', '.join(empty[:3])}, …)"

@@ -1,4 +1,4 @@
-"""Commands that train and measure: train, deploy, evaluate, tune, leaderboard."""
+"""Define the commands that train and measure: train, deploy, evaluate, tune, leaderboard."""
 
 import argparse
 import json
@@ -25,13 +25,13 @@ def add(commands: options.Commands) -> None:
     verb.add_argument("--no-register", action="store_true", help="log the model, but register no version")
     verb.set_defaults(command=_train)
 
-    verb = commands.add_parser("deploy", help="train, unless the champion is of what is deployed")
+    verb = commands.add_parser("deploy", help="train, unless the champion matches the deployment")
     verb.add_argument(
         "--config", type=Path, default=Path(options.DEFAULT), metavar="PATH", help="parameter file"
     )
     options.add_tracking(verb)
     verb.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
-    verb.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument("--check", action="store_true", help="only report the plan, change nothing")
     verb.set_defaults(command=_deploy)
 
     verb = commands.add_parser("evaluate", help="cross-validate and print the table; registers nothing")
@@ -40,16 +40,14 @@ def add(commands: options.Commands) -> None:
     verb.add_argument("--log", action="store_true", help="log the result to MLflow as a run")
     verb.set_defaults(command=_evaluate)
 
-    verb = commands.add_parser(
-        "tune", help="search for parameters; an interrupted search goes on where it was"
-    )
+    verb = commands.add_parser("tune", help="search for parameters; an interrupted search resumes")
     options.add_config(verb)
     options.add_tracking(verb)
     verb.add_argument(
         "--state",
         type=Path,
         metavar="FOLDER",
-        help="what was tried (default: beside the store, or mlruns/tuning)",
+        help="folder of the trials (default: beside the store, or mlruns/tuning)",
     )
     verb.set_defaults(command=_tune)
 
@@ -78,8 +76,8 @@ def _deploy(arguments: argparse.Namespace) -> None:
     wanted = os.environ.get("RECOMMENDER_SOURCE_DIGEST")
     if not wanted:
         raise InputError(
-            "RECOMMENDER_SOURCE_DIGEST is not set: it says what is deployed. On a server local.mk sets it; "
-            "elsewhere train: recommender train"
+            "RECOMMENDER_SOURCE_DIGEST, the deployment's digest, is not set. On a server local.mk sets it. "
+            "Elsewhere train: recommender train"
         )
     settings = config.load(arguments.config)
     if arguments.report and not arguments.check:
@@ -150,7 +148,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
         )
     configs = {}
     for path in map(Path, board.experiments):
-        # What is compared has data, folds and seed in common.
+        # Experiments share data, folds and seed.
         shared = {
             "seed": board.seed,
             "data": board.data.model_dump(),

@@ -1,1 +1,1 @@
-"""Ratings: where they come from, how they are read and checked."""
+"""Find, read and check ratings."""

@@ -1,4 +1,4 @@
-"""Ratings that were read and checked once, in a compact form: a cache, which may be deleted at any time."""
+"""Cache checked ratings in a compact form; the cache may be deleted at any time."""
 
 import contextlib
 import hashlib
@@ -18,9 +18,9 @@ from recommender.errors import InputError
 if TYPE_CHECKING:
     from recommender.data.ratings import Ratings
 
-# One more whenever what is kept, or what passes the checks, changes.
-FORMAT = 2
-# Files kept; the one that was not used for longest goes first.
+# Increase with each change of the content or the checks.
+FORMAT = 3
+# Files kept; the least recently used is deleted first.
 KEPT = 8
 VARIABLE = "RECOMMENDER_CACHE"
 
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 def folder() -> Path | None:
-    """The cache's folder: RECOMMENDER_CACHE, else the account's own.
+    """Return the cache's folder: RECOMMENDER_CACHE, else the account's own.
 
-    None when RECOMMENDER_CACHE is off, or is not set and the account has no home that it can write.
+    None if RECOMMENDER_CACHE is off, or if it is not set and the home cannot be written.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -42,11 +42,11 @@ def folder() -> Path | None:
 
 
 def cached(paths: Sequence[Path], shown: str, settings: Any, check: Callable[[], "Ratings"]) -> "Ratings":
-    """The ratings in the files `paths`, from the cache when their bytes and `settings` are those of before.
+    """Return the ratings in the files `paths`, from the cache if bytes and `settings` are unchanged.
 
-    Else they come from `check` and are kept. `settings` is whatever else they depend on, as JSON can write
-    it. A cache that cannot be read or written is a warning, and the ratings are read from the file. Raises
-    what `check` raises, and InputError when a file cannot be read. `shown` is what messages call them.
+    Otherwise `check` reads them and they are cached. `settings` are their other inputs, as JSON values.
+    `shown` is their name in messages. An unreadable or read-only cache is only a warning.
+    Raises the errors of `check`, and InputError if a file cannot be read.
     """
     place = folder()
     if place is None:
@@ -67,8 +67,8 @@ def cached(paths: Sequence[Path], shown: str, settings: Any, check: Callable[[],
             return ratings
         except FileNotFoundError:
             raise
-        except Exception as error:  # whatever damage makes of a file, the source still has everything
-            _log.warning("%s: damaged, read anew from %s (%s)", kept, shown, error)
+        except Exception as error:  # any damage: the source has everything
+            _log.warning("%s: damaged, read again from %s (%s)", kept, shown, error)
     ratings = check()
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def cached(paths: Sequence[Path], shown: str, settings: Any, check: Callable[[],
             old.unlink(missing_ok=True)
     except OSError as error:
         _log.warning(
-            "%s: %s; nothing is kept, and the next run reads %s again. Name another folder with %s, or off",
+            "%s: %s; nothing is cached, and the next run reads %s again. Name another folder with %s, or off",
             place, error.strerror or error, shown, VARIABLE,
         )  # fmt: skip
     return ratings

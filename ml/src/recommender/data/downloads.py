@@ -1,4 +1,4 @@
-"""MovieLens' public sets by name: pinned, resumed where they broke off, with their licence."""
+"""Download MovieLens' public sets by name: pinned, resumable, with their licence."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ from typing import Any
 from recommender.errors import InputError, RecommenderError
 
 MIRROR = "https://files.grouplens.org/datasets/movielens"
-# Seconds to connect and between two pieces; times to go on after a broken connection.
+# Seconds to connect and between two pieces; attempts after broken connections.
 TIMEOUT = (10, 60)
 TRIES = 3
-# Bytes that are written at a time, and lost at most when the connection breaks.
+# Bytes per write: the most that a broken connection loses.
 PIECE = 2**16
 
 _TERMS = (
@@ -29,7 +29,7 @@ _SHARE = _TERMS + "May be passed on under the same conditions. The whole licence
 
 @dataclass(frozen=True)
 class Set:
-    """A zip file on the mirror, which holds a folder of the same name."""
+    """A zip file on the mirror; it contains a folder of the same name."""
 
     file: str
     bytes: int
@@ -38,9 +38,8 @@ class Set:
     licence: str
 
 
-# GroupLens itself publishes MD5 sums alone. The SHA-256 of 100k, 1m and 25m are those that TensorFlow
-# Datasets pins (url_checksums/movielens.txt). That of 32m is what projects computed that use it: weaker
-# evidence, and a file with another sum is refused, never taken.
+# GroupLens publishes MD5 sums only. TensorFlow Datasets pins the SHA-256 of 100k, 1m and 25m
+# (url_checksums/movielens.txt). Other projects computed that of 32m, which is weaker evidence.
 SETS = {
     "100k": Set(
         "ml-100k.zip",
@@ -76,12 +75,11 @@ SETS = {
 def download(
     name: str, folder: Path, mirror: str = MIRROR, progress: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The folder of the set `name` below `folder`, downloaded and unpacked unless it is there.
+    """Download and unpack the set `name` below `folder` unless it exists; return its folder.
 
-    `progress` is told size and licence before anything is downloaded. What has arrived of a download that
-    breaks off, is stopped or killed, is kept, and the next call goes on from there.
-    Raises InputError for a name that is none of SETS, RecommenderError when the mirror cannot be reached, has
-    another file, or the disk is full.
+    `progress` gets size and licence before the download. The next call resumes an interrupted download.
+    Raises InputError for a name not in SETS, RecommenderError when the mirror cannot be reached or has
+    another file, or when the disk is full.
     """
     import pooch
     import requests
@@ -113,13 +111,13 @@ def download(
         raise RecommenderError(f"{url}: {error}. {embedded}") from error
     except requests.RequestException as error:
         raise RecommenderError(
-            f"{url}: the connection failed ({_cause(error)}). What has arrived is kept: the same command "
-            f"goes on from there. {embedded}"
+            f"{url}: the connection failed ({_cause(error)}). The downloaded part is kept: the same command "
+            f"resumes from there. {embedded}"
         ) from error
     except ValueError as error:
         raise RecommenderError(
-            f"{url}: the file is not the one that is pinned here ({error}). It was deleted; try again, or "
-            "look whether GroupLens has published another."
+            f"{url}: the file is not the pinned one ({error}). It was deleted. Try again, or look whether "
+            "GroupLens has published another."
         ) from error
     except (OSError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
@@ -129,7 +127,7 @@ def download(
 
 
 def _resume(url: str, part: Path, output: Path) -> None:
-    """Download `url` behind what is in `part`, then move that to `output`. pooch begins anew each time."""
+    """Append the rest of `url` to `part`, then move it to `output`; pooch itself cannot resume."""
     import requests
     from tqdm import tqdm
 
@@ -137,18 +135,20 @@ def _resume(url: str, part: Path, output: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RecommenderError(f"{part}: another download of it is running. Wait for it.") from error
+            raise RecommenderError(
+                f"{part}: another download of this file is running. Wait for it."
+            ) from error
         for left in reversed(range(TRIES)):
             try:
                 have = file.tell()
                 headers = {"Range": f"bytes={have}-"} if have else {}
                 with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
                     if reply.status_code == 416:
-                        # There is nothing behind what is here: it is whole, or another file.
+                        # Nothing is left: the file is complete, or another one.
                         break
                     reply.raise_for_status()
                     if reply.status_code != 206:
-                        # This server does not know of parts.
+                        # This server does not support ranges.
                         file.truncate(0)
                         have = 0
                     total = have + int(reply.headers.get("Content-Length", 0))
@@ -172,7 +172,7 @@ def _resume(url: str, part: Path, output: Path) -> None:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    # Beside it and moved into place: an interrupted unpacking leaves no folder that looks whole.
+    # Moved into place when complete: an interruption leaves no partial folder.
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         with zipfile.ZipFile(archive) as packed:

@@ -1,4 +1,4 @@
-"""Files as people have them: packed, piped, in parts, in any encoding; other kinds are refused by name."""
+"""Open packed, piped and partitioned files in any encoding; refuse other kinds by name."""
 
 import bz2
 import codecs
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from recommender.errors import InputError
 
-# How a packed file begins, whatever its name, and the endings that go with it.
+# First bytes of packed files, and their endings.
 _PACKED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -32,11 +32,11 @@ _PACKED = {
     b"PK\x03\x04": "zip",
 }
 ENDINGS = ("", ".gz", ".zip", ".zst", ".bz2", ".xz", ".lz4")
-# A packed file in a packed file in a packed file: enough.
+# Limit of nested packings.
 _LAYERS = 3
 _HEAD = 4096
 
-# How a file begins that holds no ratings for us: its name, and what to do. {path} is quoted for a shell.
+# First bytes of unsupported files: their name, the remedy. {path} is quoted.
 _PANDAS = (
     "Write it as Parquet: {python} -c 'import pandas, sys; "
     'pandas.{read}(sys.argv[1]).to_parquet("ratings.parquet")\' {path}'
@@ -79,9 +79,9 @@ _FOREIGN = {
 class File:
     """A file to read.
 
-    `path` is where its bytes are, `shown` its name in messages, `name` what it is called without the ending
-    of its packing, `layers` how it is packed, outermost first, `head` how it begins, unpacked. `kept` holds
-    a temporary file open.
+    `path` is the place of its bytes, `shown` its name in messages, `name` its name without the packing's
+    ending. `layers` are its packings, outermost first. `head` are its first unpacked bytes. `kept` holds a
+    temporary file open.
     """
 
     path: Path
@@ -92,18 +92,18 @@ class File:
     kept: Any = field(default=None, repr=False)
 
     def open(self) -> IO[bytes]:
-        """Its bytes, unpacked."""
+        """Open the unpacked bytes."""
         stream: IO[bytes] = self.path.open("rb")
         for layer in self.layers:
             stream = _unpacked(stream, layer)
         return stream
 
     def text(self, encoding: str) -> IO[str]:
-        """Its text, ends of lines as they are."""
+        """Open the text without translating line ends."""
         return io.TextIOWrapper(self.open(), encoding=encoding, newline="")
 
     def refuse_packed(self) -> None:
-        """Raise InputError with how to unpack it, before a message names a command that reads text."""
+        """Raise InputError with the unpacking command if a command in a message would need plain text."""
         if not self.layers:
             return
         quoted, target = shlex.quote(self.shown), "ratings-unpacked.csv"
@@ -112,10 +112,10 @@ class File:
         )
         if self.layers[0] == "zip":
             command = f"{shlex.quote(sys.executable)} -m zipfile -e {quoted} ., then give --data the file"
-        raise InputError(f"{self.shown}: this has to be changed, and is packed. Unpack it: {command}.")
+        raise InputError(f"{self.shown}: this file must be changed, but is packed. Unpack it: {command}.")
 
     def on_disk(self) -> "File":
-        """The same, unpacked into a temporary file if it is packed: Parquet's end is read first."""
+        """Unpack a packed file into a temporary one: Parquet's end is read first."""
         if not self.layers:
             return self
         with sound(self), self.open() as stream:
@@ -124,11 +124,11 @@ class File:
 
 
 def examine(path: Path) -> File:
-    """Look at how a file begins. Raises InputError for what cannot be read or is no file of ratings."""
+    """Inspect a file's first bytes. Raises InputError for unreadable and unsupported files."""
     shown = str(path)
     file = File(path, shown, path.name)
     with sound(file):
-        # A pipe can be read once, and ratings are read twice: for the header, and for all.
+        # Ratings are read twice (header, then all), a pipe only once.
         if not stat.S_ISREG(path.stat().st_mode) or re.fullmatch(r"/dev/(stdin|fd/\d+)", shown):
             with path.open("rb") as stream:
                 if stream.isatty():
@@ -162,7 +162,7 @@ def _spooled(stream: IO[bytes]) -> Any:
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:
-    """What a person packed: no folders, and not what macOS adds."""
+    """Return the files of an archive, without folders and macOS's additions."""
     return [
         each.filename
         for each in archive.infolist()
@@ -228,13 +228,13 @@ def _refuse_foreign(file: File) -> None:
 
 @contextlib.contextmanager
 def sound(file: File) -> Iterator[None]:
-    """Turn what the system and the unpackers raise into InputError."""
+    """Turn errors of the system and the unpackers into InputError."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise _damaged(file, error) from error
     except (RuntimeError, NotImplementedError) as error:
-        # zipfile's words for a password and for a packing that it does not have
+        # zipfile's errors for a password and an unknown packing.
         if "zip" not in file.layers and not zipfile.is_zipfile(file.path):
             raise
         raise InputError(
@@ -260,25 +260,25 @@ def _damaged(file: File, error: Exception) -> InputError:
 
 
 def encoding_of(file: File, named: str, setting: str) -> str:
-    """Python's name of the encoding to read with: a byte order mark tells it where `named` does not disagree.
+    """Return Python's name of the encoding; a byte order mark decides unless `named` disagrees.
 
-    `setting` is the flag that messages name. Raises InputError for an unknown encoding, and for UTF-16
-    without a mark that is read as UTF-8.
+    `setting` is the flag in messages.
+    Raises InputError for an unknown encoding, and for UTF-16 without a mark read as UTF-8.
     """
     try:
         known = codecs.lookup(named)
         "".encode(named)
         if not getattr(known, "_is_text_encoding", True):
             raise LookupError
-    # an encoding of one's own may raise anything
+    # A custom encoding may raise anything.
     except (LookupError, UnicodeError, ValueError) as error:
         raise InputError(
-            f"{named!r} is no encoding that Python knows. Name one, as "
+            f"{named!r} is not an encoding that Python knows. Name one, as "
             f"{setting} utf-8 or latin-1 ({_key(setting)})."
         ) from error
     name, head = known.name, file.head
     if name in ("utf-8", "utf-8-sig"):
-        # Spreadsheets put a mark before the header; it would become part of a column's name.
+        # Otherwise a spreadsheet's mark becomes part of a column's name.
         if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
             return "utf-32"
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -301,7 +301,7 @@ def encoding_of(file: File, named: str, setting: str) -> str:
 
 
 def binary(file: File) -> InputError:
-    """That a file is not text."""
+    """Return the error for a binary file."""
     return InputError(f"{file.shown}: a binary file. Write it as CSV or Parquet where it was made.")
 
 
@@ -310,7 +310,7 @@ def _key(setting: str) -> str:
 
 
 def undecodable(file: File, encoding: str, setting: str) -> InputError:
-    """Which line is not of that encoding."""
+    """Return the error for the first line with invalid bytes."""
     if b"\0" in file.head.partition(b"\n")[0] and not encoding.startswith(("utf-16", "utf-32")):
         return binary(file)
     shown = "utf-8" if encoding == "utf-8-sig" else encoding
@@ -330,24 +330,24 @@ def undecodable(file: File, encoding: str, setting: str) -> InputError:
     )
 
 
-# Folders that Spark, Dask and their like write
+# Folders written by Spark, Dask and similar tools
 
 
-# Tables with a log, by the folder of the log.
+# Tables with a log, by the log's folder.
 _LOGS = {"_delta_log": "delta", ".hoodie": "hudi"}
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a folder is a table by its name, or by what the tools write beside its files."""
+    """Check that a folder's name or its marker files show a table."""
     return folder.suffix in (".parquet", ".pq", ".csv", ".json") or any(
         (folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata", "_temporary")
     )
 
 
 def parts(folder: Path) -> list[Path]:
-    """The files of a table that was written as a folder, in order; empty when it is none.
+    """Return the files of a table written as a folder, in order; empty for other folders.
 
-    Raises InputError for one that is not finished, and for one whose log says which files count.
+    Raises InputError for an unfinished table, and for one whose log selects the files.
     """
     for log, kind in _LOGS.items():
         if (folder / log).is_dir():

@@ -1,4 +1,4 @@
-"""Checked ratings as three arrays."""
+"""Hold checked ratings as three arrays."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ class Ratings:
     """Ratings in canonical order: by user, then by item, ids in the order of length, then text.
 
     `user` and `item` (int32, shape (n,)) index `users` and `items`; `rating` is float64, shape (n,). Numeric
-    ids thus stand in numeric order, and the order of a file's lines or of a table's rows has no influence on
+    ids thus are in numeric order, and the order of lines or rows does not influence
     a model. `period` is the time of the first and the last rating in seconds since 1970, None where the data
-    has no times; `replaced` counts the ratings that gave way to another of the same pair, `unrated`
-    the rows that were left out as not rated. `remarks` say what could not be made use of.
+    has no times; `replaced` counts the ratings replaced by another of the same pair, `unrated`
+    the rows skipped as not rated. `remarks` name unusable data.
     """
 
     users: tuple[str, ...]
@@ -43,7 +43,7 @@ class Ratings:
         return len(self.rating)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of ids, ratings and scale: equal for equal ratings, whatever file they came from."""
+        """Return the SHA-256 (hex) of ids, ratings and scale, independent of the file."""
         return self._digest
 
     @cached_property
@@ -54,7 +54,7 @@ class Ratings:
         return seal.hexdigest()
 
     def frame(self) -> pd.DataFrame:
-        """The ratings as a frame with columns user, item (str) and rating (float64)."""
+        """Return the ratings as a frame with columns user, item (str) and rating (float64)."""
         return pd.DataFrame(
             {
                 "user": np.asarray(self.users, dtype=object)[self.user],

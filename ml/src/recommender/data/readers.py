@@ -1,4 +1,4 @@
-"""Ratings as frames of text, a chunk at a time: MovieLens, CSV, JSON lines and Parquet files, SQL tables."""
+"""Read ratings as frames of text in chunks: MovieLens, CSV, JSON lines, Parquet, SQL."""
 
 import contextlib
 import csv
@@ -35,9 +35,9 @@ TITLES_FILES = {"latest": "movies.csv", "100k": "u.item", "1m": "movies.dat"}
 _LINES = ("latest", "100k", "1m", "csv", "jsonl")
 FIELDS = ("user", "item", "rating", "timestamp")
 
-# Records whose names count: Spark leaves out what is null.
+# Records searched for names: Spark omits nulls.
 JSON_AHEAD = 10_000
-# Rows in one frame: 100 MB of text at most. Of SQL and JSON they are Python objects, ten times the size.
+# Rows per frame: 100 MB of text. SQL's and JSON's objects take ten times that.
 CHUNK = 2**20
 SQL_CHUNK = 2**17
 
@@ -45,7 +45,7 @@ SQL_CHUNK = 2**17
 # many without a name for ratings, and each row is of another user.
 _WIDE = 11
 _WIDE_NAMED = 5
-# What programs write where a matrix has no rating; pandas knows most of the first row.
+# Words for an empty cell of a matrix; pandas knows most of the first row.
 _GAPS = frozenset(
     {"", "nan", "-nan", "na", "null", "none", "n/a", "#n/a", "#na", "<na>"}
     | {"?", "-", "--", ".", "\\n", "missing"}
@@ -53,7 +53,7 @@ _GAPS = frozenset(
 _GAPS_OF_PANDAS = frozenset(
     {"", "#N/A", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
-# How a line begins that is a comment, where it stands before the ratings.
+# First characters of a comment before the ratings.
 _COMMENTS = ("#", "%", "//")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 # Marks between fields, for hints. \x01 is Hive's.
@@ -64,7 +64,7 @@ _TITLE_LINES = 20
 _LONG_FIELD = 2**17
 _OPEN = "the file ends inside quotes"
 
-# Words in the names of columns, to guess which is meant when a name is missing.
+# Words in column names, to suggest a column for a missing name.
 _GUESSES = {
     "user": ("user", "reviewer", "customer", "member", "person", "who"),
     "item": ("movie", "item", "film", "product", "book", "isbn", "asin", "song", "anime", "what", "id"),
@@ -73,17 +73,17 @@ _GUESSES = {
     "title": ("title", "name", "label"),
 }
 
-# A field of any length: csv refuses more than 128 KiB otherwise.
+# csv's default refuses fields above 128 KiB.
 csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where ratings come from.
+    """A source of ratings.
 
-    `paths` are the files, none for SQL. `columns` are the names that messages use. `chunks` reads frames with
-    the columns user, item, rating and, where there is one, timestamp. `locate` says where a row is, by its
-    number from 0 and what it has as user and item. `titles` reads the items' titles.
+    `paths` are the files, empty for SQL. `columns` are the names in messages. `chunks` reads frames with the
+    columns user, item, rating and, if present, timestamp. `locate` describes the place of a row, given its
+    number from 0, its user and its item. `titles` reads the items' titles.
     """
 
     kind: str
@@ -94,15 +94,12 @@ class Source:
     chunks: Callable[[], Iterator[pd.DataFrame]]
     locate: Callable[[int, Any, Any], str]
     titles: Callable[[], dict[str, str]]
-    # A text file as a shell takes it, if there is one to mend.
+    # The text file to mend, quoted for a shell.
     plain: str = ""
 
 
 def text(value: Any) -> str:
-    """Ids are text: what a database holds as 7 and a file as "7" is the same user, and so is a 7.0.
-
-    Empty where there is none, as NaN is none.
-    """
+    """Return an id as text: 7, "7" and 7.0 are the same user. NaN becomes ""."""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else "" if math.isnan(value) else str(value)
     if isinstance(value, bytes):
@@ -111,7 +108,7 @@ def text(value: Any) -> str:
 
 
 def source(config: DataConfig) -> Source:
-    """The source that `config` names; no rating is read yet. Raises InputError when there is none."""
+    """Return the source that `config` names, without reading ratings. Raises InputError if missing."""
     if config.is_sql:
         return _sql(config)
     kind, place, found = _recognise(config)
@@ -136,7 +133,7 @@ def _is_known(name: str) -> bool:
 
 
 def _recognise(config: DataConfig) -> tuple[str, Path, list[File]]:
-    """The kind, the file or folder that holds the ratings, and the files to read one after the other."""
+    """Return the kind, the file or folder of the ratings, and the files to read in order."""
     path = Path(expanduser(config.source))
     if not path.exists():
         raise InputError(
@@ -185,8 +182,8 @@ def _known_names(config: DataConfig) -> dict[str, str]:
 
 
 def _known_place(path: Path, config: DataConfig) -> tuple[str, Path] | None:
-    """The kind and the place of the ratings in a folder with files of known names."""
-    # A table's parts may have any names; other files with such names may lie beside ratings.csv.
+    """Return the kind and the place of the ratings in a folder with known file names."""
+    # Parts of a table may have any name, even one of MovieLens'.
     if files.is_marked(path) and files.parts(path):
         return None
     for kind, file in _known_names(config).items():
@@ -202,13 +199,13 @@ def _refuse_folder(path: Path, config: DataConfig) -> NoReturn:
         _refuse_netflix(path, f"{shlex.quote(str(path))}/{blocks}")
     held = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
     raise InputError(
-        f"{path}: holds none of {', '.join(_known_names(config).values())}. Give --data the ratings file "
+        f"{path}: contains none of {', '.join(_known_names(config).values())}. Give --data the ratings file "
         f"itself; the folder has: {', '.join(held[:10]) or 'nothing'}."
     )
 
 
 def _kind(file: File) -> str:
-    """What a file is by its name and its first bytes."""
+    """Return a file's kind by its name and first bytes."""
     if file.head.startswith(b"PAR1"):
         return "parquet"
     if file.name == "u.data":
@@ -231,15 +228,15 @@ def _wanted(kind: str, config: DataConfig) -> "_Wanted":
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Fields to read and the columns' names; `optional` fields may be missing."""
+    """The fields to read with their column names; `optional` fields may be missing."""
 
     names: Mapping[str, str]
     optional: frozenset[str] = frozenset()
-    # Of titles the item has a flag of its own.
+    # The titles' item column has its own flag.
     flags: Mapping[str, str] = field(default_factory=dict)
 
     def match(self, present: list[str]) -> dict[str, int]:
-        """Which position has which field. A name counts exactly, else whatever its case and blanks."""
+        """Return fields by position. Exact names win; otherwise case and blanks are ignored."""
         folded = [_folded(name) for name in present]
         found = {}
         for each, name in self.names.items():
@@ -252,13 +249,13 @@ class _Wanted:
     def columns(
         self, present: list[str], where: str, of: str, hint: Callable[[], str | None]
     ) -> dict[int, str]:
-        """The position of each field. Raises InputError for names that are missing or there twice."""
+        """Return the position of each field. Raises InputError for missing and duplicate names."""
         found = self.match(present)
         folded = [_folded(name) for name in present]
         for each, at in found.items():
             name = self.names[each]
             if present.count(name) > 1 or (name not in present and folded.count(_folded(name)) > 1):
-                raise InputError(f"{where}: column {present[at]!r} is there twice. Rename or drop one.")
+                raise InputError(f"{where}: column {present[at]!r} occurs twice. Rename or drop one.")
         missing = [each for each in self.names if each not in found and each not in self.optional]
         if missing:
             remedy = hint() or self._name_it(
@@ -306,7 +303,7 @@ def _reader(
 
 
 class _Parts:
-    """Several files, one after the other."""
+    """Several files, read in order."""
 
     def __init__(self, readers: "list[_Text | _Json | _Parquet]") -> None:
         self._readers = readers
@@ -327,7 +324,7 @@ class _Parts:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Lines before the header or the first row, the mark between fields, which position has which field."""
+    """Number of lines before the header or first row, the separator, fields by position."""
 
     skip: int
     separator: str
@@ -358,8 +355,7 @@ class _Text:
                 return
             names = layout.header
             columns = {names[at] if names else at: each for at, each in layout.fields.items()}
-            # All columns: told which to use, pandas takes lines with too many fields for sound ones, and a
-            # decimal comma makes such.
+            # With chosen columns, pandas accepts lines with too many fields (decimal commas).
             with files.sound(file), file.open() as stream:
                 frames = pd.read_csv(
                     stream,
@@ -369,7 +365,7 @@ class _Text:
                     skiprows=layout.skip,
                     skipinitialspace=self._blanks,
                     index_col=False,
-                    # Ratings and ids are text here, or 007 would become 7 and a wrong rating nameless.
+                    # As numbers, 007 would become 7, and messages could not quote ratings.
                     dtype={at: str for at, each in columns.items() if each != "timestamp"},
                     keep_default_na=False,
                     na_values=[""],
@@ -380,12 +376,12 @@ class _Text:
                 with frames:
                     while (frame := self._next(frames)) is not None:
                         yield frame.rename(columns=columns)[list(columns.values())]
-        # the parent class: UTF-16 without its mark is no UnicodeDecodeError
+        # The parent class: UTF-16 without a mark is not a UnicodeDecodeError.
         except UnicodeError as error:
             raise files.undecodable(file, self._encoding, "--encoding") from error
         except (pd.errors.ParserError, csv.Error) as error:
             detail = str(error).split("C error: ")[-1].strip()
-            # pandas counts lines from 1 elsewhere, and from 0 here
+            # Only here pandas counts lines from 0.
             detail = re.sub(
                 r"starting at row (\d+)", lambda row: f"starting at line {int(row[1]) + 1}", detail
             )
@@ -411,7 +407,7 @@ class _Text:
 
     @cached_property
     def _layout(self) -> _Layout | None:
-        """Where everything stands, by the first lines; None for one empty part of many."""
+        """Find the layout by the first lines; None for an empty part of several."""
         file, config = self._file, self._config
         with files.sound(file), self._text() as lines:
             skip, separator = 0, config.separator
@@ -441,7 +437,7 @@ class _Text:
             self._skip = skip
             separator = separator or self._usual
             ahead = [first, *itertools.islice(lines, 100)]
-            # Looking for blanks before fields takes a tenth of the time: only where there are some.
+            # The search for blanks before fields takes a tenth of the time.
             self._blanks = any(line.startswith(" ") or f"{separator} " in line for line in ahead)
             rest = csv.reader(ahead, delimiter=separator, skipinitialspace=self._blanks)
             header = next(record for record in rest if any(record))
@@ -449,7 +445,7 @@ class _Text:
         if not self._header:
             return self._positions(skip, separator, header, sample)
         where = f"{file.shown}, line 1"
-        # A column of ratings that is called 3.5 is a rating, unless all columns are numbered.
+        # A rating column named 3.5 is a rating, unless all columns are numbers.
         at = self._wanted.match(header).get("rating")
         if at is not None and _is_number(header[at]) and header != [str(each) for each in range(len(header))]:
             raise InputError(
@@ -463,7 +459,7 @@ class _Text:
         return "\t" if Path(self._file.name).suffix.lower() in (".tsv", ".tab") else ","
 
     def _is_comment(self, line: str, separator: str) -> bool:
-        """Whether a line before the ratings is a comment: no header, and no row where there is none."""
+        """Check that a line before the ratings is a comment: neither the header nor a row."""
         if not line.lstrip().startswith(_COMMENTS):
             return False
         record = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
@@ -481,12 +477,12 @@ class _Text:
         found = min(first.count(mark) + 1, len(FIELDS))
         if found < 3:
             raise InputError(f"{where}: fewer than three fields. Each line needs user, item and rating.")
-        # pandas' fast parser takes one character: of "1::1193::5" every other field is empty.
+        # pandas' fast parser takes one character: "::" gives empty fields between.
         fields = {at * len(mark): each for at, each in enumerate(FIELDS[:found])}
         return _Layout(0, mark[0], None, fields)
 
     def _positions(self, skip: int, separator: str, first: list[str], sample: list[list[str]]) -> _Layout:
-        """Without a header columns are numbers from 1; what is not named has its usual place."""
+        """Find columns without a header: numbers from 1, by default in the usual order."""
         where = f"{self._file.shown}, line 1"
         usual = Columns()
         found: dict[int, str] = {}
@@ -540,7 +536,7 @@ class _Text:
         return "If there is no header, say --no-header (data.header: false in a parameter file)"
 
     def _hint(self, header: list[str], sample: list[list[str]], separator: str) -> str | None:
-        """What else may be wrong where names are missing: the separator, the header, the shape."""
+        """Return another cause of missing names: the separator, the header, the shape."""
         line = separator.join(header)
         if (mark := _other_mark(line, separator)) is not None:
             numbers = line.split() if "' '" in mark else re.split(r"::|[,;\t|^\x01]", line)
@@ -588,7 +584,7 @@ class _Text:
             )
 
     def locate(self, row: int, user: Any, item: Any) -> str:
-        # Counted only for a message: quoted fields may span lines and blank lines are skipped.
+        # Counted only for a message: fields may span lines, blank lines are skipped.
         layout = self._layout
         assert layout is not None
         with self._text() as lines:
@@ -617,13 +613,13 @@ def _is_number(value: str) -> bool:
 
 
 def _other_mark(line: str, separator: str) -> str | None:
-    """How to name the mark that a line has between its fields, if it is not `separator`."""
+    """Return the flag for a line's separator if it differs from `separator`."""
     if line.count("::") >= 2:
         return "--format 1m (data.format)"
     marks = {mark: line.count(mark) for mark in _MARKS if mark != separator}
     best = max(marks, key=lambda mark: marks[mark])
     if not marks[best] and separator not in line and " " in line.strip():
-        # in names there are blanks too
+        # Names contain blanks too.
         best = " "
     elif not marks[best] or marks[best] < line.count(separator):
         return None
@@ -632,7 +628,7 @@ def _other_mark(line: str, separator: str) -> str | None:
 
 
 def _python(value: str) -> str:
-    """A text as Python has it, in double quotes: the command stands in single ones."""
+    """Return a Python string in double quotes, as the command is in single quotes."""
     return json.dumps(value).replace("'", "\\u0027")
 
 
@@ -641,7 +637,7 @@ def _is_gap(value: str) -> bool:
 
 
 def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
-    """Whether a row has many ratings, and small numbers in all: see _WIDE."""
+    """Check that a row has many small numbers, so that it belongs to a matrix: see _WIDE."""
     if len(header) < 3 or not sample:
         return False
     values = [value.strip() for record in sample for value in record[1:]]
@@ -654,7 +650,7 @@ def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
     if len(header) >= _WIDE:
         return True
     if len(numbers) < len(values):
-        # a rating may be missing, and hardly an id as well
+        # A rating may be missing, an id hardly.
         columns = [[row[at] for row in sample if len(row) > at] for at in range(1, len(header))]
         return len(header) > 3 or all(any(map(_is_gap, column)) for column in columns)
     firsts = [row[0] for row in sample]
@@ -668,7 +664,7 @@ def _is_wide(header: list[str], sample: list[list[str]]) -> bool:
 
 
 def _refuse_wide(shown: str, header: list[str], wanted: _Wanted, read: str) -> NoReturn:
-    """Raise InputError with the command that turns a matrix, which `read` reads in Python."""
+    """Raise InputError with the command that reshapes a matrix; `read` is its Python expression."""
     rows, columns = "userId", "movieId"
     first = _folded(header[0])
     words = [word for word in _GUESSES["item"] if word not in ("what", "id")]
@@ -681,8 +677,8 @@ def _refuse_wide(shown: str, header: list[str], wanted: _Wanted, read: str) -> N
     target = "ratings-long.csv"
     one = "an item" if rows == "userId" else "a user"
     raise InputError(
-        f"{shown}: a wide matrix of {len(header)} columns, one {one}; it has to be one "
-        f"rating a line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
+        f"{shown}: a wide matrix of {len(header)} columns, one {one}; ratings must be one "
+        f"per line. Turn it: {shlex.quote(sys.executable)} -c 'import pandas, sys; "
         f'{read}.rename_axis(index="{rows}", columns="{columns}")'
         f'.stack().dropna().rename("rating").to_csv("{target}")\' {shlex.quote(shown)}, '
         f"then say --data {target}."
@@ -700,7 +696,7 @@ def _refuse_netflix(shown: Any, quoted: str) -> NoReturn:
     )
 
 
-# Between two objects: in a text of JSON there is no end of a line.
+# Between two objects: JSON strings contain no line ends.
 _BETWEEN = r"\},?\s*\n\s*\{"
 _FIRST_AS_INDEX = ".pipe(lambda wide: wide.set_index(wide.columns[0]))"
 
@@ -867,8 +863,8 @@ class _Parquet:
                             f"{shown}: column {name!r} holds {kind}, and single values are needed."
                         )
                 for batch in file.iter_batches(CHUNK, columns=list(found)):
-                    # Arrow's own types, or an integer column with a gap would turn 7 into 7.0. Ids that were
-                    # pandas' index are columns here.
+                    # Arrow's types: otherwise a gap turns 7 into 7.0. Without
+                    # metadata, ids in pandas' index stay columns.
                     frame = batch.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
                     yield frame.rename(columns=found)
         except OSError as error:
@@ -877,7 +873,7 @@ class _Parquet:
             ) from error
         except pa.ArrowException as error:
             raise InputError(
-                f"{shown}: no sound Parquet file ({str(error).splitlines()[0]}). Write or copy it anew."
+                f"{shown}: not a valid Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
             ) from error
 
     def _refuse_wide(self, file: Any) -> None:
@@ -939,13 +935,13 @@ def _read_titles(file: File, config: DataConfig) -> dict[str, str]:
 
 
 def _table(file: File, content: str, start: int, mark: str, title: int | None = None) -> Iterator[list[str]]:
-    """The records of a table from a place in its text on. Raises InputError for a quote that is not closed.
+    """Yield a table's records from the text's current position; `title` is the titles' position.
 
-    `title` is the position of the titles.
+    Raises InputError for an unclosed quote.
     """
     lines = io.StringIO(content, newline="")
     lines.seek(start)
-    # The last record, unless a quote is open at the end: then csv takes it for a part of the field.
+    # Inside an open quote, csv reads this last record as part of the field.
     end = ["\0end"]
     rows = csv.reader(itertools.chain(lines, end), delimiter=mark, skipinitialspace=True)
     before = _breaks(content[:start])
@@ -978,7 +974,7 @@ def _has_swallowed(row: list[str], title: int | None) -> bool:
 
 
 def _breaks(content: str) -> int:
-    """Ends of lines as csv counts them; splitlines knows more."""
+    """Count line ends like csv; splitlines knows more."""
     return sum(1 for _ in re.finditer(r"\r\n?|\n", content))
 
 
@@ -990,7 +986,7 @@ def _paired(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _written(title: str) -> str:
-    """A title as it can be written in UTF-8 and on one line: it is shown only."""
+    """Return a title on one line of valid UTF-8; it is only displayed."""
     title = re.sub("[\ud800-\udfff]", "\ufffd", title)
     return " ".join(title.split()) if not title.isprintable() else title.strip()
 
@@ -1007,14 +1003,14 @@ def _titles_text(file: File, config: DataConfig) -> str:
             raise files.undecodable(file, encoding, "--titles-encoding") from error
         with contextlib.suppress(UnicodeError):
             return raw.decode(files.encoding_of(file, config.encoding, "--encoding"))
-        # MovieLens' older sets are latin-1, which decodes anything.
+        # MovieLens' older sets are latin-1, which decodes every byte.
         return raw.decode("latin-1")
 
 
 def _titles_table(
     file: File, content: str, config: DataConfig, wanted: _Wanted
 ) -> tuple[Iterable[list[str]], int, int]:
-    """The rows of a titles file, and the positions of items and titles in them."""
+    """Return the rows of a titles file, and the positions of items and titles in them."""
     usual = "\t" if Path(file.name).suffix.lower() in (".tsv", ".tab") else ","
     given, start = config.titles_separator, 0
     either = _Wanted({**wanted.names, "movielens": "movieId"})
@@ -1031,7 +1027,7 @@ def _titles_table(
     def header(mark: str) -> list[str]:
         return next((record for record in _table(file, content, start, mark) if any(record)), [])
 
-    # MovieLens' own names and comma count in a movies.csv beside ratings of another shape.
+    # A movies.csv has MovieLens' layout, whatever the ratings' layout.
     for mark in [given] if given else dict.fromkeys([config.separator or usual, usual, ","]):
         for names in (
             (wanted, _Wanted({**wanted.names, "item": "movieId"}))
@@ -1073,7 +1069,7 @@ def _sql(config: DataConfig) -> Source:
         )
         file = url.database if url.get_backend_name() == "sqlite" else None
         if file and file != ":memory:" and not Path(file).is_file():
-            # SQLite would make an empty database of a mistyped name.
+            # SQLite would create an empty database for a mistyped name.
             raise InputError(f"{shown}: no such file: {file}. An absolute path takes four slashes.")
         engine = sa.create_engine(url, connect_args=timeout)
     except sa.exc.NoSuchModuleError as error:
@@ -1141,7 +1137,7 @@ def _select(engine: Any, shown: str, table: str, wanted: _Wanted) -> Iterator[pd
             query: Any = sa.select(*(sa.column(name) for name in found.values())).select_from(
                 sa.table(bare, schema=schema or None)
             )
-            # A cursor on the server's side: the driver would otherwise fetch the whole table first.
+            # A server-side cursor: otherwise the driver fetches the whole table first.
             rows = connection.execution_options(stream_results=True, yield_per=SQL_CHUNK).execute(query)
             for part in rows.partitions():
                 yield pd.DataFrame([tuple(row) for row in part], columns=list(found), dtype=object)

@@ -1,4 +1,4 @@
-"""Ratings as three arrays, checked before anything is trained on them."""
+"""Read ratings into three arrays and check them before training."""
 
 import contextlib
 import re
@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from recommender.config import Columns, DataConfig
 from recommender.data import cache, readers
 from recommender.data.ratings import HALF_STARS, Ratings
-from recommender.data.times import Times, is_missing
+from recommender.data.times import MISSING, Times, is_missing
 from recommender.errors import InputError
 
-# The scales that MovieLens states in its README files; other data uses the half-star scale unless told.
+# Scales of MovieLens' README files; the default is half stars.
 SCALES: dict[str, tuple[float, float]] = {"100k": (1.0, 5.0), "1m": (1.0, 5.0)}
 
-# What programs write where an id is missing, in small letters.
-MISSING = frozenset({"", "null", "\\n", "nan", "-nan", "none", "<na>", "n/a", "#n/a", "nat"})
-# What people write besides where there is no rating.
+# Further words for a missing rating.
 _NO_RATING = MISSING | {"na", "-", "--", "?", ".", "nil", "undefined", "unknown", "missing"}
 _WHOLE = re.compile(r"(?:0|-?[1-9]\d*)\.0+")
 _FRACTION = re.compile(r"-?\d+\.\d*[1-9]\d*")
@@ -32,10 +30,10 @@ _TAKEN_OUT = {chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127)}
 
 
 def read(config: DataConfig) -> Ratings:
-    """Read and check the ratings that `config` names; a file that was read before comes from the cache.
+    """Read and check the ratings that `config` names; unchanged files come from the cache.
 
-    Raises InputError with file and line (or file and row, or table and row) for missing columns, ratings off
-    the scale, duplicate pairs, empty input, wrong encoding and whatever else makes the data unfit.
+    Raises InputError with file and line (or file and row, or table and row) for invalid data: missing
+    columns, ratings off the scale, duplicate pairs, empty input, a wrong encoding.
     """
     source = readers.source(config)
     low, high = config.scale or SCALES.get(source.kind, HALF_STARS)
@@ -47,7 +45,7 @@ def read(config: DataConfig) -> Ratings:
     if not source.paths:
         ratings = check()
     else:
-        # What the files' bytes mean depends on these.
+        # These settings change the meaning of the bytes.
         meaning = config.model_dump(exclude={"source", "table", "scale", "titles"})
         ratings = cache.cached(source.paths, source.shown, [source.kind, scale, meaning], check)
     return replace(ratings, name=source.name, titles=_titled(source.titles(), ratings.items))
@@ -59,7 +57,7 @@ def from_frame(
     titles: dict[str, str] | None = None,
     name: str = "ratings",
 ) -> Ratings:
-    """Ratings from a frame with columns user, item and rating; raises InputError as `read` does."""
+    """Read ratings from a frame with columns user, item and rating; raises InputError like `read`."""
     for column in ("user", "item", "rating"):
         if column not in frame:
             raise InputError(
@@ -80,7 +78,7 @@ def from_frame(
 
 
 class _Times(Exception):
-    """Rows of a pair are equal as far as they were read: whether they are depends on their times."""
+    """Rows of a pair are equal without their times, which must be read to compare them."""
 
 
 def _checked(source: readers.Source, scale: tuple[float, float], config: DataConfig) -> Ratings:
@@ -93,7 +91,7 @@ def _checked(source: readers.Source, scale: tuple[float, float], config: DataCon
 def _collected(
     source: readers.Source, scale: tuple[float, float], config: DataConfig, marked: bool
 ) -> Ratings:
-    """The ratings of all chunks. With `marked`, rows are equal only if their times are too."""
+    """Return the ratings of all chunks. With `marked`, equal rows must have equal times."""
     ids = {"user": _Ids(), "item": _Ids()}
     parts: list[tuple[NDArray[Any], ...]] = []
     times = Times(config.time_format, config.duplicates == "latest")
@@ -133,22 +131,22 @@ def _collected(
             raw = frame["timestamp"]
             wrong = times.add(raw)
             if wrong is not None and is_missing(raw.iloc[[wrong]]).all():
-                word = "" if pd.isna(raw.iloc[wrong]) else f" ({raw.iloc[wrong]!r} is no time)"
+                word = "" if pd.isna(raw.iloc[wrong]) else f" ({raw.iloc[wrong]!r} is not a time)"
                 raise InputError(
                     f"{locate(wrong)}, column {source.columns.timestamp}: the time is missing{word}. Fill it "
                     "in, drop the row, or say --duplicates last, first or mean (data.duplicates)."
                 )
             if wrong is not None and (config.duplicates == "latest" or config.time_format is not None):
                 raise InputError(
-                    f"{locate(wrong)}, column {source.columns.timestamp}: {raw.iloc[wrong]!r} is no time, or "
-                    "not like those before. Write seconds since 1970 or 2026-01-31T12:00, or name the format "
-                    "of all: --time-format '%d/%m/%Y %H:%M' (data.time_format)."
+                    f"{locate(wrong)}, column {source.columns.timestamp}: {raw.iloc[wrong]!r} is not a time, "
+                    "or not like those before. Write seconds since 1970 or 2026-01-31T12:00, or name the "
+                    "format of all: --time-format '%d/%m/%Y %H:%M' (data.time_format)."
                 )
         if marked:
             part.append(_marks(frame))
         parts.append(tuple(part))
     if not parts:
-        raise InputError(f"{source.shown}: holds no ratings. Give at least one.")
+        raise InputError(f"{source.shown}: contains no ratings. Give at least one.")
     read = times.reading()
     if read.problem is not None and config.duplicates == "latest":
         raise InputError(f"{source.shown}, column {source.columns.timestamp}: {read.problem}.")
@@ -175,9 +173,9 @@ def _collected(
 
 
 def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
-    """Which rows hold one of the values that mean "not rated"; shape (n,)."""
+    """Return a mask of the rows whose value means "not rated"; shape (n,)."""
     numbers, words = set(), set(config.missing)
-    # Parquet, JSON and databases have their own null; in CSV an empty field is not the word NULL.
+    # Parquet, JSON and databases have their own null; CSV does not.
     none = "" in words
     if not isinstance(raw.dtype, pd.StringDtype):
         none = none or any(word.casefold() in MISSING for word in words)
@@ -202,14 +200,14 @@ def _unrated(raw: "pd.Series[Any]", config: DataConfig) -> NDArray[np.bool_]:
 
 
 def _missing(config: DataConfig, word: str, what: str = "") -> str:
-    """What to type so that `word`, too, means "not rated"; `what` follows it."""
+    """Return the flags that make `word`, too, mean "not rated", followed by `what`."""
     others = [each for each in config.missing if each != word]
     together = f"; with the others: {_missing_flags([*others, word])}" if others else ""
     return f"say {_missing_flags([word])}{what} (data.missing{together})"
 
 
 def _missing_flags(words: list[str]) -> str:
-    # argparse takes -nan for a flag
+    # argparse reads -nan as a flag.
     apart = [each for each in words if each[:1] == "-" and not re.fullmatch(r"-(\d*\.)?\d*", each)]
     plain = [shlex.quote(each) for each in words if each not in apart]
     flags = [f"--missing={shlex.quote(each)}" for each in apart]
@@ -217,7 +215,7 @@ def _missing_flags(words: list[str]) -> str:
 
 
 def _marks(frame: pd.DataFrame) -> NDArray[np.uint64]:
-    """A number for each row that is equal for equal times; shape (n,)."""
+    """Return numbers that are equal for equal times; shape (n,)."""
     if "timestamp" not in frame:
         return np.zeros(len(frame), dtype=np.uint64)
     marks: NDArray[np.uint64] = pd.util.hash_pandas_object(
@@ -227,7 +225,7 @@ def _marks(frame: pd.DataFrame) -> NDArray[np.uint64]:
 
 
 def _factorized(raw: "pd.Series[Any]") -> tuple[NDArray[Any], Any]:
-    # pandas would write Python's texts as UTF-8, which halves of a surrogate pair are not.
+    # Half a surrogate pair is not valid UTF-8, which pandas would need.
     codes, unique = pd.factorize(raw.to_numpy() if raw.dtype == object else raw)
     return codes, unique
 
@@ -242,7 +240,7 @@ def _refuse_id(source: readers.Source, column: str, raw: Any, where: str) -> NoR
                 f"Take such blanks out: sed -E 's/([,;|]) +\"/\\1\"/g' < {source.plain} > ratings-clean.csv, "
                 "then say --data ratings-clean.csv."
             )
-        raise InputError(f"{named}: {shown} stands in quotes after a blank, which makes another id. {remedy}")
+        raise InputError(f"{named}: {shown} is in quotes after a blank, which makes another id. {remedy}")
     if (wrong := next((each for each in shown if _is_unfit(each)), None)) is None:
         word = f" ({shown!r})" if shown else ""
         raise InputError(f"{named}: the value is missing{word}. Fill it in or drop the row.")
@@ -262,7 +260,7 @@ def _is_unfit(character: str) -> bool:
 
 
 def _is_quoted_late(value: Any) -> bool:
-    """Whether a field of CSV has a blank before its quotes, which are then part of it."""
+    """Check for a blank before the quotes of a CSV field, which makes them part of it."""
     return isinstance(value, str) and re.fullmatch(r'\s+".*"\s*', value) is not None
 
 
@@ -279,13 +277,13 @@ def _joined(parts: list[tuple[NDArray[Any], ...]], at: int) -> NDArray[Any]:
 
 
 class _Ids:
-    """Codes for ids in the order of their first appearance, chunk after chunk."""
+    """Codes of ids in order of their first appearance, chunk after chunk."""
 
     def __init__(self) -> None:
         self._at: dict[str, int] = {}
 
     def codes(self, ids: "pd.Series[Any]") -> NDArray[np.int32]:
-        """A code for each id, -1 where it is missing or no text that can be written; shape (n,)."""
+        """Return a code for each id, -1 for missing and invalid ones; shape (n,)."""
         codes, unique = _factorized(ids)
         at = self._at
         known = [at[raw] if (raw := readers.text(value)) in at else self._new(raw, value) for value in unique]
@@ -303,8 +301,8 @@ class _Ids:
         return code
 
     def ranked(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """The codes in the canonical order of ids, and the ids in that order."""
-        # pandas writes 3 as 3.0 where a column has gaps; where there is a 3.5 too, it means what it says.
+        """Return the codes in the canonical order of ids, and the ids in that order."""
+        # In a column with gaps pandas writes 3 as 3.0, unless fractions occur.
         dotted = [raw for raw in self._at if "." in raw]
         if any(map(_FRACTION.fullmatch, dotted)):
             dotted = []
@@ -316,7 +314,7 @@ class _Ids:
 
 
 def whole(raw: str) -> str:
-    """The id 3 of 3.0; others as they are."""
+    """Return the id 3 for 3.0; others unchanged."""
     return raw.partition(".")[0] if _WHOLE.fullmatch(raw) else raw
 
 
@@ -345,7 +343,7 @@ def _numbers(
     low, high = scale
     written = "3.5, with a point" if config.decimal == "." else "3,5, with a comma, or leave --decimal out"
     for wrong, what in (
-        (~np.isfinite(numbers), f"is no number. Write ratings as {written}"),
+        (~np.isfinite(numbers), f"is not a number. Write ratings as {written}"),
         (
             ~((numbers >= low) & (numbers <= high)),
             f"is off the scale {low:g} to {high:g}. Mend it, or name the scale "
@@ -367,13 +365,13 @@ def _numbers(
 
 
 def _pointed(value: Any) -> Any:
-    """A number with a decimal comma as Python writes it; one with a point is not one."""
+    """Return a number with a decimal comma in Python's form; one with a point is invalid."""
     return value.replace(".", "?").replace(",", ".") if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
 class _Table:
-    """All rows: codes and ratings, their numbers in the source, their times, marks of equal times."""
+    """All rows: codes, ratings, numbers in the source, times, marks of equal times."""
 
     source: readers.Source
     users: tuple[str, ...]
@@ -389,10 +387,10 @@ class _Table:
     def paired(
         self, duplicates: str
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], int]:
-        """The ratings in canonical order, one a pair, and how many gave way to another of their pair.
+        """Return the ratings in canonical order, one per pair, and the number of replaced ones.
 
-        Raises InputError for two ratings of one pair when `duplicates` is error, _Times when they are equal
-        and there are times, which were not read.
+        Raises InputError for two ratings of a pair if `duplicates` is error, _Times if they are equal and
+        their times were not read.
         """
         pair = self.user.astype(np.int64) * len(self.items) + self.item
         if np.all(pair[1:] > pair[:-1]):

@@ -1,4 +1,4 @@
-"""What is in the data, and what is new in it since the champion was trained: numbers, pages to look at."""
+"""Report on the data and its changes since the champion's training, as numbers and pages."""
 
 import html
 import unicodedata
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from recommender import __version__
 from recommender.data.ratings import Ratings
 
-# Users and items with fewer ratings than this are few: hardly anything can be learnt of them.
+# With fewer ratings hardly anything can be learnt of a user or item.
 FEW = 5
-# More different ratings than this are shown in as many bins.
+# Largest number of bins.
 BINS = 20
 # The lowest value is a peak with this share of the ratings and so many times its neighbour's.
 PEAK_SHARE, PEAK_TIMES = 0.25, 4
 # A smaller share is enough for a value that is so many steps away from the others.
 PEAK_APART, PEAK_GAP = 0.1, 1.5
-# Ids that often stand for none.
+# Ids that often mean a missing one.
 FILLERS = frozenset({"na", "-", "?", "nil", "undefined", "unknown", "anonymous", "missing"})
 # Before 1992 nobody rated on the web: such times are days, as 13022015. Fewer only count the ratings.
 COUNTERS, OLDEST = 10_000, 694_224_000
-# Where the report says that somebody should look. Shares, and the distance of two distributions (0 to 1).
+# Limits for remarks: shares, and the distance of two distributions (0 to 1).
 LOOK = {"new_users": 0.5, "new_items": 0.2, "ratings_of_new_items": 0.2, "distance": 0.1, "coverage": 0.8}
 
 
 class Report(TypedDict):
-    """A report as JSON holds it and `text` and `page` show it.
+    """A report, stored as JSON and shown by `text` and `page`.
 
     numbers: counts, shares (0 to 1) and ratings in their units. tables: rows of a name and a count. checks:
-    what holds. remarks: what somebody should look at.
+    conditions that hold. remarks: problems to look at.
     """
 
     title: str
@@ -46,14 +46,14 @@ class Report(TypedDict):
 
 
 class Profile(Report):
-    """Of the data alone; period is the time of the first and the last rating, empty without times."""
+    """The data's report; period is the time of the first and last rating, empty without times."""
 
     scale: list[float]
     period: list[str]
 
 
 class Before(TypedDict):
-    """Version, profile and ids (of users and items) of the data that a champion was trained on."""
+    """A champion's version, and the profile and ids (users, items) of its data."""
 
     version: str
     profile: Profile
@@ -61,7 +61,7 @@ class Before(TypedDict):
 
 
 def profile(ratings: Ratings) -> Profile:
-    """The validation report of checked ratings; its tables are counts by rating, by user and by item."""
+    """Return the validation report of checked ratings, with counts by rating, user and item."""
     by_user = np.bincount(ratings.user, minlength=len(ratings.users))
     by_item = np.bincount(ratings.item, minlength=len(ratings.items))
     low, high = ratings.scale
@@ -132,9 +132,9 @@ def _remarks(numbers: dict[str, Any], ratings: Ratings) -> Iterable[str]:
 
 
 def _peaks(ratings: Ratings) -> Iterable[str]:
-    """Remark on a lowest or highest value that many rows have and that stands apart from the others."""
+    """Remark on a frequent lowest or highest value far from the others."""
     values, counts = np.unique(ratings.rating, return_counts=True)
-    # 0 and -1 often stand for none.
+    # 0 and -1 often mean a missing rating.
     suspect = -1 <= values[0] <= 0
     if len(values) < (3 if suspect else 4):
         return
@@ -145,7 +145,7 @@ def _peaks(ratings: Ratings) -> Iterable[str]:
         and shares[0] >= (PEAK_APART if suspect else PEAK_SHARE)
         and counts[0] >= PEAK_TIMES * counts[1]
     )
-    # High ratings are often the most frequent: only the distance tells of a 99.
+    # High ratings are often frequent: only the distance reveals a 99.
     high_apart = len(values) > 3 and values[-1] - values[-2] > values[-2] - values[0]
     for at, beside, found in ((0, 1, towers or (low_apart and shares[0] >= PEAK_APART)),
                               (-1, -2, high_apart and shares[-1] >= PEAK_APART)):  # fmt: skip
@@ -158,7 +158,7 @@ def _peaks(ratings: Ratings) -> Iterable[str]:
 
 
 def _unlike_ids(what: str, ids: tuple[str, ...]) -> Iterable[str]:
-    """Remark on ids that differ only by case, blanks, zeros in front or what nobody sees, and on fillers."""
+    """Remark on fillers, and on ids differing only by case, blanks, leading zeros or invisible characters."""
     odd = [raw for raw in ids if not (raw.isascii() and raw.isdecimal() and raw[0] != "0")]
     known: dict[str, list[str]] = {}
     for raw in odd:
@@ -190,10 +190,10 @@ def _bare(raw: str) -> str:
 
 
 def drift(ratings: Ratings, now: Profile, before: Before) -> Report:
-    """How the data differs from that of the champion; `before` is that of the champion.
+    """Compare the data with the champion's, `before`.
 
     distance is the total variation distance of the two distributions of ratings: the share of ratings that
-    would have to change. coverage is the share of the champion's items that are still rated.
+    would have to change. coverage is the share of the champion's items still rated.
     """
     users, items = (set(before["ids"][key]) for key in ("users", "items"))
     new_item = np.array([item not in items for item in ratings.items])
@@ -231,7 +231,7 @@ def drift(ratings: Ratings, now: Profile, before: Before) -> Report:
 
 
 def text(report: Report) -> str:
-    """A report as lines of text, without its tables."""
+    """Return a report as lines of text, without its tables."""
     width = max(map(len, report["numbers"]))
     return "\n".join(
         [
@@ -252,7 +252,7 @@ td.bar {width: 24em} td.bar div {background: #4a7ab5; height: .9em; min-width: 1
 
 
 def page(report: Report) -> str:
-    """A report as one HTML page that needs nothing else."""
+    """Return a report as one self-contained HTML page."""
     esc = html.escape
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",

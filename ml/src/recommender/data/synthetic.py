@@ -1,4 +1,4 @@
-"""MovieLens-like ratings of any size, with a structure that is known: for tests of scale and of learning."""
+"""Generate MovieLens-like ratings with a known structure, to test scale and learning."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from recommender import files
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 
-# Ratings whose factors are multiplied at a time.
+# Ratings per multiplication of factors.
 _BLOCK = 2**20
-# Seconds since 1970 between which written ratings are spread: 1996 to 2024.
+# Range of written times in seconds since 1970: 1996 to 2024.
 _YEARS = (820_454_400, 1_704_067_200)
 
 
@@ -23,14 +23,14 @@ def generate(
     factors: int = 8,
     noise: float = 0.8,
 ) -> Ratings:
-    """Exactly n ratings in half stars, equal for equal arguments.
+    """Generate exactly n ratings in half stars; equal arguments give equal ratings.
 
     A rating is 3.5 + bias of user (deviation 0.4) + bias of item (0.5) + product of `factors` normal factors
-    (0.6) + normal noise (`noise`, in stars), rounded to half stars and cut off at 0.5 and 5. Users rate by a
-    log-normal activity, items are rated by a power law of their rank, so that both have a long tail; who
-    rates what is independent of the ratings. Without `users` and `items` their numbers go with n as in
-    MovieLens' sets: n / 145 and 6 sqrt(n). Ids count from 1; those that were not drawn are left out.
-    Raises InputError when so many different pairs cannot be drawn.
+    (0.6) + normal noise (`noise`, in stars), rounded to half stars and clipped to 0.5 and 5. The activity of
+    users is log-normal, the popularity of items a power law of their rank: both have a long tail. Pairs are
+    independent of ratings. By default there are n / 145 users and 6 sqrt(n) items, as in MovieLens' sets.
+    Ids count from 1; ids without a rating are skipped.
+    Raises InputError if n different pairs cannot be drawn.
     """
     items = max(9, int(6 * max(n, 0) ** 0.5)) if items is None else items
     users = max(9, n // 145, 4 * n // items + 1) if users is None else users
@@ -57,9 +57,9 @@ def generate(
 
 
 def write(ratings: Ratings, path: Path, seed: int = 0) -> None:
-    """Write ratings as MovieLens would, with random times: a .parquet file, or CSV for any other name.
+    """Write ratings in MovieLens' layout with random times: .parquet files, or CSV for other names.
 
-    Raises InputError when the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.csv
@@ -85,7 +85,7 @@ def write(ratings: Ratings, path: Path, seed: int = 0) -> None:
 
 
 def _pairs(draw: np.random.Generator, n: int, users: int, items: int) -> NDArray[np.int64]:
-    """n different pairs user * items + item, ascending."""
+    """Draw n different pairs user * items + item, ascending."""
     activity = np.cumsum(draw.lognormal(0, 1.0, users))
     appeal = np.cumsum((np.arange(items) + 0.005 * items + 1) ** -1.0)
     place = draw.permutation(items)
@@ -102,6 +102,6 @@ def _pairs(draw: np.random.Generator, n: int, users: int, items: int) -> NDArray
 
 
 def _present(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """The codes without gaps, and the ids that are left; numeric ids ascend, which is the canonical order."""
+    """Return the codes without gaps, and the remaining ids in the canonical, numeric order."""
     there = np.bincount(codes, minlength=size) > 0
     return (np.cumsum(there) - 1).astype(np.int32)[codes], tuple(map(str, np.flatnonzero(there) + 1))

@@ -20,9 +20,9 @@ _DATE = (
     r"(?<![\d:/.-])(\d{1,2})(\s*[-/.]\s*|\s)(\d{1,2})(\s*[-/.]\s*|\s)"
     r"(\d{4}(?!\d)|\d{2}(?![\d:]|[-/.]\d{1,2}[-/.]))"
 )
-# What comes first, and the order of all three.
+# The first part, and the order of all three.
 _ORDERS = {"day": "dmy", "month": "mdy", "year": "ymd"}
-# What may stand around it, as strptime takes it.
+# Possible surroundings, in strptime's form.
 _CLOCK = r"\d{1,2}([:.])\d\d(\1\d\d)?(\.\d+)?(\s*)([AaPp][Mm]\b)?"
 _WORDS = (
     (r"(?i)\b(mon|tues|wednes|thurs|fri|satur|sun)day\b", "%A"),
@@ -36,20 +36,20 @@ _SETTLED = (
 )
 _ONLY_CLOCK = r"^\d{1,2}:\d\d[\d:.]*\s*([AaPp][Mm])?$"
 _YEAR_2 = datetime(2, 1, 1, tzinfo=UTC).timestamp()
-# Numbers from here on are milli-, micro- and nanoseconds: as seconds they lie beyond the year 5000.
+# From here numbers are not seconds: those would be beyond the year 5000.
 _UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _SECONDS = (1.0, "seconds")
 # Days written as one number, 20150213.
 _COMPACT = (19_000_101, 21_001_231)
-# What programs write for a time that is missing.
-_NONE = ("", "null", "\\n", "nan", "none", "<na>", "nat", "n/a")
+# Programs' words for a missing value, in small letters.
+MISSING = frozenset({"", "null", "\\n", "nan", "-nan", "none", "<na>", "n/a", "#n/a", "nat"})
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a column says: times in seconds since 1970 (None unless kept), the first and the last of them.
+    """The times of a column in seconds since 1970 (None unless kept), and the first and last of them.
 
-    `problem` says why there are none, or why the column cannot be read in one way.
+    `problem` says why times are missing or ambiguous.
     """
 
     values: NDArray[np.float64] | None
@@ -58,7 +58,7 @@ class Reading:
 
 
 class Times:
-    """Collects a column chunk by chunk. With `keep` all times are kept, and none may be missing."""
+    """Collect a column chunk by chunk. With `keep` all times are kept and must be present."""
 
     def __init__(self, time_format: str | None, keep: bool) -> None:
         self._format, self._keep = time_format, keep
@@ -74,7 +74,7 @@ class Times:
         self._spans = np.array([[np.inf, -np.inf]] * 2)
 
     def add(self, raw: "pd.Series[Any]") -> int | None:
-        """Read one chunk more; returns the first row that is no time like those before, None if all are."""
+        """Read another chunk; return the first row with an invalid or different time, or None."""
         if self._problem is not None:
             return None
         gaps = is_missing(raw)
@@ -101,7 +101,7 @@ class Times:
                 read[name] = values
         if not read:
             at = max(wrong.values())
-            self._problem = f"{raw.iloc[at]!r} is no time like those before"
+            self._problem = f"{raw.iloc[at]!r} is not a time like those before"
             return at if places is None else int(places[at])
         self._parts = {name: part for name, part in self._parts.items() if name in read}
         self._note(raw, read)
@@ -128,7 +128,7 @@ class Times:
                 self._compact = bool(_looks_compact(values).all())
 
     def reading(self) -> Reading:
-        """What was read of all chunks."""
+        """Return the result of all chunks."""
         if self._problem is not None or not self._ends:
             return Reading(None, None, self._problem)
         orders = [name for name in self._parts if name != "year" or not self._year_is_last()]
@@ -166,7 +166,7 @@ class Times:
         return Reading(values, (low, high), None)
 
     def _year_is_last(self) -> bool:
-        """Whether the last of two-digit numbers varies so much less than the first that it is the year."""
+        """Check that the last of the two-digit numbers varies so little that it is the year."""
         if len(self._parts) == 1:
             return False
         first, last = self._spans[:, 1] - self._spans[:, 0]
@@ -185,7 +185,7 @@ class Times:
         return "date" if re.search(_DATE, str(first)) else "text"
 
     def _values(self, raw: "pd.Series[Any]") -> NDArray[np.float64]:
-        """Seconds since 1970 (numbers: as they are), NaN for what is no time in this reading."""
+        """Return seconds since 1970 (numbers unchanged), NaN for invalid times."""
         if self._kind == "number":
             return _numbers(raw)
         if self._kind == "moment":
@@ -222,7 +222,7 @@ class Times:
         if guessed.any():
             other = _seconds(self._parsed(words[guessed], "mixed", "day"))
             guessed[guessed] = (values[guessed] != other) & ~np.isnan(other)
-        # It takes year 1 where there is none, and today where there is a clock only.
+        # pandas assumes year 1 for a missing year, today for a mere clock.
         without_year = (values < _YEAR_2) & ~_found("0001", words) | _found(_ONLY_CLOCK, words)
         values[guessed | without_year | _found(_DATE, words)] = np.nan
         return values
@@ -239,7 +239,7 @@ class Times:
 
     def _parsed(self, words: "pd.Series[Any]", pattern: str | None, order: str = "month") -> Any:
         with warnings.catch_warnings():
-            # of days that come first, and of zones that it does not know
+            # pandas warns about leading days and unknown zones.
             warnings.simplefilter("ignore")
             try:
                 return pd.to_datetime(
@@ -257,10 +257,10 @@ class Times:
 
 
 def is_missing(raw: "pd.Series[Any]") -> NDArray[np.bool_]:
-    """Which times are missing, or a word for that; shape (n,)."""
+    """Return a mask of the missing times and of words for them; shape (n,)."""
     gaps: NDArray[np.bool_] = raw.isna().to_numpy(dtype=bool, copy=True)
     if pd.api.types.is_string_dtype(raw) or raw.dtype == object:
-        gaps |= raw.astype(str).str.strip().str.casefold().isin(_NONE).to_numpy(dtype=bool)
+        gaps |= raw.astype(str).str.strip().str.casefold().isin(MISSING).to_numpy(dtype=bool)
     return gaps
 
 
@@ -303,7 +303,7 @@ def _unit(size: float) -> tuple[float, str]:
 
 
 def _pattern(word: str, order: str) -> str | None:
-    """The format of one time, as strptime takes it; None when pandas cannot tell."""
+    """Return the strptime format of one time, or None if pandas cannot tell."""
     from pandas.tseries.api import guess_datetime_format
 
     with warnings.catch_warnings():

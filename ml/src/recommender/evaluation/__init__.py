@@ -1,1 +1,1 @@
-"""How good a model is: folds, metrics, the leaderboard, the search for parameters."""
+"""Measure models: folds, metrics, the leaderboard, the search for parameters."""

@@ -1,4 +1,4 @@
-"""All experiments on the same folds and splits: one table of accuracy and cost, and the plots to it."""
+"""Compare experiments on the same folds and splits: one table of accuracy and cost, with plots."""
 
 import resource
 import time
@@ -15,7 +15,7 @@ from recommender.evaluation import processes, validation
 from recommender.evaluation.results import Entry
 from recommender.tracking import run_log, runs
 
-# Share of the first fold's training set that each point of the learning curve is trained on.
+# Shares of the first fold's training set, one per point of the learning curve.
 SHARES = (0.25, 0.5, 0.75, 1.0)
 _HEADS = (
     ("rmse", "RMSE", ".4f"),
@@ -36,10 +36,9 @@ def run(
     ratings: Ratings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Entry]:
-    """Measure each experiment in a process of its own, one after the other, so that none disturbs another.
+    """Measure the experiments in order, each in a separate process.
 
-    All are measured on the folds and splits of `ratings` that their own seed makes. Raises what measuring
-    one raises.
+    An experiment's own seed makes its folds and splits of `ratings`. Raises the errors of `measure`.
     """
     entries = []
     for at, (name, config) in enumerate(configs.items(), start=1):
@@ -57,7 +56,7 @@ def run(
 
 
 def measure(name: str, config: Config, ratings: Ratings) -> Entry:
-    """One experiment."""
+    """Measure one experiment."""
     known, held_out = next(trainset.folds(ratings, config.evaluation.folds, config.seed))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = validation.cross_validate(ratings, config)
@@ -88,7 +87,7 @@ def measure(name: str, config: Config, ratings: Ratings) -> Entry:
 
 
 def _share(ratings: Ratings, held_out: Any, share: float, seed: int) -> trainset.ArrayTrainset:
-    """A part of what is not held out, drawn by the seed; a larger part holds the smaller."""
+    """Draw a share of the training ratings by the seed; a larger share contains the smaller."""
     rest = np.delete(np.arange(len(ratings)), held_out)
     at = np.sort(np.random.RandomState(seed).permutation(rest)[: max(1, round(share * len(rest)))])
     return trainset.full(
@@ -99,9 +98,9 @@ def _share(ratings: Ratings, held_out: Any, share: float, seed: int) -> trainset
 def log(
     entries: Sequence[Entry], configs: dict[str, Config], ratings: Ratings, uri: str, board: Config
 ) -> str:
-    """Log a run with table and plots and, nested in it, one for each entry; returns its id.
+    """Log a run with table and plots and, nested in it, one for each entry; return its id.
 
-    Raises RecommenderError for whatever MLflow cannot do.
+    Raises RecommenderError for errors of MLflow.
     """
     import mlflow
 
@@ -123,7 +122,7 @@ def log(
 
 
 def table(entries: Sequence[Entry], k: int) -> str:
-    """The entries as text, the lowest RMSE first."""
+    """Return the entries as text, the lowest RMSE first."""
     width = max(len(entry.name) for entry in entries)
     lines = [f"{'experiment':<{width}}" + "".join(f"{head:>11}" for _, head, _ in _HEADS)]
     for entry in sorted(entries, key=lambda entry: entry.numbers["rmse"]):

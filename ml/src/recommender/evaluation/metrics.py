@@ -1,4 +1,4 @@
-"""Error and ranking metrics: arrays in, numbers out."""
+"""Compute error and ranking metrics: arrays in, numbers out."""
 
 from typing import Any
 
@@ -9,28 +9,28 @@ Floats = NDArray[np.float64]
 
 
 def rmse(true: Floats, estimate: Floats) -> float:
-    """Root mean squared error; arrays of shape (n,), n > 0, in rating units."""
+    """Return the root mean squared error; arrays of shape (n,), n > 0, in rating units."""
     return float(np.sqrt(np.mean((true - estimate) ** 2)))
 
 
 def mae(true: Floats, estimate: Floats) -> float:
-    """Mean absolute error; arrays of shape (n,), n > 0, in rating units."""
+    """Return the mean absolute error; arrays of shape (n,), n > 0, in rating units."""
     return float(np.mean(np.abs(true - estimate)))
 
 
 def ranking(
     user: NDArray[Any], true: Floats, estimate: Floats, k: int, threshold: float, lowest: float
 ) -> dict[str, float]:
-    """Precision, recall and NDCG at k over each user's held-out rated items, averaged over the users.
+    """Return precision, recall and NDCG at k over each user's held-out rated items, averaged over users.
 
     `user` holds group codes, shape (n,), n > 0; `lowest` is the bottom of the rating scale. Only rated items
-    can be judged, so these say how well a user's own items are ordered, not how good a list over the whole
-    catalogue is.
+    can be judged. The metrics thus measure the order of a user's own items, not a list over the whole
+    catalogue.
     Precision and recall as in Surprise's FAQ ("How to compute precision@k and recall@k"): an item is relevant
     when its rating, and recommended when it is among the k highest estimates and its estimate, is >=
     threshold; a user with an empty denominator counts as 0.
     NDCG: gain rating - lowest, discount log2(rank + 1) (Järvelin and Kekäläinen 2002,
-    doi:10.1145/582415.582418); users whose every gain is 0 have no ideal order and are left out. Equal
+    doi:10.1145/582415.582418); users whose gains are all 0 lack an ideal order and are skipped. Equal
     estimates keep their order in the input.
     """
     _, group = np.unique(user, return_inverse=True)
@@ -65,10 +65,10 @@ def ranking(
 
 
 def lists(picks: NDArray[Any], user: NDArray[Any], item: NDArray[Any], n_items: int) -> dict[str, float]:
-    """Precision, recall and NDCG of one list a user over the whole catalogue, and the lists' coverage.
+    """Return precision, recall and NDCG of one list per user over the whole catalogue, and coverage.
 
     `picks` holds items, best first, shape (users, k), -1 where a list is shorter; `user` and `item` are the
-    held-out pairs, shapes (n,), each of which is relevant. Averages are over the users who have any; a hit at
+    held-out pairs, shapes (n,), each of which is relevant. Averages are over users with such pairs; a hit at
     rank r gains 1 / log2(r + 1) (Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418), precision divides
     by k. Coverage is the share of the `n_items` items that are on any list.
     """

@@ -1,4 +1,4 @@
-"""Figures: a cross-validation at a glance, and experiments side by side."""
+"""Plot a cross-validation, and experiments side by side."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def evaluation(result: "Evaluation", scale: tuple[float, float]) -> "Figure":
-    """Errors by fold, spread of ratings and estimates, and mean estimate by true rating (its calibration)."""
+    """Plot errors by fold, the spread of ratings and estimates, and the mean estimate by true rating."""
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
@@ -43,8 +43,8 @@ def evaluation(result: "Evaluation", scale: tuple[float, float]) -> "Figure":
 
 
 def leaderboard(entries: "Sequence[Entry]", shares: Sequence[float]) -> "dict[str, Figure]":
-    """By name: learning curve, error by number of ratings, accuracy against cost, popularity of the lists."""
-    # What only ranks has no error worth a look: its scores are no ratings.
+    """Return figures by name: learning curve, error by number of ratings, accuracy by cost, popularity."""
+    # The scores of ranking models are not ratings, so their errors are meaningless.
     rating = [entry for entry in entries if entry.algorithm != "EASE"]
     return {
         "learning_curve": _learning_curve(rating, shares),
@@ -99,7 +99,7 @@ def _accuracy_against_cost(entries: "Sequence[Entry]", rating: "Sequence[Entry]"
         (right, entries, "list_ndcg", "NDCG of the lists (higher is better)"),
     ):
         for entry in shown:
-            # A process's clock has steps, and a logarithm no zero.
+            # A coarse clock may give 0, which has no logarithm.
             place = max(entry.numbers["fit_seconds"], 1e-3), entry.numbers[key]
             axes.scatter(*place)
             axes.annotate(entry.name, place, xytext=(4, 4), textcoords="offset points")

@@ -1,4 +1,4 @@
-"""Worker processes that end with whoever started them."""
+"""Start worker processes that end with their parent."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from typing import Any
 def pool(
     count: int, prepare: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """So many fresh processes, each of which first calls `prepare`; at the end what waits is not begun."""
+    """Open a pool of fresh processes that first call `prepare`; at the end cancel waiting work."""
     workers = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (prepare, arguments))
     try:
         yield workers
@@ -23,7 +23,7 @@ def pool(
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    # Control-C reaches all of a terminal's processes, and it is for the first to say what then.
+    # Control-C reaches all processes of a terminal; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave, daemon=True).start()
     if prepare is not None:
@@ -31,7 +31,7 @@ def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> N
 
 
 def _leave() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker with its parent; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

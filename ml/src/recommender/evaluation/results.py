@@ -1,4 +1,4 @@
-"""What an evaluation and a leaderboard have measured."""
+"""Hold the measurements of an evaluation and a leaderboard."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,11 +35,11 @@ class Evaluation:
     item_ratings: Floats
 
     def mean(self) -> dict[str, float]:
-        """Each metric's mean over the folds."""
+        """Return each metric's mean over the folds."""
         return {name: float(np.mean([getattr(fold, name) for fold in self.folds])) for name in METRICS}
 
     def table(self, k: int) -> str:
-        """The folds and their mean as text."""
+        """Return the folds and their mean as text."""
         heads = ["fold", "RMSE", "MAE", f"prec@{k}", f"recall@{k}", f"NDCG@{k}", "fit s", "test s"]
         rows = [[str(at), *asdict(fold).values()] for at, fold in enumerate(self.folds, start=1)]
         columns = list(zip(*(list(asdict(fold).values()) for fold in self.folds), strict=True))
@@ -57,7 +57,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Lists:
-    """What metrics.lists says, CPU seconds, and how often each listed item had been rated, shape (n,)."""
+    """The result of metrics.lists, CPU seconds, and each listed item's number of ratings, shape (n,)."""
 
     metrics: dict[str, float]
     fit_seconds: float
@@ -67,10 +67,10 @@ class Lists:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: `numbers` by name, and what the plots show.
+    """One line: `numbers` by name, and the data of the plots.
 
-    Seconds are of the processor: to fit a fold, and to list for all users. Memory is what the process grew by
-    at its peak, size that of the model's arrays, both in 10⁶ bytes. `curve` is the RMSE for each of SHARES;
+    Seconds are of the processor: to fit a fold, and to list for all users. Memory is the process's peak
+    growth, size that of the model's arrays, both in 10⁶ bytes. `curve` is the RMSE for each of SHARES;
     `true`, `estimate`, `item_ratings` are those of the cross-validation, shapes (n,); `popularity` is how
     often each listed item was rated.
     """

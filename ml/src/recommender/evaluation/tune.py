@@ -48,18 +48,18 @@ class Outcome:
 def tune(
     config: Config, ratings: Ratings, uri: str, folder: Path, progress: Progress = lambda line: None
 ) -> Outcome:
-    """Search as config.tuning says; every trial is an MLflow run, nested in one for the search.
+    """Search as config.tuning says; each trial is an MLflow run, nested in the search's run.
 
-    What has been tried is kept in `folder`: a search that was interrupted goes on where it was, in the same
-    runs, when it is started again with the same data and parameter file (more `trials` extend it).
-    Raises InputError for parameters that cannot be used, RecommenderError when another process is at the
-    same search, and for whatever MLflow cannot do.
+    `folder` keeps the trials. An interrupted search resumes in the same runs if it is started again with the
+    same data and parameter file (more `trials` extend it).
+    Raises InputError for invalid parameters, RecommenderError for errors of MLflow, and when another process
+    runs the same search.
     """
     if config.tuning is None:
         raise InputError("tuning: missing. Name what to search for, as conf/tune.yaml does.")
     settings = config.tuning
     validation.check_folds(ratings, config.evaluation.folds)
-    # for its message: what is in no dictionary is refused before anything is tried
+    # For its message: refuse unknown keys before the first trial.
     _with(config, dict.fromkeys(settings.space))
     name = digest(config, ratings)
     try:
@@ -72,7 +72,7 @@ def tune(
 
 
 def digest(config: Config, ratings: Ratings) -> str:
-    """Names a search: data, algorithm, folds and space, but not the number of trials."""
+    """Return a search's key: data, algorithm, folds and space, but not the number of trials."""
     content = config.model_dump(mode="json", exclude={"data", "tracking", "experiments"})
     content["tuning"].pop("trials")
     text = json.dumps([ratings.digest(), content], sort_keys=True)
@@ -86,13 +86,13 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RecommenderError(
-                f"{path}: another process is at this very search. Wait for it, or end it first."
+                f"{path}: another process runs this search. Wait for it, or end it first."
             ) from error
         yield
 
 
 def _with(config: Config, chosen: dict[str, Any]) -> Config:
-    """The configuration with these parameters put over its own."""
+    """Return the configuration with these parameters over its own."""
     params = copy.deepcopy(config.params)
     for key, value in chosen.items():
         *path, last = key.split(".")
@@ -105,14 +105,14 @@ def _with(config: Config, chosen: dict[str, Any]) -> Config:
     return config.model_copy(update={"params": params})
 
 
-# In the processes that measure: what each of them needs for every fold.
+# Worker processes' inputs for every fold.
 _work: dict[str, Any] = {}
 
 
 def _prepare(config: Config, ratings: Ratings, metric: str) -> None:
     from threadpoolctl import threadpool_limits
 
-    # As many processes as processors: threads of their own would only be in one another's way.
+    # One process per processor: more threads would slow each other down.
     threadpool_limits(1)
     _work.update(config=config, ratings=ratings, metric=metric)
 
@@ -141,12 +141,12 @@ def _optuna(
         direction="maximize" if maximise else "minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    # The same seed once more would draw the first trials again.
+    # The same seed would repeat the first trials.
     seed = (config.seed + len(study.get_trials(deepcopy=False))) % 2**32
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     states = optuna.trial.TrialState
     for left in study.get_trials(states=(states.RUNNING,)):
-        # Nobody else is at it: these are of a search that was killed, and are tried again.
+        # The lock is held: these are a killed search's trials, to repeat.
         study.tell(left.number, state=states.FAIL)
         study.enqueue_trial(left.params)
     distributions = {key: _distribution(values) for key, values in settings.space.items()}
@@ -160,7 +160,7 @@ def _optuna(
         study.set_user_attr("run_id", parent.info.run_id)
         ended = (states.COMPLETE, states.PRUNED)
         if done := len(study.get_trials(states=ended)):
-            progress(f"going on after {done} of {settings.trials} trials")
+            progress(f"resuming after {done} of {settings.trials} trials")
         working: dict[Future[float], tuple[Any, int, list[float]]] = {}
         begun = done
         while working or begun < settings.trials:
@@ -205,7 +205,7 @@ def _optuna(
                     f"({_shown(trial.params)}); best {best:.4f}"
                 )
         if not study.get_trials(states=(states.COMPLETE,)):
-            raise InputError("tuning: no trial ended well; see the messages above, and mend tuning.space.")
+            raise InputError("tuning: every trial failed. See the messages above, and mend tuning.space.")
         outcome = Outcome(
             _with(config, study.best_params).params,
             study.best_value,
@@ -220,7 +220,7 @@ def _optuna(
 def _surprise(
     config: Config, settings: TuningConfig, ratings: Ratings, uri: str, database: Path, progress: Progress
 ) -> Outcome:
-    """Surprise's search, one combination after the other so that each is kept; its folds run in parallel."""
+    """Run Surprise's search by single combinations, to keep each; folds run in parallel."""
     from surprise.model_selection import GridSearchCV, KFold, RandomizedSearchCV
 
     kind, space = catalogue.ALGORITHMS[config.algorithm], _surprises_space(config, settings)
@@ -239,7 +239,7 @@ def _surprise(
     with runs.run(config, uri, _tags(config, ratings), name, run_id=_known(kept.get("run_id"))) as parent:
         kept["run_id"] = parent.info.run_id
         if kept["values"]:
-            progress(f"going on after {len(kept['values'])} of {len(combinations)} combinations")
+            progress(f"resuming after {len(kept['values'])} of {len(combinations)} combinations")
         for number, params in enumerate(combinations):
             key = json.dumps(params, sort_keys=True, default=str)
             if key in kept["values"]:
@@ -279,7 +279,7 @@ def _surprise(
 
 
 def _surprises_space(config: Config, settings: TuningConfig) -> dict[str, Any]:
-    """Lists and distributions as Surprise takes them, of what is searched and of what is fixed."""
+    """Return the searched and the fixed parameters as lists and distributions for Surprise."""
     from scipy import stats
 
     space: dict[str, Any] = {key: _listed(value) for key, value in config.params.items()}
@@ -309,7 +309,7 @@ def _listed(value: Any) -> Any:
 
 
 def _ours(params: dict[str, Any]) -> dict[str, Any]:
-    """Without what the seed and the progress of a run are for, and with plain numbers."""
+    """Return the parameters as plain numbers, without seed and verbosity."""
     return {
         key: value.item() if isinstance(value, np.generic) else value
         for key, value in params.items()
@@ -326,7 +326,7 @@ def _tags(config: Config, ratings: Ratings) -> dict[str, str]:
 
 
 def _known(run_id: str | None) -> str | None:
-    """The run, if this tracking store has it."""
+    """Return the run if this tracking store has it."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -343,7 +343,7 @@ def _log(
     config: Config, uri: str, ratings: Ratings, params: dict[str, Any],
     metric: str, values: list[float], pruned: bool, number: int,
 ) -> None:  # fmt: skip
-    """A trial as a nested run: parameters, the metric by fold, its mean, and whether it was pruned."""
+    """Log a trial as a nested run: parameters, the metric by fold, its mean, the pruning."""
     import mlflow
 
     tags = _tags(config, ratings) | {"kind": "trial", "pruned": str(pruned).lower()}

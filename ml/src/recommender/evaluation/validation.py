@@ -1,4 +1,4 @@
-"""k-fold cross-validation: each fold is trained once and every metric comes out of one pass."""
+"""Cross-validate: train each fold once and compute all metrics in one pass."""
 
 import time
 from collections.abc import Callable
@@ -27,17 +27,17 @@ def check_folds(ratings: Ratings, folds: int) -> None:
 
 
 def relevant_from(scale: tuple[float, float]) -> float:
-    """The rating that counts as relevant where no threshold is set: four of five stars, on any scale.
+    """Return the default threshold of relevant ratings: four of five stars, on any scale.
 
-    That is 4/5 of the highest rating, and where this is not above the lowest one or that is below 0, 3/4 of
-    the way up.
+    That is 4/5 of the highest rating. If that is not above the lowest rating, or the lowest is below 0, it is
+    3/4 of the way up.
     """
     low, high = scale
     return high * 4 / 5 if 0 <= low < high * 4 / 5 else low + (high - low) * 3 / 4
 
 
 def on_scale(config: Config, ratings: Ratings) -> Config:
-    """The configuration with evaluation.threshold as a number; raises InputError for one off the scale."""
+    """Return the configuration with a numeric evaluation.threshold; raises InputError if off the scale."""
     (low, high), threshold = ratings.scale, config.evaluation.threshold
     usual = relevant_from(ratings.scale)
     if threshold is None:
@@ -66,9 +66,7 @@ def cross_validate(
     check_folds(ratings, settings.folds)
     compiling = catalogue.warm_up(config.algorithm, config.params, config.seed)
     if compiling > 1:
-        progress(
-            f"{config.algorithm} compiled in {compiling:.0f} s, kept for the next time where that can be"
-        )
+        progress(f"{config.algorithm} compiled in {compiling:.0f} s, cached for the next run if possible")
     folds, parts = [], []
     whole = np.bincount(ratings.item, minlength=len(ratings.items))
     for number, (known, held_out) in enumerate(trainset.folds(ratings, settings.folds, config.seed), start=1):
@@ -113,7 +111,7 @@ def measure(
 
 
 def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
-    """Hold out a quarter of each user's ratings, rounded down: the rest, and which are held out (n,)."""
+    """Hold out a quarter of each user's ratings, rounded down; return the rest and the positions (n,)."""
     order = np.lexsort((np.random.RandomState(seed).random_sample(len(ratings)), ratings.user))
     count = np.bincount(ratings.user, minlength=len(ratings.users))
     rank = np.arange(len(ratings)) - (np.cumsum(count) - count)[ratings.user[order]]
@@ -124,10 +122,10 @@ def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
 
 
 def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
-    """Train on what `split` leaves and list evaluation.k items for everybody.
+    """Train on the rest of `split` and list evaluation.k items for all users.
 
-    The lists are those that are served: without what the user has rated, with recommendation's own rules.
-    Every rating that is held out is relevant, whatever its height: it was picked.
+    The lists follow the rules of serving, without rated items. Every held-out rating, high or low, is
+    relevant: the user picked the item.
     """
     rest, out = split(ratings, seed)
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""A registered version as one file: what it is, its run and every artifact, to be copied by value.
+"""Pack a registered version into one file: its description, its run and every artifact.
 
 A zip archive of version.json, run/ (the run's artifacts) and model/ (the MLflow model). version.json has the
 version's tags, the run's parameters, metrics with their history, tags and inputs, and each file's SHA-256.
@@ -58,7 +58,7 @@ class Content(TypedDict):
 
 CONTENT = "version.json"
 MODEL, RUN = "model", "run"
-# What decides how a version answers, or whether that can be checked; the rest are plots and notes.
+# Files that determine or verify the answers; the rest are plots and notes.
 _SEALED = (f"{MODEL}/", f"{RUN}/native/", f"{RUN}/golden.json")
 
 
@@ -84,7 +84,7 @@ def download_model(uri: str, folder: Path) -> None:
     import mlflow
 
     if not re.fullmatch(r"models:/m-[0-9a-f]+", uri):
-        raise InputError(f"{uri}: this is no model but a reference to another version: promote that one.")
+        raise InputError(f"{uri}: this is not a model but a reference to another version. Promote that one.")
     logged = mlflow.MlflowClient().get_logged_model(uri.removeprefix("models:/"))
     stores.require_server_store(str(logged.artifact_location))
     mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / MODEL))
@@ -92,10 +92,10 @@ def download_model(uri: str, folder: Path) -> None:
 
 
 def _strip(model: Path) -> None:
-    """Remove what loading and fetching leave in a model's folder, in a local store in the store itself."""
-    # It names the version that was asked for.
+    """Remove traces of loading and downloading from a model's folder, even inside a local store."""
+    # This file names the requested version.
     (model / "registered_model_meta").unlink(missing_ok=True)
-    # Bytecode, which Python would run instead of the sealed sources.
+    # Python would run bytecode instead of the sealed sources.
     for cache in [*model.rglob("__pycache__")]:
         shutil.rmtree(cache)
 
@@ -118,7 +118,7 @@ def artifact_digest(files: dict[str, str]) -> str:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the model, which is what a server of it fetches."""
+    """Return the size of the model's files in bytes."""
     return sum(path.stat().st_size for path in _files(folder) if path.is_relative_to(folder / MODEL))
 
 
@@ -171,7 +171,7 @@ def write(version: "ModelVersion", environment: str, path: Path, scratch: Path) 
 def read(path: Path, folder: Path, environment: str = "dev") -> Content:
     """Unpack an archive of a version in `environment` into `folder`; returns its version.json's content.
 
-    Raises InputError when it is none, is cut short, is of another format, or a file is not as it was written.
+    Raises InputError for an invalid or truncated archive, another format, or a changed file.
     """
     again = f"recommender export --environment {environment} --output {typed.quoted(path)}"
     mend = f"Write it again where its version is: {again}"
@@ -182,12 +182,14 @@ def read(path: Path, folder: Path, environment: str = "dev") -> Content:
         content: Content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
         form, files = content["format"], content["files"]
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no complete archive of a version ({error}). {mend}") from error
+        raise InputError(f"{path}: not a complete archive of a version ({error}). {mend}") from error
     if form != FORMAT:
-        raise InputError(f"{path}: format {form}, this is format {FORMAT}: use the same code at both ends.")
+        raise InputError(
+            f"{path}: format {form}, but this code needs format {FORMAT}. Use the same code at both ends."
+        )
     if files != (found := digests(folder)):
         name = min(key for key in {*files, *found} if files.get(key) != found.get(key))
-        raise InputError(f"{path}: {name} is not as it was written. {mend}")
+        raise InputError(f"{path}: {name} was changed. {mend}")
     return content
 
 

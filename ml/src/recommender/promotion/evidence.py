@@ -1,4 +1,4 @@
-"""What a training run records for the gate of a promotion: answers, held-out data, latency, size, digests."""
+"""Record evidence for the promotion gate: answers, held-out data, latency, size, digests."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ _STRANGER = "nobody has this id"
 def log(
     native: Path, model_uri: str, recommender: "Recommender", config: "Config", dataset_digest: str
 ) -> dict[str, str]:
-    """Log golden.json and the metrics latency_ms and model_bytes to the active run; returns tags to be set.
+    """Log golden.json and the metrics latency_ms and model_bytes to the active run; returns tags to set.
 
-    `native` is the folder that was logged as native/. The tags are holdout_digest, and artifact_digest over
-    it, the golden sample and the model as the store gives it back: MLflow writes files of its own into that.
+    `native` is the folder logged as native/. The tags are holdout_digest and artifact_digest. The latter
+    covers `native`, the golden sample and the model downloaded from the store, as MLflow adds files to it.
     """
     import mlflow
 
@@ -50,9 +50,9 @@ def log(
 
 
 def holdout(dataset_digest: str, config: "Config") -> str:
-    """SHA-256 (hex) of all that determines which ratings are held out and how they are judged.
+    """Return the SHA-256 (hex) of data, seed and evaluation, which determine the held-out ratings.
 
-    Two runs with the same one were measured on the same held-out ratings: same data, seed and evaluation.
+    Metrics of two runs are comparable if their digests are equal.
     """
     about = {
         "dataset": dataset_digest,
@@ -63,10 +63,10 @@ def holdout(dataset_digest: str, config: "Config") -> str:
 
 
 def sample(recommender: "Recommender", seed: int) -> tuple[dict[str, Any], float]:
-    """Requests drawn by the seed with the trained recommender's answers; and the latency of a list in ms.
+    """Return random requests with the recommender's answers, and the latency of a list in ms.
 
-    200 pairs, among them an unknown user and an unknown item, and the lists of 20 users and of an unknown
-    one. The latency is the 95th percentile over these lists, in this process.
+    Requests are 200 pairs, with an unknown user and an unknown item among them, and the lists of 20 users
+    and an unknown one. The latency is the 95th percentile over these lists, in this process.
     """
     draw = np.random.default_rng(seed)
     users = [recommender.users[at] for at in draw.integers(len(recommender.users), size=_PAIRS)]

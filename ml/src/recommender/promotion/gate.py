@@ -1,4 +1,4 @@
-"""What a version must hold before it is promoted: pure checks, each with its numbers."""
+"""Check a version before its promotion: pure functions, each reporting its numbers."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The order in which a model moves; other names have none.
+# The order of promotion; other names are unordered.
 ENVIRONMENTS = ("dev", "staging", "prod")
 # Largest distance of an estimate, in rating units, from the one recorded at training.
 TOLERANCE = 1e-6
 _LOWER_IS_BETTER = ("rmse", "mae")
 
 Name = Literal["order", "digest", "loads", "golden", "metrics", "latency", "size"]
-# A version whose files were changed or that does not load is never promoted: nobody could serve it.
+# Changed files or a failed load cannot be overridden: serving is impossible.
 OVERRIDABLE = ("order", "golden", "metrics", "latency", "size")
 
 
@@ -33,7 +33,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Check:
-    """One check's outcome and what it found, in words and numbers; `mend` is what to do where it failed."""
+    """A check's outcome and findings, in words and numbers; `mend` is the remedy."""
 
     name: Name
     passed: bool
@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Measured:
-    """A version's metrics, what they were measured on (holdout_digest), and what to call it."""
+    """A version's label, its metrics, and the holdout_digest of their data."""
 
     label: str
     metrics: dict[str, float]
@@ -51,13 +51,13 @@ class Measured:
 
 
 def before(target: str) -> str:
-    """The environment that versions come from into this one."""
+    """Return the environment before this one."""
     at = ENVIRONMENTS.index(target) if target in ENVIRONMENTS else 0
     return ENVIRONMENTS[max(at - 1, 0)]
 
 
 def order(source: str, target: str) -> Check:
-    """Whether the target is the next environment after the source."""
+    """Check that the target is the next environment after the source."""
     if source not in ENVIRONMENTS or target not in ENVIRONMENTS:
         return Check("order", True, f"{source} to {target}")
     step = ENVIRONMENTS.index(target) - ENVIRONMENTS.index(source)
@@ -74,20 +74,20 @@ def order(source: str, target: str) -> Check:
 
 
 def digest(found: str, recorded: str | None, damage: str = "") -> Check:
-    """Whether the files are those that training recorded in the registry; `damage` says what was changed."""
+    """Check the files against the digest that training recorded; `damage` describes a change."""
     if not recorded:
         return Check(
-            "digest", False, "training recorded no artifact_digest", "Train it anew: recommender train."
+            "digest", False, "training recorded no artifact_digest", "Train it again: recommender train."
         )
     if found != recorded:
         text = f"the files have {found[:12]}, training recorded {recorded[:12]}"
-        mend = "Do not use it: find out who changed it. Promote another version, or train anew."
+        mend = "Do not use it: find out who changed it. Promote another version, or train again."
         return Check("digest", False, f"{text}. {damage}".rstrip(". "), mend)
     return Check("digest", True, found[:12])
 
 
 def golden(recorded: dict[str, Any], answered: dict[str, Any]) -> Check:
-    """Whether estimates lie within TOLERANCE of those recorded at training, and lists hold the same items."""
+    """Check that estimates lie within TOLERANCE of the recorded ones and lists have the same items."""
     worst, where, count = 0.0, "", 0
     for part in ("pairs", "lists"):
         expected, found = recorded[part], answered[part]
@@ -101,7 +101,7 @@ def golden(recorded: dict[str, Any], answered: dict[str, Any]) -> Check:
         for user, item, before, now in zip(*columns, strict=True):
             count += 1
             off = abs(now - before)
-            # also when it is no number
+            # True for NaN too.
             if not off <= worst:
                 worst, where = (off if not math.isnan(off) else math.inf), f" (user {user}, item {item})"
     passed = worst <= TOLERANCE
@@ -115,7 +115,7 @@ _GOLDEN_MEND = (
 
 
 def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, float]) -> Check:
-    """Whether the candidate beats the champion by each margin, both measured on the same held-out ratings."""
+    """Check that the candidate beats the champion by each margin on the same held-out ratings."""
     missing = [key for key in margins if key not in candidate.metrics]
     if missing:
         known = ", ".join(sorted(candidate.metrics))
@@ -151,7 +151,7 @@ def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, f
 
 
 def latency(found_ms: float, budget_ms: float) -> Check:
-    """Whether a list is made in time."""
+    """Check the latency of a list."""
     found = f"{found_ms:.1f} ms for a list (95th percentile), allowed are {budget_ms:g}"
     return Check(
         "latency", found_ms <= budget_ms, found, "Raise latency_ms in promotion_gate, or use a faster server."
@@ -159,7 +159,7 @@ def latency(found_ms: float, budget_ms: float) -> Check:
 
 
 def size(found_bytes: int, budget_mb: float) -> Check:
-    """Whether the model's files are small enough."""
+    """Check the size of the model's files."""
     found = f"{found_bytes / 1e6:.2f} MB, allowed are {budget_mb:g}"
     return Check(
         "size",

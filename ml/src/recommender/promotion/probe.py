@@ -1,7 +1,7 @@
-"""Loads a model in a process of its own, answers the golden sample and measures it; prints JSON.
+"""Load a model in a separate process, answer the golden sample, measure latency and print JSON.
 
-Run as a file, isolated (python -IB probe.py MODEL GOLDEN): nothing of the code around it can be imported,
-only what the model brings with it and the environment has, as where it is served.
+Run as an isolated file (python -IB probe.py MODEL GOLDEN). As in serving, only the model's own code and the
+environment's packages can be imported.
 """
 
 import json
@@ -11,12 +11,12 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-# Lists asked for one by one, after the first, which warms up.
+# Number of single lists; the first warms up.
 _TIMED = 50
 
 
 def main(model_folder: str, golden_path: str) -> dict[str, Any]:
-    """Answers in the order of the sample; latency_ms is the 95th percentile of single lists."""
+    """Return answers in the sample's order; latency_ms is the 95th percentile of single lists."""
     import mlflow
     import numpy as np
     import pandas as pd
@@ -49,6 +49,6 @@ def main(model_folder: str, golden_path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # What libraries print must not end up in the JSON.
+    # Output of libraries must not mix with the JSON.
     out, sys.stdout = sys.stdout, sys.stderr
     json.dump(main(*sys.argv[1:]), out)

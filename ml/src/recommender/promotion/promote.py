@@ -1,7 +1,7 @@
-"""A version's way from one environment to the next, the way back, and the picture of all.
+"""Export, promote and roll back versions.
 
-Runs where the target's registry is. Whatever ends a promotion before its last step (an error, a kill, a full
-disk) leaves the champion as it was, and the next run removes what was begun; that step itself it finishes.
+Runs beside the target's registry. If a promotion is interrupted (an error, a kill, a full disk), the champion
+does not change and the next run cleans up. An interrupted last step is completed by the next run.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from recommender.promotion.unfinished import PENDING
 from recommender.tracking import registry, run_log, runs, stores
 
 _UNDONE = (
-    "\nWhat was begun is undone, now or by the next run, and finished where the aliases had begun to move."
+    "\nAn unfinished promotion is undone, now or by the next run. If the aliases had begun to move, the next "
+    "run completes it."
 )
 
 
@@ -27,7 +28,7 @@ def export(environment: str, model: str, number: str | None, path: Path) -> str:
         version = registry.version(names.registered_name(environment, model), number)
         if PENDING in version.tags:
             raise InputError(
-                f"{version.name} {version.version} is what an interrupted promotion left: choose another."
+                f"{version.name} {version.version} is left from an interrupted promotion. Choose another."
             )
         with tempfile.TemporaryDirectory() as scratch:
             bundle.write(version, environment, path, Path(scratch))
@@ -43,16 +44,16 @@ def promote(
     sandbox: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Let an exported version pass the gate, write it into the target by value and make it champion.
+    """Check an exported version, copy it into the target and make it champion.
 
-    Returns a sentence with the new version. `sandbox` shuts the model's own code into a systemd unit while it
-    is tried, which needs root. `by` says who promotes, `say` gets each check and step.
-    Raises Refusal, with all failed checks, InputError, and RecommenderError for what MLflow cannot do.
+    `sandbox` tries the model's own code in a systemd unit, which needs root. `by` names the promoting person.
+    `say` gets each check and step. Returns a sentence with the new version.
+    Raises Refusal with all failed checks, InputError, and RecommenderError for errors of MLflow.
     """
     if unknown := sorted(overridden - {*gate.OVERRIDABLE}):
         raise InputError(
-            f"{', '.join(unknown)} cannot be overridden. What can: {', '.join(gate.OVERRIDABLE)}; "
-            "a version that was changed or does not load is never promoted."
+            f"{', '.join(unknown)} cannot be overridden. These can: {', '.join(gate.OVERRIDABLE)}. "
+            "A version that was changed or does not load is never promoted."
         )
     if not archive.is_file():
         raise InputError(
@@ -65,14 +66,14 @@ def promote(
         content = bundle.read(archive, folder, gate.before(target))
         source = content["environment"]
         if source == target:
-            raise InputError(f"From and to are both {target}: a version moves to another environment.")
+            raise InputError(f"Source and target are both {target}. Choose another environment.")
         name = names.registered_name(target, content["name"].removeprefix(f"{source}."))
         unfinished.remove_unfinished(name, say)
         before = registry.champion(name)
         champion = registry.version(name, before) if before else None
         digest = content["tags"].get("artifact_digest")
         if champion and digest and registry.tags(champion).get("artifact_digest") == digest:
-            return f"{name} {before} is {content['name']} {content['version']}, and champion already."
+            return f"{name} {before} is {content['name']} {content['version']}, and is champion already."
         failed = []
         for check in trial.run_checks(content, folder, target, champion, settings, sandbox):
             verdict = "passed" if check.passed else "OVERRIDDEN" if check.name in overridden else "FAILED"
@@ -84,7 +85,7 @@ def promote(
             wanted = ",".join(check.name for check in refusing)
             able = all(check.name in gate.OVERRIDABLE for check in refusing)
             raise Refusal(
-                f"{content['name']} {content['version']} is not promoted; {target} is as it was.\n"
+                f"{content['name']} {content['version']} is not promoted. {target} is unchanged.\n"
                 + "\n".join(f"  {check.name}: {check.found}. {check.mend}" for check in refusing)
                 + (f"\nIf you know better: OVERRIDE={wanted}" if able else "")
             )
@@ -104,7 +105,7 @@ def promote(
         try:
             version = _copy(content, folder, name, {**tags, "environment": target}, before)
         except BaseException:
-            # where this cannot, the next run will
+            # If this fails, the next run does it.
             with contextlib.suppress(Exception):
                 unfinished.remove_unfinished(name, say)
             raise
@@ -113,9 +114,9 @@ def promote(
 
 
 def rollback(environment: str, model: str, number: str | None = None) -> str:
-    """Make a version champion, by default `previous`, and the champion `previous`; returns a sentence.
+    """Make a version, by default `previous`, champion and the champion `previous`; return a sentence.
 
-    Raises InputError when there is nothing to go back to, Refusal when its files are not what they were.
+    Raises InputError without a version to go back to, Refusal if its files were changed.
     """
     name = names.registered_name(environment, model)
     with stores.explained(f"{environment}: MLflow", _UNDONE, storing=True):
@@ -132,12 +133,12 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
             return f"{name} {wanted} is champion already. Nothing was changed."
         trial.check_whole(version)
         registry.move_aliases(name, wanted, champion)
-    after = f", {champion} is previous. Once more goes forward again" if champion else ""
+    after = f", {champion} is previous. Another rollback undoes this one" if champion else ""
     return f"{name} {wanted} is champion{after}."
 
 
 def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str], before: str | None) -> str:
-    """Write the version down in this registry; the aliases move last. Returns its number."""
+    """Write the version into this registry, move the aliases last and return its number."""
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -154,7 +155,7 @@ def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str]
     params = [Param(key, value) for key, value in source["params"].items()]
     notes = [RunTag(key, value) for key, value in {**kept, **tags}.items()]
     metrics = [Metric(*point) for point in source["metrics"]]
-    # as many as MLflow takes in one request
+    # MLflow's limits for one request.
     for at in range(0, max(len(params), len(notes)), 100):
         client.log_batch(run_id, params=params[at : at + 100], tags=notes[at : at + 100])
     for at in range(0, len(metrics), 1000):
@@ -186,7 +187,7 @@ def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str]
     return str(version.version)
 
 
-# Tags of a run that mean something in its own store alone, or of its own promotion.
+# Tags of a run that belong to its own store or promotion.
 _OF_THE_STORE = (
     "mlflow.parentRunId",
     "mlflow.rootRunId",
@@ -198,12 +199,10 @@ _OF_THE_STORE = (
 
 
 def _compare(run_id: str, place: str, files: dict[str, str]) -> None:
-    """Raise RecommenderError when the store does not give back what was written into it."""
+    """Compare the stored files with the originals; raise RecommenderError if they differ."""
     with tempfile.TemporaryDirectory() as scratch:
         bundle.download(run_id, place, Path(scratch))
         found = bundle.digests(Path(scratch))
     if found != files:
         name = min(key for key in {*files, *found} if files.get(key) != found.get(key))
-        raise RecommenderError(
-            f"The artifact store does not give back {name} as it was written. Is its disk full?"
-        )
+        raise RecommenderError(f"The artifact store has changed {name}. Is its disk full?")

@@ -1,4 +1,4 @@
-"""The gate's checks run on a version: its files, its answers, its latency."""
+"""Run the gate's checks on a version: its files, its answers, its latency."""
 
 import json
 import os
@@ -16,12 +16,11 @@ from recommender.tracking import registry
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-# Seconds that loading and answering may take.
+# Limit in seconds for loading and answering.
 PROBE_TIMEOUT = 300
-# Bytes that it may write, its answer included, and that are read of that.
+# Limit in bytes for its files and for its output.
 PROBE_OUTPUT = 2**24
-# The model brings code of its own. It gets an account that owns nothing, no network, no place to write and
-# no more memory than a server has to spare.
+# A model contains foreign code: no rights, network or disk, little memory.
 _SANDBOX = (
     "systemd-run --quiet --pipe --wait --collect --service-type=exec --setenv=MLFLOW_DISABLE_TELEMETRY=true "
     "--setenv=HOME=/tmp -p DynamicUser=yes -p PrivateNetwork=yes -p PrivateDevices=yes "
@@ -39,7 +38,7 @@ def run_checks(
     settings: gate.Settings,
     sandbox: bool,
 ) -> Iterator[gate.Check]:
-    """All checks, in order; what cannot be tried because an earlier one failed is left out."""
+    """Yield the checks in order; skip those that depend on a failed one."""
     yield gate.order(content["environment"], target)
     whole = gate.digest(
         bundle.artifact_digest(content["files"]),
@@ -66,7 +65,7 @@ def run_checks(
         )
     yield gate.metrics(candidate, theirs, settings.margins)
     yield gate.size(bundle.size(folder), settings.size_mb)
-    # Nothing of what was changed is run.
+    # Changed code is never run.
     if not whole.passed:
         return
     recorded = folder / bundle.RUN / evidence.GOLDEN
@@ -82,8 +81,8 @@ def run_checks(
         golden = gate.golden(json.loads(recorded.read_text(encoding="utf-8")), answered)
         latency = gate.latency(answered["latency_ms"], settings.latency_ms)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        mend = "Find out what its code does: the answer is not what loading and asking a model gives."
-        yield gate.Check("loads", False, f"it printed what is no answer ({error!r})", mend)
+        mend = "Find out what its code does: its output has the wrong form."
+        yield gate.Check("loads", False, f"its output is not a valid answer ({error!r})", mend)
         return
     yield gate.Check("loads", True, found)
     yield golden
@@ -91,28 +90,30 @@ def run_checks(
 
 
 def check_whole(version: "ModelVersion") -> None:
-    """Raise Refusal when the artifacts of a version are not those that training recorded.
+    """Compare a version's artifacts with the digest that training recorded.
 
-    Raises Untrusted where the tracking server does not keep them itself.
+    Raises Refusal if they differ, Untrusted if the tracking server does not keep them itself.
     """
     recorded = registry.tags(version).get("artifact_digest")
     if not recorded:
-        # trained before digests were recorded: there is nothing to compare with
+        # Trained before digests were recorded.
         registry.check_places(version)
         return
     with tempfile.TemporaryDirectory() as scratch:
         bundle.download(str(version.run_id), str(version.source), Path(scratch))
         found = gate.digest(bundle.artifact_digest(bundle.digests(Path(scratch))), recorded)
     if not found.passed:
-        raise Refusal(f"{version.name} {version.version} is damaged: {found.found}. The champion stays.")
+        raise Refusal(
+            f"{version.name} {version.version} is damaged: {found.found}. The champion is unchanged."
+        )
 
 
 def _probe(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any] | None, str]:
-    """What probe.py prints, or None and why it printed nothing."""
+    """Return probe.py's answer, or None and the reason for its failure."""
     paths = {Path(probe.__file__): "/tmp/probe.py", model: "/tmp/model", golden: "/tmp/golden.json"}
     command = [sys.executable, "-IB", *map(str, paths)]
     if sandbox:
-        # where it sees them; it cannot look into the folder of the one who promotes
+        # The unit cannot read the promoting person's folder.
         seen = [f"--property=BindReadOnlyPaths={path}:{place}" for path, place in paths.items()]
         command = [*_SANDBOX, *seen, sys.executable, "-IB", *paths.values()]
     clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -132,7 +133,7 @@ def _probe(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any] | N
     try:
         answered: dict[str, Any] = json.loads(printed)
     except ValueError:
-        return None, f"it printed what is no answer: {printed[:100]!r}"
+        return None, f"its output is not a valid answer: {printed[:100]!r}"
     return answered, ""
 
 

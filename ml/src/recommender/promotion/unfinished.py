@@ -1,4 +1,4 @@
-"""What a promotion that was cut off has left."""
+"""Clean up after an interrupted promotion."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from recommender.tracking import registry, stores
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-# On a run and a version that are being written; whoever finds it without a promotion at work removes them.
+# Marks a run and a version in progress; the next promotion removes leftovers.
 PENDING = "promotion_pending"
 
 
 def remove_unfinished(name: str, say: Callable[[str], None] = lambda line: None) -> None:
-    """Finish what was interrupted where the aliases had begun to move, and remove it where they had not."""
+    """Complete an interrupted promotion if its aliases had begun to move; otherwise remove it."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -24,21 +24,21 @@ def remove_unfinished(name: str, say: Callable[[str], None] = lambda line: None)
         if PENDING in version.tags and str(version.version) in served:
             done(version)
         elif PENDING in version.tags:
-            say(f"removing {name} {version.version}, which an interrupted promotion left")
+            say(f"removing {name} {version.version}, left from an interrupted promotion")
             client.delete_model_version(name, version.version)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return
     for run in client.search_runs([experiment.experiment_id], f"tags.{PENDING} != ''"):
-        say(f"removing run {run.info.run_id}, which an interrupted promotion left")
-        # mlflow gc would free the place one day; a full disk needs it now
+        say(f"removing run {run.info.run_id}, left from an interrupted promotion")
+        # A full disk needs the space before the next mlflow gc.
         with contextlib.suppress(stores.Untrusted):
             _artifacts(stores.require_server_store(run.info.artifact_uri)).delete_artifacts()
         client.delete_run(run.info.run_id)
 
 
 def done(version: "ModelVersion") -> None:
-    """Take the mark off a version and its run: they are whole."""
+    """Remove the mark from a complete version and its run."""
     import mlflow
 
     client, run = mlflow.MlflowClient(), registry.run_of(version)

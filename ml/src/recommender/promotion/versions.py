@@ -1,4 +1,4 @@
-"""The table of versions."""
+"""Print the table of versions."""
 
 import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def versions_table(environment: str) -> str:
-    """All versions of an environment's models as text: aliases, metrics, and where each came from."""
+    """Return all versions of an environment's models as text: aliases, metrics, origin."""
     import mlflow
 
     with stores.explained(f"{environment}: MLflow", storing=True):
@@ -26,7 +26,7 @@ def versions_table(environment: str) -> str:
             page = part.token
             if not page:
                 break
-        # _ is a wildcard of LIKE, and MLflow lets others give names that nothing here does
+        # _ is a wildcard of LIKE, and MLflow allows names that we do not.
         models = sorted(name for name in found if names.is_name_of(environment, name))
         lines = []
         for name in models:
@@ -75,5 +75,5 @@ def _row(version: "ModelVersion", aliases: dict[str, str]) -> list[str]:
         f"{code[:8]}{'+' if code.endswith('+') else ''} {conf}".strip(),
         origin,
     ]
-    # whoever reaches MLflow can write tags, and what a terminal obeys into them
+    # Tags are untrusted and may contain a terminal's control characters.
     return ["".join(sign if sign.isprintable() else "?" for sign in text) for text in row]

@@ -1,4 +1,4 @@
-"""What answers: a model's arrays, its formulas and the served contract. A stored model imports this alone."""
+"""Answer requests: a model's arrays, its formulas, the served contract. Stored models import only this."""
 
 from recommender.serving.answer import answer
 from recommender.serving.recommender import Recommender

@@ -1,4 +1,4 @@
-"""The served contract: a frame of requests in, a frame of answers out."""
+"""Define the served contract: a frame of requests in, a frame of answers out."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,19 +21,19 @@ SIMILAR_COLUMNS = ["similar_to", "item", "title", "similarity", "rank"]
 def answer(recommender: Recommender, request: "pd.DataFrame") -> "pd.DataFrame":
     """Answer a request frame; ids are text or whole numbers.
 
-    Columns user and item: one row back for each, with the estimated rating. Column user and optionally k,
+    Columns user and item: one row for each, with the estimated rating. Column user and optionally k,
     without item: for each row the k best items (k from the model's settings when missing), rank 1 first.
     Column similar_to and optionally k: for each row the k nearest items, rank 1 first.
 
-    Besides user there may be history, in each row a dictionary {item: rating} or none: what the user has
-    rated since the training, or all of it for a new user; unknown items in it are passed over. known_user
-    says whether the answer is personal; a user nobody knows gets the popular items. Besides k there may be
-    reasons, a number: the answer has a column because, which names as many ratings that speak for the item.
+    Optional column history, beside user: a dictionary {item: rating} or None in each row, the ratings since
+    the training, or all ratings of a new user. Unknown items in it are ignored. known_user says whether the
+    answer is personal; an unknown user gets the popular items. Optional column reasons, beside k: a number.
+    The answer's column because then names as many ratings in favour of the item.
 
-    Raises InputError for a frame without user, an empty id, a k or reasons that is no whole number above 0,
-    a history that is none and ratings off the scale, and an unknown item in similar_to.
+    Raises InputError for a frame without user, an empty id, a k or reasons that is not a whole number above
+    0, an invalid history, ratings off the scale, and an unknown item in similar_to.
     """
-    # recommender.serving is imported where there is numpy alone
+    # recommender.serving must import with numpy alone.
     import pandas as pd
 
     if isinstance(request, pd.DataFrame) and "similar_to" in request:
@@ -153,7 +153,7 @@ def _ids(request: "pd.DataFrame", column: str) -> list[str]:
     for row, value in enumerate(values):
         if pd.isna(value) or str(value).strip() == "":
             raise InputError(f"Row {row} has no {column}. Give every row an id.")
-    # A column that once held a gap reaches us as 7.0, and is the same id as 7.
+    # A column with a gap turns 7 into 7.0, the same id.
     return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
 
 

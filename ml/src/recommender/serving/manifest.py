@@ -1,4 +1,4 @@
-"""What stands beside a saved model: its format, what made it, and the SHA-256 of each file."""
+"""Write and check a saved model's manifest: format, versions, SHA-256 of each file."""
 
 import hashlib
 import importlib.metadata
@@ -10,17 +10,17 @@ from typing import Any
 from recommender import __version__
 from recommender.errors import InputError
 
-# What `write` writes. One more whenever files or arrays change so that older code would misread them.
-# 2: the users' ratings and what folding in needs.
+# Increase with each change that older code would misread.
+# 2 added the users' ratings and the inputs of folding in.
 FORMAT = 2
 READS = (1, 2)
 NAME = "manifest.json"
 _PACKAGES = ("mlflow", "numpy", "pandas", "scikit-surprise")
-_MEND = "Copy the whole folder anew from where it was logged, or train anew: recommender train"
+_MEND = "Copy the whole folder again from where it was logged, or train again: recommender train"
 
 
 def write(folder: Path, about: dict[str, Any]) -> None:
-    """Write `folder`/manifest.json over the files in it; `about` is what else it shall say of them.
+    """Write `folder`/manifest.json about the files in it; `about` adds further keys.
 
     Keys: format, recommender (this code's version), made_with (Python, system, package versions), those of
     `about`, and files, by name each with sha256 (hex) and bytes.
@@ -43,9 +43,9 @@ def write(folder: Path, about: dict[str, Any]) -> None:
 
 
 def check(folder: Path, needed: str) -> dict[str, Any]:
-    """The manifest of a folder, once its format is one of READS and every file is as it was written.
+    """Check a folder against its manifest and return the manifest.
 
-    Raises InputError when the manifest is missing, is none, is of another format or does not list the file
+    Raises InputError when the manifest is missing, invalid, not of a format in READS or without the file
     `needed`, and when a file is missing or has another digest.
     """
     path = folder / NAME
@@ -56,18 +56,18 @@ def check(folder: Path, needed: str) -> dict[str, Any]:
             raise InputError(
                 f"{path}: format {content['format']}, written by recommender {made_by}; this is recommender "
                 f"{__version__}, which reads format {' and '.join(map(str, READS))}. Load the model with "
-                f"recommender {made_by}, or train it anew with this one."
+                f"recommender {made_by}, or train it again with this one."
             )
         expected = {name: content["files"][name]["sha256"] for name in {*content["files"], needed}}
     except FileNotFoundError as error:
-        raise InputError(f"{path}: missing, and without it nothing is loaded. {_MEND}") from error
+        raise InputError(f"{path}: missing, and nothing is loaded without it. {_MEND}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no manifest of a {needed} ({error!r}). {_MEND}") from error
+        raise InputError(f"{path}: not a manifest of a {needed} ({error!r}). {_MEND}") from error
     for name, digest in sorted(expected.items()):
         try:
             found = _sha256(folder / name)
         except FileNotFoundError as error:
-            raise InputError(f"{folder / name}: missing, and the manifest lists it. {_MEND}") from error
+            raise InputError(f"{folder / name}: missing, but the manifest lists it. {_MEND}") from error
         if found != digest:
             raise InputError(
                 f"{folder / name}: its sha256 is {found}, the manifest says {digest}: "

@@ -1,4 +1,4 @@
-"""The script that MLflow stores and runs when it loads the model (models from code): it unpickles nothing."""
+"""Define the model as a script that MLflow stores and runs (models from code), without pickle."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from recommender.serving import Recommender, answer
 
 
 class MovieRecommender(PythonModel):
-    """Loads the recommender's arrays and answers frames, in the two forms that `answer` names."""
+    """Load the recommender's arrays and answer frames, in the two forms of `answer`."""
 
-    # MLflow finds this parameter by its name.
+    # MLflow requires this parameter's name.
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the arrays; raises InputError for what is damaged, incomplete or of another format."""
+        """Read the arrays; raises InputError for damaged or missing files and other formats."""
         self.recommender = Recommender.load(Path(context.artifacts["recommender"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer one frame; a request without sense is INVALID_PARAMETER_VALUE, servers say as 400."""
+        """Answer one frame; an invalid request is INVALID_PARAMETER_VALUE, HTTP status 400."""
         try:
             return answer(self.recommender, model_input)
         except InputError as error:

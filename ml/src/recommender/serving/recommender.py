@@ -1,4 +1,4 @@
-"""A trained recommender: estimates for pairs, lists for users, and its persistence without pickle."""
+"""Answer from a trained recommender: estimates for pairs, lists for users; save it without pickle."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from recommender.serving.scorers.kinds import KINDS
 # The one file beside the manifest of a saved recommender.
 ARRAYS = "recommender.npz"
 
-# Estimates that are made at a time for lists: 64 MB of them, and a few times that while they are sorted.
+# Estimates per block of lists: 64 MB, several times that during sorting.
 BLOCK = 2**23
-# Scores nearer than this are equal: the order in which a product is summed up changes the last digits.
+# Scores nearer than this are equal: summation order changes the last digits.
 NEAR = 1e-9
 
 History = Mapping[str, float]
@@ -31,12 +31,12 @@ Rows = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 
 
 def supported(count: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
-    """Which items have `least` ratings, or, where none has so many, as many as the most rated; shape (m,)."""
+    """Return a mask of items with `least` ratings, or if none, of the most rated ones; shape (m,)."""
     return count >= min(least, int(count.max()))
 
 
 def _cut(parts: list[Rows], k: int) -> Rows:
-    """The first k entries of each row; the entries of an earlier part come first."""
+    """Return the first k entries of each row; entries of an earlier part come first."""
     if len(parts) == 1:
         return parts[0]
     row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -60,7 +60,7 @@ class Pick:
 class Lists:
     """Lists of several users, one below the other, as arrays of shape (r,).
 
-    `user` is the position in what was asked for, `item` indexes Recommender.items, `estimate` is in rating
+    `user` is the position in the request, `item` indexes Recommender.items, `estimate` is in rating
     units and on the scale, `rank` counts from 1, `known` says whether the list is personal.
     """
 
@@ -73,7 +73,7 @@ class Lists:
 
 @dataclass(frozen=True)
 class Reason:
-    """A rating that speaks for a recommendation: `share` is what it adds to the estimate, in rating units."""
+    """A rating in favour of a recommendation; `share` is its part of the estimate, in rating units."""
 
     item: str
     title: str
@@ -82,9 +82,9 @@ class Reason:
 
 
 class Settings(TypedDict, total=False):
-    """How a model makes lists, and what it is.
+    """A model's kind and its rules for lists.
 
-    k: the length of a list. min_item_ratings: how many ratings an item needs to come first. damping: the
+    k: the length of a list. min_item_ratings: the ratings an item needs to come first. damping: the
     average ratings that an item starts with. scale: lowest and highest rating. scorer: a key of KINDS.
     """
 
@@ -99,9 +99,9 @@ class Settings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
-    """Scorer, ids, titles, what each user has rated, and each item's popularity.
+    """Scorer, ids, titles, each user's ratings, and each item's popularity.
 
-    `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) what they got, None in a
+    `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) their ratings, None in a
     model of format 1; `count` and `popularity` have shape (m,), popularity is the damped mean rating.
     """
 
@@ -125,18 +125,18 @@ class Recommender:
         object.__setattr__(self, "_item_at", {raw: at for at, raw in enumerate(self.items)})
 
     def knows(self, user: str) -> bool:
-        """Whether the user was among the ratings."""
+        """Check that the user was among the ratings."""
         return user in self._user_at  # type: ignore[attr-defined]
 
     def knows_any(self, history: History) -> bool:
-        """Whether one of the history's items was among the ratings."""
+        """Check that one of the history's items was among the ratings."""
         return any(item in self._item_at for item in history)  # type: ignore[attr-defined]
 
     def estimate(self, users: Sequence[str], items: Sequence[str], history: History | None = None) -> Floats:
-        """Estimates clipped to the scale for n pairs of raw ids; unknown ids get what Surprise gives them.
+        """Return estimates clipped to the scale for n pairs of raw ids; unknown ids get Surprise's estimate.
 
-        With a history (item: rating) they are all those of one user who has these ratings, besides what the
-        model knows of the one user in `users`. Raises InputError for ratings off the scale.
+        With a history (item: rating), `users` is one user, whose known ratings the history complements.
+        Raises InputError for ratings off the scale.
         """
         item = np.array([self._item_at.get(raw, -1) for raw in items], dtype=np.int64)  # type: ignore[attr-defined]
         if history is not None:
@@ -146,13 +146,13 @@ class Recommender:
         return self._clipped(self.scorer.pairs(user, item))
 
     def top_n(self, user: str, k: int | None = None, history: History | None = None) -> list[Pick]:
-        """The k best items that the user has not rated, best first; fewer when there are not so many.
+        """Return the k best items that the user has not rated, best first; fewer if fewer exist.
 
-        Items with `min_item_ratings` ratings come first (where no item has so many, those with the most). The
-        others fill up a list that is too short, see `_shrunk`. An unknown user gets the items of highest
+        Items with `min_item_ratings` ratings come first (if no item has so many, those with the most). The
+        others fill up a short list, see `_shrunk`. An unknown user gets the items of highest
         popularity. Equal estimates: the item with more ratings first.
-        `history` (item: rating) are ratings that came after the training: they count besides those that the
-        model knows of the user, who may be unknown. Raises InputError for ratings off the scale.
+        `history` (item: rating) are ratings since the training. They complement the user's known ratings; the
+        user may be unknown. Raises InputError for ratings off the scale.
         """
         [lists] = [self.list_for(user, k, history)] if history is not None else self.recommend([user], k)
         return [
@@ -161,14 +161,14 @@ class Recommender:
         ]
 
     def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
-        """Lists as `top_n` makes them, for these users or for all, in blocks of bounded memory.
+        """Yield the lists of `top_n` for these users or for all, in blocks of bounded memory.
 
-        A block is some hundred users; `Lists.user` goes on counting through them. Raises InputError for a k
+        A block is some hundred users; `Lists.user` counts across blocks. Raises InputError for a k
         below 1.
         """
         k = self._length(k)
         if isinstance(users, str):
-            # Else each of its characters would be taken for a user.
+            # Otherwise each character would be a user.
             users = [users]
         known = range(len(self.users)) if users is None else map(self._at, users)
         at = np.fromiter(known, dtype=np.int64)
@@ -178,7 +178,7 @@ class Recommender:
             yield self._lists(part, first, k)
 
     def list_for(self, user: str, k: int | None, history: History) -> Lists:
-        """The list of one user with ratings that came after the training, see `top_n`."""
+        """Return the list of one user with ratings since the training, see `top_n`."""
         k = self._length(k)
         scorer, at, rated = self._folded(user, history)
         row = np.zeros(len(rated), dtype=np.int64)
@@ -189,9 +189,9 @@ class Recommender:
         return self._as_lists(*listed, np.array([at]), 0)
 
     def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
-        """The n ratings of the user that add most to the estimate of an item, most first.
+        """Return the n ratings of the user that add most to an item's estimate, most first.
 
-        None for a model that has no such reasons (neighbouring users, deviations, biases), an unknown item,
+        None for models without such reasons (neighbouring users, deviations, biases), an unknown item,
         and a user without ratings. Raises InputError for ratings off the scale.
         """
         at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
@@ -208,10 +208,10 @@ class Recommender:
         ]
 
     def similar(self, item: str, k: int | None = None) -> list[Pick]:
-        """The k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
+        """Return the k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
 
-        By the model's own similarities or factors; where it has none, by who has rated: the cosine of the
-        two sets of users. As in `top_n`, items with many ratings come first; the similarity of the others is
+        The similarity is the model's own or that of its factors, otherwise the cosine of the items' sets of
+        users. As in `top_n`, items with many ratings come first; the similarity of the others is
         shrunk. Raises InputError for an unknown item.
         """
         k = self._length(k)
@@ -239,18 +239,18 @@ class Recommender:
 
     @cached_property
     def _eligible(self) -> NDArray[np.int64]:
-        """The items that are recommended first, those with more ratings before the others."""
+        """Return the items that come first in lists, by descending number of ratings."""
         return self._by_count(supported(self.count, self.settings["min_item_ratings"]))
 
     @cached_property
     def _rest(self) -> NDArray[np.int64]:
-        """The rated items that fill up lists, those with more ratings first."""
+        """Return the rated items that fill up lists, by descending number of ratings."""
         few = ~supported(self.count, self.settings["min_item_ratings"])
         return self._by_count(few & (self.count > 0))
 
     @cached_property
     def _column(self) -> NDArray[np.int64]:
-        """Where each item stands among these and, after that, in the rest; -1 for one that nobody rated."""
+        """Return each item's position in the shelf followed by the rest; -1 for items without ratings."""
         column = np.full(len(self.items), -1)
         column[np.concatenate((self._eligible, self._rest))] = np.arange(
             len(self._eligible) + len(self._rest)
@@ -263,12 +263,12 @@ class Recommender:
 
     @cached_property
     def _support(self) -> Floats:
-        """How much the ratings of each item of `_rest` count beside `damping`: above 0, at most 1."""
+        """Return the weight of each item's ratings against `damping`, for `_rest`: above 0, at most 1."""
         count = self.count[self._rest]
         return count / (count + float(self.settings.get("damping", 25.0)))
 
     def _at(self, user: str) -> int:
-        # Ids are text; whoever asks for the user 7 means "7".
+        # Ids are text: 7 means "7".
         return self._user_at.get(str(user), -1)  # type: ignore[attr-defined,no-any-return]
 
     def _length(self, k: int | None) -> int:
@@ -298,7 +298,7 @@ class Recommender:
     def _filled(
         self, scorer: Scorer, user: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
     ) -> Rows:
-        """The k best items of each of `user`, shape (b,): of the shelf, and of the rest where these are few.
+        """Return the k best items of each of `user`, shape (b,), filled up from the rest if needed.
 
         `seen[i]` is an item that the user of row `row[i]` has rated. Returns rows, ascending, with items and
         scores, best first.
@@ -317,14 +317,14 @@ class Recommender:
         return _cut(parts, k)
 
     def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
-        """The k most popular items that are not among those seen, as `_filled` orders them, in row 0."""
+        """Return the k most popular unseen items, in the order of `_filled`, in row 0."""
         parts = [self._best(self.popularity[self._eligible][None], self._eligible, row, seen, k)]
         if len(parts[0][0]) < k and len(self._rest):
             parts.append(self._best(self.popularity[self._rest][None], self._rest, row, seen, k))
         return _cut(parts, k)
 
     def _shrunk(self, estimate: Floats) -> Floats:
-        """Estimates for `_rest`, drawn to the user's mean the more, the fewer ratings the item has."""
+        """Return estimates for `_rest`, shrunk towards the user's mean; fewer ratings shrink more."""
         level = estimate.mean(axis=1, keepdims=True)
         shrunk: Floats = level + self._support * (estimate - level)
         return shrunk
@@ -332,7 +332,7 @@ class Recommender:
     def _best(
         self, score: Floats, items: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
     ) -> Rows:
-        """The k best of each row of scores over `items` (`_eligible` or `_rest`), without what the row saw.
+        """Return the k best of each row of scores over `items` (`_eligible` or `_rest`), without seen items.
 
         Returns rows, ascending, with items and scores, best first.
         """
@@ -341,7 +341,7 @@ class Recommender:
         score[row[inside], column[inside]] = -np.inf
         k = min(k, score.shape[1])
         least = -np.partition(-score, k - 1, axis=1)[:, k - 1 : k]
-        # -inf less something is -inf: rows with fewer than k items left have all that is seen in it.
+        # -inf minus a number is -inf: short rows contain seen items too.
         row, column = np.nonzero((score >= least - 2 * NEAR) & (score > -np.inf))
         score = score[row, column]
         order = np.lexsort((column, -np.round(score / NEAR), row))
@@ -361,12 +361,12 @@ class Recommender:
         return Lists(row + first, item, self._clipped(score), rank, at[row] >= 0)
 
     def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
-        """Items and ratings of a user: those of the training, and over them those of the history."""
+        """Return a user's items and ratings: those of the training, overridden by the history."""
         at = self._at(user)
         known: dict[int, float] = {}
         if at >= 0 and self.rating is not None:
             row = slice(self.start[at], self.start[at + 1])
-            # By way of text: as float64, a float32 of 3.3 is 3.2999999523.
+            # Through text: float32 3.3 becomes float64 3.2999999523.
             exact = self.rating[row].astype(str).astype(np.float64)
             known = dict(zip(self.rated[row].tolist(), exact.tolist(), strict=True))
         low, high = self.settings["scale"]
@@ -381,10 +381,10 @@ class Recommender:
         return np.array([*known], dtype=np.int64), np.array([*known.values()], dtype=np.float64)
 
     def _folded(self, user: str, history: History) -> tuple[Scorer, int, NDArray[np.int64]]:
-        """A scorer that knows the history, the user's index in it (-1: unknown), and the items seen."""
+        """Return a scorer with the history, the user's index in it (-1: unknown), and the seen items."""
         rated, rating = self._ratings_of(user, history)
         how, at = self.settings.get("fold_in"), self._at(user)
-        # What was trained is better than what is folded in, as long as the history adds nothing.
+        # Without new ratings the trained user is better than a folded-in one.
         adds = at < 0 or self.knows_any(history)
         folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None and adds else None
         if folded is not None:
@@ -398,7 +398,7 @@ class Recommender:
         return np.clip(estimate, low, high)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that `save` writes; ids, titles and settings are JSON in bytes, so nothing needs pickle."""
+        """Return the arrays to save; ids, titles and settings are JSON bytes, to avoid pickle."""
         words = {"users": self.users, "items": self.items, "titles": self.titles, "settings": self.settings}
         arrays: dict[str, NDArray[Any]] = {
             key: np.frombuffer(json.dumps(value, sort_keys=True).encode(), dtype=np.uint8)
@@ -411,7 +411,7 @@ class Recommender:
         return arrays | {f"scorer_{name}": np.asarray(getattr(self.scorer, name)) for name in parts}
 
     def digest(self) -> str:
-        """SHA-256 (hex) of all that determines the answers: equal for two runs of one configuration."""
+        """Return the SHA-256 (hex) of all arrays; it is equal for two runs of one configuration."""
         seal = hashlib.sha256()
         for key, array in sorted(self.arrays().items()):
             seal.update(
@@ -420,16 +420,16 @@ class Recommender:
         return seal.hexdigest()
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:
-        """Write the arrays and their manifest, with `about`, into a folder, which is made."""
+        """Write the arrays and their manifest, with `about`, into a new folder."""
         folder.mkdir(parents=True)
         np.savez_compressed(folder / ARRAYS, **self.arrays())  # type: ignore[arg-type]
         manifest.write(folder, about)
 
     @classmethod
     def load(cls, folder: Path) -> "Recommender":
-        """Read what `save` wrote; nothing is unpickled.
+        """Read the files of `save`, without pickle.
 
-        Raises InputError when a file is missing, is not the one that was saved, or is of another format.
+        Raises InputError when a file is missing, was changed or is of another format.
         """
         manifest.check(folder, ARRAYS)
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:

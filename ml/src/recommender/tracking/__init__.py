@@ -1,1 +1,1 @@
-"""MLflow's edge: stores, runs, what a run logs, the registry."""
+"""Talk to MLflow: stores, runs, logged artifacts, the registry."""

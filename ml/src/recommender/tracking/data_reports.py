@@ -1,4 +1,4 @@
-"""Reports of the data in MLflow: a run's own, and the champion's."""
+"""Log a run's data reports to MLflow; read the champion's."""
 
 import json
 
@@ -11,10 +11,10 @@ IDS = "data/ids.json"
 
 
 def of_champion(name: str) -> reports.Before | None:
-    """The data that the champion of registered model `name` was trained on.
+    """Return the report of the data behind the champion of registered model `name`.
 
-    None when there is no champion, or it has no profile: it is older than these reports, or its run was
-    deleted. Raises RecommenderError when MLflow does not answer, Untrusted where another server keeps them.
+    None without a champion or its profile: the champion predates these reports, or its run was deleted.
+    Raises RecommenderError when MLflow does not answer, Untrusted when another server keeps the reports.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -40,7 +40,7 @@ def of_champion(name: str) -> reports.Before | None:
 
 
 def log(run_id: str, ratings: Ratings, name: str) -> list[str]:
-    """Log profile, ids and, when `name` has a champion, drift to the active run, as pages, JSON and metrics.
+    """Log profile and ids to the active run as pages, JSON and metrics, with drift if `name` has a champion.
 
     Metrics are data_<number> and drift_<number>. Returns the remarks.
     """

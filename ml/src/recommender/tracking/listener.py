@@ -1,6 +1,6 @@
-"""Whose program listens on a port of the loopback: while a server is down, anybody can take its place.
+"""Check the owner of a listening loopback port: any account can take the port of a stopped server.
 
-Linux tells everybody, in /proc/net; elsewhere nothing is known, and nothing is refused.
+Linux shows the owner in /proc/net. Other systems do not, so nothing is refused there.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from recommender.errors import RecommenderError
 
-# The account that the tracking server of this host runs as, where there is one.
+# The account of this host's tracking server, if there is one.
 ACCOUNT = "RECOMMENDER_TRACKING_ACCOUNT"
 _PROC = Path("/proc/net")
 _LISTENS = "0A"
@@ -21,14 +21,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Foreign(RecommenderError):
-    """Somebody else's program listens where a tracking server should."""
+    """Another account's program listens on the tracking server's port."""
 
 
 def check(uri: str, credentials: bool) -> None:
-    """Raise Foreign when another than the tracking server listens on the loopback address in `uri`.
+    """Check that the tracking server itself listens on the loopback address in `uri`.
 
-    The server is root's (systemd holds the socket) or of the account RECOMMENDER_TRACKING_ACCOUNT. Where that
-    is not set, an own program is one's own affair, and only what would get `credentials` is looked at.
+    The server belongs to root (systemd holds the socket) or to RECOMMENDER_TRACKING_ACCOUNT. If that is not
+    set, this account's own programs are allowed, and the check runs only if `credentials` would be sent.
+    Raises Foreign for another account's program.
     """
     expected = os.environ.get(ACCOUNT, "")
     if not (expected or credentials):
@@ -40,17 +41,17 @@ def check(uri: str, credentials: bool) -> None:
     found = {uid for address in addresses for uid in owners(address, port)}
     if strangers := [_name(uid) for uid in sorted(found - allowed)]:
         raise Foreign(
-            f"{parts.hostname}:{port}: a program of {', '.join(strangers)} listens there, and the tracking "
-            f"server would be {expected or 'mlflow'}'s. Nothing was sent to it. End that program and start "
-            "the server (systemctl restart mlflow); if it is the right one, tell make, as in: "
+            f"{parts.hostname}:{port}: a program of {', '.join(strangers)} listens there, but the tracking "
+            f"server runs as {expected or 'mlflow'}. Nothing was sent to it. End that program and start "
+            "the server (systemctl restart mlflow); if it is the right one, name its account: "
             f"make train {ACCOUNT}={strangers[0]}"
         )
 
 
 def owners(address: Address, port: int) -> set[int]:
-    """Accounts whose sockets accept a connection to the address; empty where none does or nothing is known.
+    """Return the accounts whose sockets accept connections to the address; empty if none or unknown.
 
-    One that listens on the very address goes before those that listen on all.
+    A socket on this address takes precedence over sockets on all addresses.
     """
     found: dict[Address, set[int]] = {}
     for table in ("tcp", "tcp6"):
@@ -70,7 +71,7 @@ def owners(address: Address, port: int) -> set[int]:
 
 
 def _address(digits: str) -> Address:
-    """An address as /proc/net writes it: words of 32 bits, each in the processor's order of bytes."""
+    """Parse an address of /proc/net: words of 32 bits, each in native byte order."""
     words = [int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(digits), 8)]
     address = ipaddress.ip_address(b"".join(words))
     return getattr(address, "ipv4_mapped", None) or address

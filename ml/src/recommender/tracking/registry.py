@@ -1,4 +1,4 @@
-"""MLflow's model registry: names by environment, and the aliases that say what is served."""
+"""Register, find and load models in MLflow's registry; move their aliases."""
 
 import json
 import re
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
-# A tag of the registered model: where its aliases are to point. It is there while they move, and no longer.
+# Tag of a registered model: its aliases' targets, only while they move.
 _MOVING = "aliases_moving"
-# A tag of the registered model: the source_digest that was deployed last and made champion.
+# Tag of a registered model: the source_digest deployed last and made champion.
 _DEPLOYED = "deployed"
 
 
 def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
-    """Register a logged model as a new version of `name` and make it champion; returns the version.
+    """Register a logged model as a new version of `name`, make it champion and return the version.
 
-    The champion before becomes `previous`.
-    Raises RecommenderError for whatever MLflow refuses.
+    The former champion becomes `previous`.
+    Raises RecommenderError for errors of MLflow.
     """
     import mlflow
 
@@ -38,10 +38,10 @@ def register(model_uri: str, name: str, tags: dict[str, str]) -> str:
 
 
 def move_aliases(name: str, champion: str, previous: str | None) -> None:
-    """Let the aliases point to these versions; the champion is one that can be served at every moment.
+    """Point the aliases to these versions; the champion can be served at every moment.
 
-    MLflow moves one alias at a time, so that where they go is written down first: `settle` ends what an
-    interruption left half-way.
+    MLflow moves one alias at a time, so a tag records the targets first. `finish_alias_move` completes an
+    interrupted move.
     """
     import mlflow
 
@@ -51,7 +51,7 @@ def move_aliases(name: str, champion: str, previous: str | None) -> None:
 
 
 def finish_alias_move(name: str) -> None:
-    """Finish a move of the aliases of `name` that was interrupted; does nothing where there is none."""
+    """Finish an interrupted move of the aliases of `name`, if there is one."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -59,33 +59,33 @@ def finish_alias_move(name: str) -> None:
     if found is None or _MOVING not in found.tags:
         return
     for alias, version in json.loads(found.tags[_MOVING]).items():
-        # somebody may have deleted it since
+        # The version may have been deleted since.
         if version is not None and _found(client.get_model_version, name, version):
             client.set_registered_model_alias(name, alias, version)
     client.delete_registered_model_tag(name, _MOVING)
 
 
 def deployed(name: str) -> str | None:
-    """The source_digest that a deployment last made champion of `name`, or None."""
+    """Return the source_digest that a deployment last made champion of `name`, or None."""
     found = _model(name)
     return found.tags.get(_DEPLOYED) if found else None
 
 
 def set_deployed(name: str, digest: str) -> None:
-    """Write down that `digest` is deployed and was made champion."""
+    """Record that `digest` is deployed and was made champion."""
     import mlflow
 
     mlflow.MlflowClient().set_registered_model_tag(name, _DEPLOYED, digest)
 
 
 def aliases(name: str) -> dict[str, str]:
-    """Versions of `name` by alias; empty where there is no such registered model."""
+    """Return the versions of `name` by alias; empty if the model is not registered."""
     found = _model(name)
     return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
 
 
 def versions(name: str) -> list["ModelVersion"]:
-    """All versions of `name`, newest first; empty where there is no such registered model."""
+    """Return all versions of `name`, newest first; empty if the model is not registered."""
     import mlflow
 
     found = mlflow.search_model_versions(filter_string=f"name='{name}'")
@@ -93,7 +93,10 @@ def versions(name: str) -> list["ModelVersion"]:
 
 
 def version(name: str, number: str | None) -> "ModelVersion":
-    """A version of `name`, by default its champion; raises InputError, with those there are, for another."""
+    """Return a version of `name`, by default its champion.
+
+    Raises InputError, with the available versions, for a missing one.
+    """
     import mlflow
 
     wanted = number or champion(name)
@@ -104,24 +107,24 @@ def version(name: str, number: str | None) -> "ModelVersion":
             return found
     there = ", ".join(str(each.version) for each in versions(name)) or "none"
     raise InputError(
-        f"{name} has no {f'version {number}' if number else CHAMPION}. Versions that there are: {there}."
+        f"{name} has no {f'version {number}' if number else CHAMPION}. Available versions: {there}."
         + ("" if number and there != "none" else others(name))
     )
 
 
 def others(name: str) -> str:
-    """A sentence that leads on from a model without a champion: which others have one, or how to get one."""
+    """Return a sentence for a model without a champion: other models that have one, or how to train."""
     of, _, model = name.partition(".")
     there = [each for each in with_champion(of) if each != model]
     if there:
         first = typed.quoted(there[0])
         named = ", ".join(there)
-        return f" Models of {of} that have one: {named}. Say --model {first}, with make MODEL={first}."
+        return f" Models of {of} with a champion: {named}. Say --model {first}, with make MODEL={first}."
     return f" Train one with: {typed.train(model)}" if of == names.environment() else ""
 
 
 def tags(of: "ModelVersion") -> dict[str, str]:
-    """The tags of a version, and under those its run's that say what the model was made from."""
+    """Return a version's tags, with its run's tags on the model's origin as defaults."""
     keys = (
         "algorithm",
         "dataset_digest",
@@ -136,7 +139,7 @@ def tags(of: "ModelVersion") -> dict[str, str]:
 
 
 def run_of(version: "ModelVersion") -> "Run | None":
-    """The run that a version came from, None where there is none any more."""
+    """Return the run of a version, or None if it was deleted."""
     import mlflow
 
     run: Run | None = _found(mlflow.MlflowClient().get_run, version.run_id) if version.run_id else None
@@ -144,7 +147,10 @@ def run_of(version: "ModelVersion") -> "Run | None":
 
 
 def check_places(version: "ModelVersion") -> None:
-    """Raise Untrusted for a version whose model or run the tracking server does not keep itself."""
+    """Check that the tracking server itself keeps a version's model and run.
+
+    Raises Untrusted otherwise.
+    """
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -154,7 +160,7 @@ def check_places(version: "ModelVersion") -> None:
 
 
 def _pinned(uri: str) -> str:
-    """`uri` without its alias, which could move meanwhile; raises Untrusted as `check_places` does."""
+    """Return `uri` with the alias resolved, as it could move; raises Untrusted like `check_places`."""
     import mlflow
     from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
     from mlflow.store.artifact.utils.models import get_model_name_and_version
@@ -178,10 +184,10 @@ def _pinned(uri: str) -> str:
 
 
 def _model(name: str) -> "RegisteredModel | None":
-    """The registered model, None where there is none.
+    """Return the registered model, or None.
 
-    It is searched for: to who is not admin, a server with logins says of one that is not there that it is
-    forbidden.
+    Uses search, not get: with logins on, MLflow answers 403 rather than 404 for a missing model unless you
+    are admin.
     """
     import mlflow
 
@@ -200,7 +206,7 @@ def _found(get: Any, *arguments: str) -> Any:
 
 
 def with_champion(environment: str) -> list[str]:
-    """The models of an environment that have a champion, by their names without the environment."""
+    """Return an environment's models with a champion, named without the environment."""
     import mlflow
 
     found, page = [], None
@@ -218,27 +224,28 @@ def with_champion(environment: str) -> list[str]:
 
 
 def champion(name: str) -> str | None:
-    """The version of `name` that alias champion points to, or None."""
+    """Return the version of `name` with the alias champion, or None."""
     return aliases(name).get(CHAMPION)
 
 
 def load(uri: str, train: str = "recommender train") -> Any:
-    """Load a model by its MLflow URI; raises InputError when there is none, which says to type `train`.
+    """Load a model by its MLflow URI.
 
-    Its code runs here: raises RecommenderError where an account with sudo asks on a server, and Untrusted
-    where a tracking server does not keep the model itself.
+    The model's code runs in this process.
+    Raises InputError, with the command `train`, for a missing model, RecommenderError for an account with
+    sudo on a server, and Untrusted when the tracking server does not keep the model itself.
     """
     confined.check()
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        # a path was chosen by who asks, no server
+        # The user chose the path, not a server.
         with stores.own_code():
             return mlflow.pyfunc.load_model(
                 _pinned(uri) if urlsplit(uri).scheme in ("models", "runs") else uri
             )
-    # ValueError: an address that MLflow cannot take apart
+    # ValueError: an address that MLflow cannot parse
     except (MlflowException, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
         if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):

@@ -1,4 +1,4 @@
-"""What one run logs: parameters, metrics, figures, the model."""
+"""Log one run: parameters, metrics, figures, the model."""
 
 import importlib.metadata
 import json
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from recommender.config import Config
     from recommender.data.ratings import Ratings
-# What a stored model brings with it: the face that it imports, and what that needs.
+# Modules stored with a model: the one it imports, and its dependencies.
 _PACKAGE = Path(__file__).parents[1]
 CARRIED = ("__init__.py", "compiled.py", "errors.py", "serving")
 SERVING = _PACKAGE / "serving/mlflow_model.py"
 
 
 def log_inputs(client: "MlflowClient", run_id: str, inputs: list[Any]) -> None:
-    """Log the datasets of a run. Raises MlflowException, of the second try."""
+    """Log the datasets of a run; try twice. Raises MlflowException of the second try."""
     import mlflow
 
     try:
         client.log_inputs(run_id, inputs)
     except mlflow.exceptions.MlflowException:
-        # of two runs that are the first with a dataset, MLflow refuses the one that is later by a moment
+        # MLflow refuses one of two concurrent first uses of a dataset.
         client.log_inputs(run_id, inputs)
 
 
@@ -80,7 +80,7 @@ def log_seconds(run_id: str, seconds: dict[str, float]) -> None:
 
 
 def log_report(report: Mapping[str, Any], name: str) -> None:
-    """Keep the run's own report as its artifact `name`."""
+    """Log the run's own report as its artifact `name`."""
     import mlflow
 
     mlflow.log_dict(dict(report), name)
@@ -89,9 +89,9 @@ def log_report(report: Mapping[str, Any], name: str) -> None:
 def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dict[str, float]) -> Any:
     """Log the folder with Surprise's dump as the run's artifact native/, and the MLflow model.
 
-    `arrays` is the folder of a saved Recommender, all that the model answers from. What the model carries of
-    this package is put beside it, into code/. `example` is a history,
-    item: rating, for the input example. Returns MLflow's ModelInfo.
+    `arrays` is the folder of a saved Recommender, the model's only data. The modules in CARRIED are copied
+    beside it, into code/. `example` is a history (item: rating) for the input example. Returns MLflow's
+    ModelInfo.
     """
     import mlflow
     import pandas as pd
@@ -110,7 +110,7 @@ def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dic
             python_model=str(SERVING),
             code_paths=[str(code)],
             artifacts={"recommender": str(arrays)},
-            # Named here, or MLflow starts a second process to find them out.
+            # Otherwise MLflow starts a second process to detect them.
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in packages],
             signature=ModelSignature(
                 inputs=Schema(
@@ -138,7 +138,7 @@ def _copy_code(source: Path, target: Path) -> None:
 
 
 def _dataset(config: "Config", ratings: "Ratings") -> Any:
-    """The dataset as MLflow shows it; its own from_pandas looks at every id to learn that ids are text."""
+    """Return the dataset for MLflow, whose slower from_pandas inspects every id."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     columns = (("string", "user"), ("string", "item"), ("double", "rating"))
@@ -146,7 +146,7 @@ def _dataset(config: "Config", ratings: "Ratings") -> Any:
     profile = {"num_rows": len(ratings), "num_users": len(ratings.users), "num_items": len(ratings.items)}
     entity = Dataset(
         name=ratings.name,
-        # MLflow's column for it has 36 characters; the tag dataset_digest has it whole.
+        # MLflow's column takes 36 characters; the tag dataset_digest has all.
         digest=ratings.digest()[:32],
         source_type="sql" if config.data.is_sql else "local",
         source=json.dumps({"uri": uris.redacted(config.data.source)}),

@@ -1,4 +1,4 @@
-"""Runs and experiments: how they begin and end."""
+"""Start and end runs; find or create experiments."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from recommender.config import Config
 
 
-# Tags of a run: whose process it is. One whose process is gone is ended by the next.
+# Tags of a run that identify its process; the next run ends lost ones.
 PROCESS = ("process_host", "process_boot", "process")
 
 
 def _process() -> dict[str, str]:
-    # of a container as well, whose kernel was there before
+    # A container's kernel booted before it: add the start of process 1.
     boot = f"{_read(Path('/proc/sys/kernel/random/boot_id'))} {_began(1)}".strip()
     return dict(zip(PROCESS, (platform.node(), boot, f"{os.getpid()} {_began(os.getpid())}"), strict=True))
 
 
 def _began(pid: int) -> str:
-    """When a process began, in ticks since the kernel's start; empty where the system does not tell."""
-    # its name, in brackets, may hold blanks
+    """Return when a process began, in ticks since boot; empty if unknown."""
+    # The name, in brackets, may contain blanks.
     fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 else ""
 
@@ -40,9 +40,9 @@ def _read(path: Path) -> str:
 
 
 def end_lost(at: str) -> list[str]:
-    """Set the runs of experiment `at` to KILLED whose process, of this job on this host, is gone.
+    """Set running runs of experiment `at` to KILLED if their process on this host is gone.
 
-    Returns their ids. Nobody is told of a process that was killed or whose host lost power.
+    MLflow does not notice a killed process or a power loss. Returns the runs' ids.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -52,7 +52,7 @@ def end_lost(at: str) -> list[str]:
         of = [run.data.tags.get(key, "") for key in PROCESS]
         if of[0] != mine[PROCESS[0]] or not of[2] or _alive(of[1], of[2], mine[PROCESS[1]]):
             continue
-        # whoever may not end it leaves it
+        # This login may lack the right to end it.
         with contextlib.suppress(MlflowException):
             client.set_terminated(run.info.run_id, "KILLED")
             ended.append(run.info.run_id)
@@ -82,11 +82,11 @@ def run(
     nested: bool = False,
     run_id: str | None = None,
 ) -> Iterator[Any]:
-    """An MLflow run in the configured experiment: FINISHED at the end of the block, FAILED when it raises.
+    """Open an MLflow run in the configured experiment: FINISHED after the block, FAILED when it raises.
 
-    It is called `name`, or after the algorithm; with `nested` it belongs to the active run, and with `run_id`
-    an earlier run goes on.
-    Raises RecommenderError for whatever MLflow cannot do, Untrusted before anything is written elsewhere.
+    The name is `name`, or the algorithm's. With `nested` the run belongs to the active run. With `run_id` an
+    earlier run resumes.
+    Raises RecommenderError for errors of MLflow, Untrusted before anything is written elsewhere.
     """
     import mlflow
 
@@ -101,26 +101,29 @@ def run(
             nested=nested,
             tags={**tags, **_process()},
         ) as active:
-            # one that goes on may be of another experiment
+            # A resumed run may belong to another experiment.
             stores.require_server_store(active.info.artifact_uri)
             yield active
 
 
 def experiment(name: str, uri: str) -> str:
-    """The id of an experiment, made where there is none; raises InputError, Untrusted for one of no use."""
+    """Return the id of an experiment; create it if missing.
+
+    Raises InputError for a deleted experiment, Untrusted for one with a foreign artifact store.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
     database = uris.local_database(uri)
-    # A server has a place of its own; beside a local database the artifacts stand.
+    # A server chooses its own place; a local store keeps artifacts beside the database.
     place = (database.parent / "artifacts").as_uri() if database else None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return str(client.create_experiment(name, artifact_location=place))
         except MlflowException:
-            # Another run may have made it meanwhile.
+            # Another run may have created it meanwhile.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -135,7 +138,7 @@ def experiment(name: str, uri: str) -> str:
 
 
 def parameters(config: "Config") -> dict[str, Any]:
-    """The parameter file as it was used, without the data's place, which may hold a password."""
+    """Return the effective parameter file without data.source, which may contain a password."""
     return config.model_dump(mode="json", exclude={"data": {"source"}})
 
 

@@ -1,4 +1,4 @@
-"""MLflow's edge: which store, whether it answers, and what one run logs."""
+"""Choose and check the MLflow store; explain its errors."""
 
 import contextlib
 import fcntl
@@ -16,8 +16,7 @@ from recommender import typed, uris
 from recommender.errors import InputError, RecommenderError
 from recommender.tracking import listener
 
-# A server that does not answer is told in seconds; MLflow's own default is minutes of retries. Git is no part
-# of a run here: the deployed folder is no checkout, and its digest is a tag.
+# MLflow's defaults retry for minutes. Git is not needed: the source digest is a tag.
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -34,8 +33,9 @@ TIMEOUT = (3.0, 5.0)
 def connect(uri: str | None = None) -> str:
     """Choose and check the store: `uri`, else MLFLOW_TRACKING_URI, else an SQLite database under ./mlruns.
 
-    Returns the URI that MLflow now uses. Raises RecommenderError when a server does not answer within
-    seconds, and when it is somebody else's program, InputError for an address that is none.
+    Returns the URI that MLflow now uses.
+    Raises RecommenderError when a server does not answer within seconds or belongs to another account, and
+    InputError for an invalid address.
     """
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
@@ -46,7 +46,7 @@ def connect(uri: str | None = None) -> str:
         _check_health(uri)
     elif not re.match(r"(sqlite|postgresql|mysql|mssql)[+a-z0-9]*://", uri):
         raise InputError(
-            f"{uri}: no tracking server. Give http://host:port, sqlite:///path/mlflow.db, or leave it out."
+            f"{uri}: not a tracking server. Give http://host:port, sqlite:///path/mlflow.db, or leave it out."
         )
     import mlflow
 
@@ -70,9 +70,9 @@ def _check_login(uri: str) -> None:
         mlflow.MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
         if error.error_code == "UNAUTHENTICATED" or "error code 401" in error.message:
-            has = "does not take the one that this account has" if has_login(uri) else "this account has none"
+            has = "rejects the login of this account" if has_login(uri) else "this account has none"
             raise RecommenderError(
-                f"{uris.redacted(uri)}: MLflow asks for a login, and {has}. It is read from "
+                f"{uris.redacted(uri)}: MLflow asks for a login, and {has}. MLflow's client reads it from "
                 "~/.mlflow/credentials, "
                 "or from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. On a server an operator gives"
                 " your account one: recommender_members or mlflow_users in zz-mine.yml, then site.yml --tags "
@@ -92,7 +92,10 @@ def has_login(uri: str) -> bool:
 
 
 def _check_database(uri: str) -> None:
-    """Make the tables of a local database; raise RecommenderError where there is no store."""
+    """Create the tables of a local database.
+
+    Raises RecommenderError when the store cannot be opened.
+    """
     import mlflow
     import sqlalchemy as sa
 
@@ -103,9 +106,9 @@ def _check_database(uri: str) -> None:
             sa.create_engine(uri, poolclass=sa.NullPool).connect().close()
         else:
             database.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite itself would make a file that the group cannot write, whatever the umask.
+            # SQLite creates a file that the group cannot write, whatever the umask.
             with open(database.parent / ".lock", "ab") as lock, open(database, "ab"):
-                # Two first runs at once would both make the tables.
+                # Two concurrent first runs would both create the tables.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 mlflow.MlflowClient().search_experiments(max_results=1)
     except OSError as error:
@@ -116,23 +119,24 @@ def _check_database(uri: str) -> None:
     except (sa.exc.SQLAlchemyError, mlflow.exceptions.MlflowException, ModuleNotFoundError) as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise RecommenderError(
-            f"{uris.redacted(uri)}: no store of MLflow's that answers: {cause}. See --tracking-uri."
+            f"{uris.redacted(uri)}: cannot open this MLflow store: {cause}. See --tracking-uri."
         ) from error
 
 
-# Schemes of stores that a server may name to its clients; no folder of theirs is among them.
+# Schemes of stores that a server may name; a client's folder is not among them.
 _STORES = ("mlflow-artifacts", "s3", "gs", "wasbs", "abfss")
 
 
 class Untrusted(RecommenderError):
-    """A tracking server keeps artifacts where it has no business."""
+    """A tracking server names an artifact store that the client cannot trust."""
 
 
 def require_server_store(place: str) -> str:
-    """`place`, where artifacts are; raises Untrusted when a tracking server names a folder or another server.
+    """Return `place`, the URI of artifacts, if the tracking server may keep them there.
 
-    Whoever may make an experiment there chooses that folder, and what is read, written and removed in it by
-    this process, which may be root's. And MLflow's client sends its login to a server that is named there.
+    An experiment's author chooses its folder. This process, perhaps root's, would read, write and delete
+    there. MLflow's client would send its login to a server named there.
+    Raises Untrusted when a tracking server names a folder or another server.
     """
     import mlflow
 
@@ -140,15 +144,15 @@ def require_server_store(place: str) -> str:
     found = urlsplit(place)
     if by_server and found.scheme == "mlflow-artifacts" and found.netloc:
         raise Untrusted(
-            f"{place}: the tracking server names another one, {found.netloc}, as the place of the artifacts. "
-            "The login would be sent there, so nothing was asked of it. Find out who made that experiment. "
+            f"{place}: the tracking server names another server, {found.netloc}, as its artifact store. "
+            "The login would be sent there, so it was not contacted. Find out who made that experiment. "
             "Artifacts of the tracking server itself are at mlflow-artifacts:/, without a host."
         )
     if by_server and found.scheme not in _STORES:
         raise Untrusted(
-            f"{place}: the tracking server names this as the place of the artifacts, and it is none that a "
-            "server keeps. Nothing there was touched. Find out who made that experiment with a place of its "
-            f"own, and rename it. {typed.mlflow('experiments', 'search')} lists the experiments."
+            f"{place}: the tracking server names this as its artifact store, but a server cannot keep "
+            "artifacts there. Nothing there was touched. Find out who made that experiment with its own "
+            f"artifact location, and rename it. {typed.mlflow('experiments', 'search')} lists them."
         )
     return place
 
@@ -164,7 +168,7 @@ def _check_health(uri: str) -> None:
             f"{uris.redacted(uri)}: the tracking server does not answer within seconds. {mend}"
         ) from error
     except requests.RequestException as error:
-        # The innermost cause says what happened; requests wraps it in its own words thrice.
+        # The innermost cause is the useful one; requests wraps it three times.
         raise RecommenderError(
             f"{uris.redacted(uri)}: the tracking server cannot be reached ({_innermost(error)}). {mend}"
         ) from error
@@ -182,7 +186,7 @@ def _innermost(error: BaseException) -> str:
 
 
 _RIGHT = (
-    " Your login may read this and not change it: an operator gives more in mlflow_users (zz-mine.yml), then "
+    " Your login may read this but not change it. An operator gives more in mlflow_users (zz-mine.yml), then "
     "site.yml --tags tracking."
 )
 _LOOK = (
@@ -193,10 +197,11 @@ _LOOK = (
 
 @contextlib.contextmanager
 def explained(what: str, then: str = "", storing: bool = False) -> Iterator[None]:
-    """Raise RecommenderError, `what` first and `then` last, for what MLflow refuses.
+    """Wrap MLflow's errors in a RecommenderError, with `what` first and `then` last.
 
-    It says how to be given a right that the login misses. With `storing` it is raised for a lost connection
-    and the disk too, and says where to look.
+    The message names the remedy for a missing permission. With `storing`, lost connections and disk errors
+    are wrapped too, and the message says where to look.
+    Raises RecommenderError.
     """
     import requests
     from mlflow.exceptions import MlflowException
@@ -212,9 +217,9 @@ def explained(what: str, then: str = "", storing: bool = False) -> Iterator[None
 
 @contextlib.contextmanager
 def own_code() -> Iterator[None]:
-    """Take what MLflow puts before sys.path out again: a model's code, which is a part of this package.
+    """Restore sys.path after MLflow has put a model's copy of this package first.
 
-    It would be the package of every process that is started afterwards.
+    Otherwise processes started later would import that copy.
     """
     before = [*sys.path]
     try:

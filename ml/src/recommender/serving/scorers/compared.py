@@ -1,4 +1,4 @@
-"""What neighbourhoods and SlopeOne have in common: a number for each pair of x."""
+"""Share the base of neighbourhoods and SlopeOne: a number for each pair of x."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,7 +12,7 @@ from recommender.serving.scorers.base import Floats, Index, Scorer
 
 @dataclass(frozen=True, eq=False)
 class PairwiseScorer(Scorer):
-    """base + user_level + item_level + a correction, for which x is compared with what y was rated with.
+    """base + user_level + item_level + a correction from comparing x with the near of y.
 
     x is the user and y the item when `user_based`, the other way round when not. The levels have shapes
     (n+1,) and (m+1,); where they are NaN the estimate is `fallback`. The x that have a rating together with y
@@ -54,11 +54,11 @@ class PairwiseScorer(Scorer):
         return None
 
     def _partners(self, x: int) -> tuple[Index, Floats]:
-        """The x that have a value together with this one, and the values."""
+        """Return the x that share a value with this one, and the values."""
         n = len(self.user_level if self.user_based else self.item_level) - 1
         order, first = self._turned()
         before = order[first[x] : first[x + 1]]
-        # Of the keys' own type, or all of them are converted for each search.
+        # Same type as the keys, to avoid converting them in each search.
         bounds = np.array((x * n + x, x * n + n - 1), dtype=self.key.dtype)
         after = slice(*np.searchsorted(self.key, bounds, side="right"))
         other: Index = np.concatenate((self.key[before] // n, self.key[after] % n))
@@ -76,7 +76,7 @@ class PairwiseScorer(Scorer):
         return cached
 
     def _alone(self, level: float, item: Index, **columns: Any) -> Self:
-        """Where items are compared: with one user only, of this level, who has rated these items."""
+        """Return a copy, for compared items, with a single user of this level and these rated items."""
         alone = replace(
             self,
             user_level=np.array([level, self.user_level[-1]]),
@@ -85,7 +85,7 @@ class PairwiseScorer(Scorer):
             near=item.astype(np.int32),
             **columns,
         )
-        # The values are the same ones.
+        # The values are shared.
         object.__setattr__(alone, "_places", self._turned())
         return alone
 
@@ -93,19 +93,19 @@ class PairwiseScorer(Scorer):
         raise NotImplementedError
 
     def _ratings(self, y: Index) -> tuple[Index, Index]:
-        """All near of several y: of which of these each is, and where it stands in `near`."""
+        """Return all near of several y: the position of their y, and their place in `near`."""
         length = self.length[y]
         of = np.repeat(np.arange(len(y)), length)
         return of, np.arange(len(of)) + (self.first[y] - np.cumsum(length) + length)[of]
 
     def _found(self, x: Index, y: Index) -> tuple[Index, Index, Floats]:
-        """The near of all y that have a value together with x: of which pair, where in `near`, the value."""
+        """Return the near of all y that share a value with x: their pair, place in `near`, value."""
         pair, rating = self._ratings(y)
         at, found = self._stored(x[pair], self.near[rating])
         return pair[found], rating[found], self.value[at[found]]
 
     def _stored(self, x: Index, other: Index) -> tuple[Index, NDArray[np.bool_]]:
-        """Where the value of each pair of x stands, and whether there is one."""
+        """Return the place of each pair's value, and a mask of the pairs that have one."""
         low, high = np.minimum(x, other), np.maximum(x, other)
         n = len(self.user_level if self.user_based else self.item_level) - 1
         key = low.astype(self.key.dtype) * n + high.astype(self.key.dtype)

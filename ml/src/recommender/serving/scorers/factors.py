@@ -13,8 +13,8 @@ class Factors(Scorer):
     """SVD, SVDpp, NMF, BaselineOnly, CoClustering: biases and a product of factors.
 
     base + user_bias + item_bias + user_factors · item_factors, of shapes (n+1,), (m+1,), (n+1, f) and
-    (m+1, f), float64. Where that is NaN (the unknown's bias is, in algorithms that have no answer for it) the
-    estimate is `fallback`.
+    (m+1, f), float64. If that is NaN, the estimate is `fallback`: the unknown's bias is NaN in algorithms
+    without an answer for it.
     """
 
     base: float
@@ -42,7 +42,7 @@ class Factors(Scorer):
         return self._answered(estimate)
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
-        """Ridge regression of the ratings on the items' factors, drawn to what users are like.
+        """Fit the user by ridge regression of the ratings on the items' factors, shrunk towards other users.
 
         Bias and factors of the new user are the mean of their posterior when those of the known users are the
         sample of a normal prior and ratings have the variance `noise` around the estimate: Rasmussen and
@@ -61,7 +61,7 @@ class Factors(Scorer):
         mean, spread = self._prior()
         seen = np.column_stack((np.ones(len(item)), self.item_factors[item]))
         residual = rating - self.base - self.item_bias[item] - seen @ mean
-        # Items that the algorithm has not seen say nothing.
+        # Unseen items carry no information.
         unseen = ~np.isfinite(residual)
         seen[unseen], residual[unseen] = 0, 0
         pull = spread @ seen.T
@@ -91,7 +91,7 @@ class Factors(Scorer):
         return cosine
 
     def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
-        """The estimate of a user that is folded in is linear in the ratings: each one's term.
+        """Return each rating's term: a folded-in user's estimate is linear in the ratings.
 
         As Hu, Koren and Volinsky (2008), section 5, doi:10.1109/ICDM.2008.22. None for a model of biases
         only.
@@ -99,7 +99,7 @@ class Factors(Scorer):
         if self.item_factors.shape[1] == 0:
             return None
         weights, residual, _ = self._regression(rated, rating, how)
-        # Without the bias, by which every rating speaks for every item alike.
+        # Without the bias, which is the same for every item.
         terms: Floats = (self.item_factors[item] @ weights[1:]) * residual
         return terms
 

@@ -1,12 +1,12 @@
-"""The weighted means that neighbourhoods answer with, compiled, for many pairs at once."""
+"""Compile the weighted means of neighbourhoods for many pairs at once."""
 
 import numpy as np
 
 from recommender.compiled import compiled
 
-# Similarities are counted in so many bins, and only those in the bin of the k-th largest are sorted.
+# Bins of similarities: only the bin of the k-th largest is sorted.
 _BINS = 128
-# Up to so many are sorted by insertion, which is quicker then.
+# Up to this many, insertion sort is faster.
 _FEW = 64
 
 
@@ -14,9 +14,9 @@ _FEW = 64
 def weighted_means(similarity, first, length, near, deviation, k, least):  # type: ignore[no-untyped-def]
     """sum(similarity * deviation) / sum(similarity) over the k most similar of each y, shape (y,).
 
-    `near[first[y]:first[y] + length[y]]` are the x that have a rating together with y, and `deviation` stands
-    beside them; the `similarity` (x,) of each is positive, or 0 for those who do not count. Of equally
-    similar ones the first of `near` count, as in heapq.nlargest. 0 where there are fewer than `least`.
+    `near[first[y]:first[y] + length[y]]` are the x that have a rating together with y, and `deviation` is
+    aligned with them; the `similarity` (x,) of each is positive, or 0 to ignore it. Among equal
+    similarities the first of `near` count, as in heapq.nlargest. 0 if fewer than `least` are positive.
     """
     mean = np.zeros(len(first))
     longest = 0
@@ -64,7 +64,7 @@ def weighted_means(similarity, first, length, near, deviation, k, least):  # typ
             if weight[j] == limit:
                 counts = equal > 0
                 equal -= 1
-            # A product, as a branch would be guessed wrong every other time.
+            # A product: the processor would mispredict a branch half the time.
             taken = weight[j] * counts
             total += taken * deviation[start + j]
             whole += taken

@@ -12,7 +12,7 @@ from recommender.serving.scorers.compared import PairwiseScorer
 
 
 def _weighted_means() -> Callable[..., Floats] | None:
-    """What does it compiled; None where numba is not installed, and numpy does it more slowly."""
+    """Return the compiled kernel, or None without numba (numpy is slower)."""
     try:
         from recommender.serving.scorers.nearest import weighted_means
     except ImportError:
@@ -28,8 +28,8 @@ class Neighbours(PairwiseScorer):
     The correction is scale[x] * sum(similarity * deviation) / sum(similarity) over the k most similar of
     those near, of equal ones the first; it is 0 when fewer than min_k of these similarities are positive.
     Only positive ones are stored. `deviation`, aligned with `near`, is the rating less base and levels of its
-    own pair, over the scale of its own x. One thing is not Surprise's: where nobody is near, its KNNBasic
-    with min_k 0 ends with a ZeroDivisionError.
+    own pair, over the scale of its own x. One difference: with min_k 0 and no neighbours, Surprise's KNNBasic
+    ends with a ZeroDivisionError.
     """
 
     scale: Floats
@@ -38,7 +38,7 @@ class Neighbours(PairwiseScorer):
     min_k: int
 
     def of_users(self, user: Index, item: Index) -> Floats:
-        """Estimates of b users for p items, shape (b, p); similarities are looked up once a user or item."""
+        """Return the estimates of b users for p items, shape (b, p), with one lookup per user or item."""
         estimate = self.base + self.user_level[user][:, None] + self.item_level[item]
         compiled = _weighted_means() if len(user) >= FEW else None
         if compiled:
@@ -48,7 +48,7 @@ class Neighbours(PairwiseScorer):
             x, rows = user, estimate
             one_by_one = self._of_similar_users if self.user_based else self._of_similar_items
             correct = one_by_one(user[user >= 0], item)
-        # Of somebody or something unknown nothing is known to compare.
+        # Unknown users and items cannot be compared.
         for row, correction in zip(np.flatnonzero(x >= 0), correct, strict=True):
             rows[row] += correction
         return np.where(np.isnan(estimate), self.fallback, estimate)
@@ -100,11 +100,11 @@ class Neighbours(PairwiseScorer):
             yield self.scale[item] * correction
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self | None:
-        """What Surprise would make of these ratings, all else left as it was; `how` as folding finds it.
+        """Add a user with these ratings as Surprise would, all else unchanged.
 
-        Where items are compared, the user is a row of their own; where users are, the similarities to all
-        others are computed by the algorithm's measure. None for pearson_baseline between users in algorithms
-        other than KNNBaseline, which do not keep the baselines that it takes.
+        For compared items the user is a separate row. For compared users the algorithm's measure gives the
+        similarities to all others. None for pearson_baseline between users in algorithms other than
+        KNNBaseline, which do not keep the baselines it needs.
         """
         if how["level"] == "baseline":
             level = float(np.sum(rating - self.base - self.item_level[item]) / (how["reg_u"] + len(rating)))
@@ -125,19 +125,19 @@ class Neighbours(PairwiseScorer):
             self,
             user_level=np.insert(self.user_level, n, level),
             scale=np.insert(self.scale, n, sigma),
-            # Only the new user's pairs are asked for.
+            # Only the new user's pairs are needed.
             key=other * (n + 1) + n,
             value=similarity[other],
         )
 
     def _similarities(self, item: Index, rating: Floats, level: float, how: FoldIn) -> Floats:
-        """Of a new user to each known one, shape (n,), as surprise.similarities defines them."""
+        """Return a new user's similarity to each known one, shape (n,), as in surprise.similarities."""
         n = self.n_users
         mine, at = self._ratings(item)
         other = self.near[at]
         expected = self.base + self.item_level[item][mine]
         theirs = self.deviation[at] * self.scale[other] + expected + self.user_level[other]
-        # The digits that were lost in the deviation: equal ratings have to be equal again.
+        # Restores digits lost in the deviation, so that equal ratings are equal.
         a, b = rating[mine], np.round(theirs, 9)
         if how["similarity"] == "pearson_baseline":
             a, b = a - expected - level, b - expected - self.user_level[other]
@@ -161,7 +161,7 @@ class Neighbours(PairwiseScorer):
         return np.divide(above, below, out=np.zeros(n), where=(count >= least) & (below > 0))
 
     def similar(self, item: int) -> Floats | None:
-        """The similarities between items, which are there where items are compared."""
+        """Return the item's similarities if items are compared, else None."""
         if self.user_based:
             return None
         everything = np.arange(len(self.item_level) - 1)
@@ -171,7 +171,7 @@ class Neighbours(PairwiseScorer):
         return similarity
 
     def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
-        """Each neighbour's term of the weighted mean; None where the neighbours are other users."""
+        """Return each neighbour's term of the weighted mean; None if the neighbours are users."""
         if self.user_based:
             return None
         alone = self.fold_in(rated, rating, how)
@@ -188,12 +188,12 @@ class Neighbours(PairwiseScorer):
         return self.scale[x] * self._mean(*self._found(x, y), len(x))
 
     def _mean(self, pair: Index, rating: Index, similarity: Floats, n: int) -> Floats:
-        """The weighted means of n pairs, shape (n,), from what `_found` gives."""
+        """Return the weighted means of n pairs, shape (n,), from the output of `_found`."""
         count = np.bincount(pair, minlength=n)
-        # Only where there are more than k has one to look for the nearest.
+        # Only pairs with more than k neighbours need a selection.
         crowd = (count > self.k)[pair]
         crowded = np.flatnonzero(crowd)
-        # Stable, as heapq.nlargest is: equal similarities stay in Surprise's order.
+        # Stable like heapq.nlargest: equal similarities stay in Surprise's order.
         crowded = crowded[np.lexsort((-similarity[crowded], pair[crowded]))]
         place = np.arange(len(crowded)) - np.searchsorted(pair[crowded], pair[crowded])
         nearest = np.concatenate((np.flatnonzero(~crowd), crowded[place < self.k]))

@@ -13,11 +13,11 @@ from recommender.serving.scorers.compared import PairwiseScorer
 class Slopes(PairwiseScorer):
     """SlopeOne: the correction of item x is its mean deviation from the items that user y has rated.
 
-    `value` is the deviation of item a from item b, and there is one where somebody has rated both.
+    `value` is the deviation of item a from item b, present if a user has rated both.
     """
 
     def of_users(self, user: Index, item: Index) -> Floats:
-        """Estimates of b users for p items, shape (b, p): each item's deviations go to all who rated it."""
+        """Return the estimates of b users for p items, shape (b, p), adding each item's deviations once."""
         if len(user) < FEW:
             return super().of_users(user, item)
         row, rating = self._ratings(user)
@@ -27,7 +27,7 @@ class Slopes(PairwiseScorer):
         deviation = np.zeros(len(self.item_level))
         there = np.zeros(len(self.item_level), dtype=np.int32)
         rated, first = np.unique(near[order], return_index=True)
-        # Where nobody has rated anything there is nothing to go through, but one empty part.
+        # Without ratings there is one empty part, hence strict=False.
         for x, rows in zip(rated.tolist(), np.split(row[order], first[1:]), strict=False):
             other, value = self._partners(x)
             # `value` is the smaller index's deviation from the larger one's.
@@ -40,7 +40,7 @@ class Slopes(PairwiseScorer):
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
-        """A user with these ratings, the deviations left as they were."""
+        """Add a user with these ratings; the deviations do not change."""
         return self._alone(float(rating.mean()), item)
 
     def _correction(self, x: Index, y: Index) -> Floats:

@@ -15,8 +15,8 @@ class Weights(Scorer):
 
     The k learnt items stand at `position` (m+1,), which is -1 for others; `weights` (k, k), float32, is from
     row to column. The learnt items that user u has rated are `rated[first[u]:first[u] + length[u]]`, by
-    position, and `value` is what each counts; `first` and `length` have shape (n+1,). Where there is no
-    weight, or nothing rated, the score is the item's `popularity` (m+1,). The estimate is
+    position, and `value` are their weights in the sum; `first` and `length` have shape (n+1,). Without a
+    weight or a rating, the score is the item's `popularity` (m+1,). The estimate is
     low + (high - low) * score. A rating r counts
     1 - rating_weight + rating_weight * (r - low) / (high - low).
     """
@@ -56,7 +56,7 @@ class Weights(Scorer):
             for row, u in enumerate(user[known]):
                 span = slice(self.first[u], self.first[u] + self.length[u])
                 np.add.at(rows[row], self.rated[span], self.value[span])
-            # Of few users the weights from what none of them has rated need not be read.
+            # For few users most rows of the weights are not needed.
             used = np.flatnonzero(rows.any(axis=0))
             score[np.ix_(known, column)] = (
                 rows[:, used] @ self.weights[np.ix_(used, self.position[item[column]])]
@@ -64,7 +64,7 @@ class Weights(Scorer):
         return self.low + (self.high - self.low) * score
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
-        """A row of these ratings times the weights, which is what a known user gets."""
+        """Add a user with these ratings, scored like a known one."""
         learnt = self.position[item] >= 0
         return replace(
             self,
@@ -75,14 +75,14 @@ class Weights(Scorer):
         )
 
     def similar(self, item: int) -> Floats | None:
-        """The weights from the item, None if it is not learnt: what else is picked where this one was."""
+        """Return the weights from the item, None if it is not learnt."""
         if self.position[item] < 0:
             return None
         row = np.append(self.weights[self.position[item]], 0.0)
         return row[self.position[:-1]].astype(np.float64)
 
     def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
-        """Each rating's term of the sum, None if the item is not learnt."""
+        """Return each rating's term of the sum, None if the item is not learnt."""
         if self.position[item] < 0:
             return None
         terms = np.zeros(len(rated))
