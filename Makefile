@@ -2,7 +2,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 # := so that a shell variable cannot choose the server; `make tunnel HOST=…` can
-INVENTORY := inventory/local
 HOST := dev
 FROM :=
 TO :=
@@ -11,11 +10,15 @@ VERSION :=
 OVERRIDE :=
 MODEL :=
 VENDOR :=
+INVENTORY := inventory/$(or $(VENDOR),local)
 NAME :=
 ADDRESS :=
 PYTHON3 ?= python3
 # checked first, so that a misspelled name gets a suggestion
 LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
+# a local server has a key from its creation on
+MADE := $(if $(filter inventory/local,$(INVENTORY)),test -e .local/id_ed25519 || \
+  { echo "There is no local server yet. Type: make up. For one of your own add VENDOR=vultr or INVENTORY=FOLDER" >&2; exit 2; };)
 FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is a local account: only make's USER chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
@@ -78,33 +81,33 @@ down: ## remove the throw-away server, its keys and all that make up generated (
 	@ansible-playbook playbooks/destroy.yml -i inventory/local
 
 tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [INVENTORY=inventory/vultr] [HOST=name] [USER=person]
-	@exec bin/tunnel -i $(INVENTORY) $(PERSON) $(HOST)
+	@$(MADE) exec bin/tunnel -i $(INVENTORY) $(PERSON) $(HOST)
 
 ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
-	@bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
+	@$(MADE) bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
 
 bench: $(READY) ## measure what docs/figures.md states: make bench [ONLY=workbench]; each file of bench/ prints a table
 	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do bin/engine.sh "$$part" || exit 1; done
 
 models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
-	@bin/models -i $(INVENTORY) show
+	@$(MADE) bin/models -i $(INVENTORY) show
 
 promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=dev TO=staging [VERSION=3] [OVERRIDE=metrics] [MODEL=…]
 	@$(if $(and $(FROM),$(TO)),,echo "FROM and TO are missing. Type for example: make promote FROM=dev TO=staging" >&2; exit 2)
-	@bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
+	@$(MADE) bin/models -i $(INVENTORY) promote --from '$(FROM)' --to '$(TO)' --version '$(VERSION)' --override '$(OVERRIDE)' --model '$(MODEL)'
 
 rollback: $(READY) ## swap champion and previous, or name a version: make rollback ENV=prod [VERSION=2] [MODEL=…]
 	@$(if $(ENV),,echo "ENV is missing. Type for example: make rollback ENV=prod" >&2; exit 2)
-	@bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
+	@$(MADE) bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
-	@$(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
+	@$(MADE) $(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
 
 status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
-	@$(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
+	@$(MADE) $(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 doctor: $(READY) ## look at this machine and at each server, say what is wrong and what mends it: make doctor [VENDOR=vultr] [HOST=name]
-	@bin/doctor.py -i $(if $(VENDOR),'inventory/$(VENDOR)',$(INVENTORY)) $(if $(LIMIT),'$(HOST)')
+	@bin/doctor.py -i '$(INVENTORY)' $(if $(LIMIT),'$(HOST)')
 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'

@@ -6,12 +6,14 @@ usage: doctor.py -i INVENTORY [HOST]     exit code 1 when something is wrong
 
 import argparse
 import importlib.metadata
+import io
 import os
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ EXAMPLE = "203.0.113.10"
 PYTHON = (3, 11)
 # per cent of a file system, MB, days
 FULL, MEMORY, STALE = 90, 200, 4
+# of an answer, in blocks of 512 or 1024 bytes
+MOST = 2000
 VARIABLES = {
     "name": "{{ inventory_hostname }}",
     "user": "{{ ansible_user }}",
@@ -112,7 +116,7 @@ def judge_login(said: str, server: dict[str, Any], inventory: str) -> list[Check
         ]
     if changed := re.search(r"Offending \S+ key in (\S+?):\d+", said):
         name = re.search(r"Host key for (\S+) has changed", said)
-        forget = f"ssh-keygen -f {changed[1]} -R '{name[1] if name else host}'"
+        forget = shlex.join(["ssh-keygen", "-f", changed[1], "-R", name[1] if name else host])
         remedy = f"if you made the server again: {forget}. If you did not, somebody may be in between: do not log in"
         return [Check("reachable"), Check("host key: another one than before", remedy)]
     if "verification failed" in said:
@@ -164,7 +168,7 @@ def judge_server(facts: Facts, server: dict[str, Any], offset: float, inventory:
     found.append(Check(text, "" if right else f"if this machine is right: {log_in(server)} sudo date -s @$(date +%s)"))
     for folder, *parts in facts.get("disk", []):
         space, inodes = (int(part.rstrip("%")) if part[:-1].isdigit() else 0 for part in parts)
-        remedy = f"make status tells what fills it; on the server: sudo du -xhd1 {folder} | sort -h"
+        remedy = f"make status tells what fills it; on the server: sudo du -xhd1 {shlex.quote(folder)} | sort -h"
         full = max(space, inodes) >= FULL
         found.append(Check(f"disk {folder}: {space} % used, inodes {inodes} %", remedy if full else ""))
     for available, total in facts.get("memory", []):
@@ -193,9 +197,10 @@ def judge_services(facts: Facts, server: dict[str, Any], inventory: str) -> list
             found.append(Check(f"{unit}: {state}", remedy))
     if all(units.get(unit, ("", ""))[1] != "active" for unit in ("ssh.service", "ssh.socket")):
         found.append(Check("ssh: takes no new login", "on the server: sudo systemctl start ssh"))
-    for (unit,) in facts.get("failed", []):
+    for unit, *_ in facts.get("failed", []):
         if unit not in units_of(server):
-            remedy = f"on the server: sudo journalctl -u {unit} tells why; once mended: sudo systemctl restart {unit}"
+            named = shlex.quote(unit)
+            remedy = f"on the server: sudo journalctl -u {named} tells why; once mended: sudo systemctl restart {named}"
             found.append(Check(f"{unit}: failed", remedy))
     return found or [Check(f"services: {', '.join(unit.removesuffix('.service') for unit in units_of(server))} run")]
 
@@ -252,6 +257,22 @@ def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 127, "", str(error))
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 255, "", "no answer within 120 s")
+
+
+def ask(command: list[str], stdin: str) -> subprocess.CompletedProcess[str]:
+    """What a login answers, cut off at MOST: a broken server may print without an end."""
+    limited = ["sh", "-c", f'ulimit -f {MOST}; exec "$@"', "sh", *command]
+    with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            code = subprocess.run(
+                limited, cwd=ROOT, env=os.environ | {"LC_ALL": "C.UTF-8"}, input=stdin, stdout=out, stderr=said,
+                text=True, timeout=120,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 255, "", "no answer within 120 s")
+        out.seek(0)
+        said.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), said.read())
 
 
 def look_here(hosts: list[dict[str, Any]]) -> list[Check]:
@@ -328,22 +349,31 @@ def look_at(server: dict[str, Any], inventory: str) -> list[Check]:
         *servers.ssh(server, "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
         f"{server['user']}@{server['host']}",
     ]
-    answer = run(*command, shlex.join(["sudo", "-n", "sh", "-s", "--", *units_of(server)]), stdin=LOOK)
+    look = shlex.join(["sudo", "-n", "sh", "-s", "--", *units_of(server)])
+    answer = ask([*command, look], LOOK)
     now = time.time()
     facts = parse(answer.stdout)
-    if "time" not in facts:
-        return found + judge_login(answer.stderr, server, inventory)
-    return found + judge_server(facts, server, int(facts["time"][0][0]) - now, inventory)
+    try:
+        if "time" not in facts:
+            return found + judge_login(answer.stderr, server, inventory)
+        return found + judge_server(facts, server, int(facts["time"][0][0]) - now, inventory)
+    except (ValueError, LookupError, OverflowError) as error:
+        return [*found, Check(f"the server's answer cannot be read: {error}", f"look at it: {log_in(server)}")]
+
+
+def printable(text: str) -> str:
+    """Without what a terminal obeys: a server chooses some of these words."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", text.replace("\r", ""))
 
 
 def show(title: str, checks: list[Check]) -> int:
     """Print the checks; returns how many are wrong."""
     print(title)
     for check in checks:
-        text = check.text.strip().replace("\n", "\n        ")
+        text = printable(check.text).strip().replace("\n", "\n        ")
         print(f"  {'WRONG' if check.remedy else 'ok':<6}{text}")
         if check.remedy:
-            print(f"        → {check.remedy}")
+            print(f"        → {printable(check.remedy)}")
     sys.stdout.flush()
     return sum(bool(check.remedy) for check in checks)
 
@@ -353,6 +383,8 @@ def main() -> None:
     parser.add_argument("-i", "--inventory", default="inventory/local")
     parser.add_argument("host", nargs="?", default="all")
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     inventory, unread = arguments.inventory, []
     hosts: dict[str, Any] = {}
     try:

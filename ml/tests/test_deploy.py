@@ -147,7 +147,7 @@ def test_a_version_that_is_not_there(run: Any, environment: str) -> None:
 def test_outside_of_a_server(conf: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.delenv("RECOMMENDER_SOURCE_DIGEST", raising=False)
     assert main.main(["deploy", "--config", str(conf)]) == 2
-    assert "RECOMMENDER_SOURCE_DIGEST is not set" in capsys.readouterr().err
+    assert "RECOMMENDER_SOURCE_DIGEST, the deployment's digest, is not set" in capsys.readouterr().err
 
 
 def test_make_names_the_parameter_file() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recommender import files
 from recommender.config import DataConfig
 from recommender.data import reading
 from recommender.data.ratings import Ratings
@@ -143,3 +144,15 @@ def test_runs_at_once_share_it(source: Path, place: Path) -> None:
     digests = {run.communicate()[0].strip() for run in runs}
     assert digests == {read(source).digest()}
     assert len(list(place.iterdir())) == 1
+
+
+def test_a_device_and_a_link_stay_what_they_are(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    target.write_text("before")
+    link.symlink_to(target)
+    with (tmp_path / "pipe").open("rb+", buffering=0) as reader:
+        files.write_whole(pipe, "x")
+        assert reader.read(1) == b"x"
+    files.write_whole(link, "after")
+    assert pipe.is_fifo() and link.is_symlink() and target.read_text() == "after"

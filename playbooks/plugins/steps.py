@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import shlex
 import sys
 import tempfile
@@ -36,6 +37,8 @@ requirements:
 """
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / ".cache/logs/ansible"
 KEPT = 50
+# of what a program said when it failed: lines, and characters of each
+LINES, LINE = 100, 2000
 
 
 class Failure(NamedTuple):
@@ -81,7 +84,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             try:
                 if folder == FOLDER:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    for old in sorted(folder.glob("*.log"))[:-KEPT]:
+                    for old in sorted(folder.glob("[0-9]*-[0-9]*-*-*.log"))[:-KEPT]:
                         old.unlink(missing_ok=True)
                 prefix = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-"
                 handle, path = tempfile.mkstemp(".log", prefix, folder)
@@ -102,9 +105,10 @@ class CallbackModule(Default):  # type: ignore[misc]
         self.incomplete = f" (incomplete: {sys.exc_info()[1]})"
 
     def tell(self, text: str, color: str | None = None) -> None:
-        self.screen.display(text, color=color, screen_only=True)
-        # the heartbeat writes past this buffer
+        # the reader may have gone
         with contextlib.suppress(OSError):
+            self.screen.display(printable(text), color=color, screen_only=True)
+            # the heartbeat writes past this buffer
             sys.stdout.flush()
 
     def be_brief(self) -> None:
@@ -193,10 +197,14 @@ class CallbackModule(Default):  # type: ignore[misc]
     def show_message(self, result: Any) -> None:
         """What a playbook has to say is shown: the report, who can get in …"""
         if self.brief and result.task.action in constants._ACTION_DEBUG and "censored" not in result.result:
-            hidden = {*self._hide_in_debug, result.result.get("ansible_loop_var")}
+            loop = result.result.get("ansible_loop_var")
             values = {
-                name: value for name, value in result.result.items() if name not in hidden and name[:8] != "_ansible"
+                name: value
+                for name, value in result.result.items()
+                if name not in self._hide_in_debug and name[:8] != "_ansible"
             }
+            if len(values) > 1:
+                values.pop(loop, None)
             # a message, or a variable by its name
             message = values["msg"] if "msg" in values else next(iter(values.values())) if len(values) == 1 else values
             if isinstance(message, dict):
@@ -215,9 +223,16 @@ class CallbackModule(Default):  # type: ignore[misc]
         quiet, banner = self._display, self._last_task_banner
         if self.brief:
             self._display, self._last_task_banner = self.screen, self.last_diff
+        if self.brief and result.result.get("changed"):
+            self.tell(f"{self.host_label(result)}:")
         super().v2_on_file_diff(result)
         self.last_diff = self._last_task_banner
         self._display, self._last_task_banner = quiet, banner
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        super().v2_playbook_on_no_hosts_matched()
+        if self.brief:
+            self.tell(f"{self._play.get_name()}: no server is meant, nothing is done", constants.COLOR_SKIP)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         rescued = is_rescued(result.task)
@@ -251,8 +266,15 @@ class CallbackModule(Default):  # type: ignore[misc]
             text = text.replace("non-zero return code", "") + f"\n{command.rstrip()}: ended with {result['rc']}"
         for key in ("stderr", "stdout", "module_stderr", "module_stdout", "content"):
             said = str(result.get(key) or "").rstrip()
-            text += f"\n{said}" if said and said not in message else ""
+            text += f"\n{self.shorten(said)}" if said and said not in message else ""
         return text.strip("\n") or self._dump_results(result).strip("\n")
+
+    def shorten(self, said: str) -> str:
+        """The end of what a program said; the log has it all."""
+        lines = said.splitlines()
+        if len(lines) > LINES:
+            lines = [f"… {len(lines) - LINES} lines before these are in the log", *lines[-LINES:]]
+        return "\n".join(line[:LINE] for line in lines)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self.end_step()
@@ -274,6 +296,11 @@ class CallbackModule(Default):  # type: ignore[misc]
         self.failures = []
         for (task, text), hosts in told.items():
             self.tell(f"\nFAILED on {', '.join(sorted(set(hosts)))}: {task}\n{text}", constants.COLOR_ERROR)
+
+
+def printable(text: str) -> str:
+    """Without what a terminal obeys: a server's programs could overwrite what failed."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def as_text(message: Any) -> str:

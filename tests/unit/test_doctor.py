@@ -100,7 +100,7 @@ def test_a_clock_that_is_off_and_a_port_that_nothing_holds() -> None:
         ("sudo: a password is required", {}, "sudo of deploy: sudo: a password is required", f"{AGAIN} -K"),
         ("Offending ED25519 key in .known_hosts:3\nHost key for 198.51.100.7 has changed and you have requested strict "
          "checking.\nHost key verification failed.", {}, "host key: another one than before",
-         "ssh-keygen -f .known_hosts -R '198.51.100.7'"),
+         "ssh-keygen -f .known_hosts -R 198.51.100.7"),
         ("Host key verification failed.", {}, "host key: not known", "StrictHostKeyChecking=ask"),
         ("", {"host": "203.0.113.10"}, "203.0.113.10 is the address of an example", "make add-host"),
     ],
@@ -193,3 +193,40 @@ def test_an_inventory_that_has_no_server_yet_or_cannot_be_read(tmp_path: pathlib
         assert "zz-mine.yml, line 3: this is not YAML" in result.stdout
     else:
         assert "has no server yet: make add-host VENDOR=onprem NAME=" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("time abc", "the server's answer cannot be read"),
+        ("time 1\nmemory x y", "the server's answer cannot be read"),
+        ("time 1\nreboot", "the server's answer cannot be read"),
+        ("time " + "9" * 5000, "the server's answer cannot be read"),
+        ("time 1\nfailed", "the server's answer cannot be read"),
+        ("time 1795860000\nfailed evil\033[8m;x", "sudo journalctl -u 'evil?[8m;x' tells why"),
+    ],
+)
+def test_an_answer_that_no_sound_server_gives(
+    says: str, told: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "answer").write_text(f"{doctor.BEGIN}\n{says}\n")
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\nexec cat {tmp_path}/answer\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    doctor.show("it", doctor.look_at(SERVER, "inventory/x"))
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert "\033" not in shown
+
+
+def test_an_answer_without_an_end_is_cut_off() -> None:
+    answer = doctor.ask(["yes"], "")
+    assert 0 < len(answer.stdout) <= 2_100_000
+    said = doctor.ask(["sh", "-c", "yes >&2"], "").stderr
+    assert 0 < len(said) <= 2_100_000
+
+
+def test_what_a_server_says_of_its_key_is_no_command() -> None:
+    said = "Offending ECDSA key in /x;touch${IFS}/tmp/y;#:1\nHost key for $(id) has changed"
+    [_, check] = doctor.judge_login(said, SERVER, "inventory/x")
+    assert "ssh-keygen -f '/x;touch${IFS}/tmp/y;#' -R '$(id)'" in check.remedy

@@ -166,3 +166,32 @@ def test_make_v_shows_everything() -> None:
     wanted = "ANSIBLE_STDOUT_CALLBACK := default"
     assert wanted in subprocess.check_output([*show, "V=1"], cwd=ROOT, text=True)
     assert wanted not in subprocess.check_output(show, cwd=ROOT, text=True)
+
+
+def test_what_a_program_says_neither_moves_the_cursor_nor_fills_the_screen(run: Run) -> None:
+    escape = {"name": "Hide", "command": {"argv": ["printf", "a\\033[1A\\033[2Kb\\r\\nc"]}, "failed_when": True}
+    screen, _ = run([escape], code=2)
+    assert "a?[1A?[2Kb\nc" in screen
+    long = {"name": "Talk", "shell": "seq 1 5000; false"}
+    screen, log = run([long], code=2)
+    assert "… 4900 lines before these are in the log\n4901\n" in screen
+    assert "\n2500\n" not in screen and "2500" in log
+
+
+def test_a_diff_names_its_server_and_a_play_without_one_is_told(run: Run, tmp_path: pathlib.Path) -> None:
+    write = {"name": "Write", "copy": {"content": "new\n", "dest": f"{tmp_path}/{{{{ inventory_hostname }}}}"}}
+    screen, _ = run([write], "--diff", hosts="one,two,")
+    assert re.search(r"^one:$[\s\S]*^\+new$[\s\S]*^two:$[\s\S]*^\+new$|^two:$[\s\S]*^\+new$[\s\S]*^one:$", screen, re.M)
+    screen, _ = run([write], hosts=str(empty(tmp_path)))
+    assert "The play: no server is meant, nothing is done" in screen
+
+
+def empty(folder: pathlib.Path) -> pathlib.Path:
+    path = folder / "hosts.ini"
+    path.write_text("[servers]\n")
+    return path
+
+
+def test_the_variable_of_a_loop_is_shown(run: Run) -> None:
+    screen, _ = run([{"name": "Show", "debug": {"var": "item"}, "loop": ["first", "second"]}])
+    assert "first" in screen and "second" in screen

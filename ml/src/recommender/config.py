@@ -178,7 +178,9 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}. Name a parameter file with --config.") from error
+        raise InputError(
+            f"{path}: {error.strerror}. Name a parameter file with --config, with make CONF=conf/svd.yaml."
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     try:

@@ -93,6 +93,7 @@ def hand_over(line: Sequence[str], output: Path | None) -> int | None:
     with files.replacing(output) as part:
         with part.open("wb") as file:
             code = subprocess.run(command, stdout=file, check=False).returncode
-        if code != 0:
+        # a device stands for itself
+        if code != 0 and part.is_file():
             part.unlink()
     return code

@@ -14,6 +14,11 @@ def replacing(path: Path, at_least: int = 0) -> Iterator[Path]:
     Readers never see a partial file. If the block raises or removes the file, `path` is unchanged. The umask
     sets the mode, plus the bits of `at_least`.
     """
+    path = path.resolve()
+    # a device or a pipe must stay what it is
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = os.umask(0)
     os.umask(mask)

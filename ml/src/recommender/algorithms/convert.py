@@ -237,7 +237,7 @@ def _aligned(array: Any, inner: Index, unknown: float) -> Floats:
 
 
 def _rows(ratings: dict[int, list[tuple[int, float]]], xs: Index, ys: Index) -> dict[str, Any]:
-    """Surprise's ratings by y, as scoring's `first`, `length` and `near`, and the ratings themselves."""
+    """Surprise's ratings by y, as the scorers' `first`, `length` and `near`, and the ratings themselves."""
     rows = [ratings[y] if y >= 0 else [] for y in ys.tolist()]
     length = np.array([*map(len, rows), 0], dtype=np.int64)
     inner = np.array([x for row in rows for x, _ in row], dtype=np.int64)
@@ -250,7 +250,7 @@ def _rows(ratings: dict[int, list[tuple[int, float]]], xs: Index, ys: Index) -> 
 
 
 def _values(present: Any, matrix: Any, xs: Index) -> dict[str, Any]:
-    """The entries of a matrix over x that are `present`, as scoring's `key` and `value`."""
+    """The entries of a matrix over x that are `present`, as the scorers' `key` and `value`."""
     a, b = np.nonzero(np.triu(present))
     outer, n = _outer(xs), len(xs)
     # The smaller index first by our order, not Surprise's: a deviation has a sign.
