@@ -228,7 +228,6 @@ class _Side:
         _posterior(self.first, self.near, residual, beside, alpha, precision, slope)
         first, near = (other.first, other.near) if implicit else (np.zeros(1, np.int64), self.near)
         links = self.links if implicit else self.links[:0]
-        links = self.links if implicit else self.links[:0]
         z = draw.standard_normal((len(links) + 1, d))
         _links(
             precision, slope, self.mean, self.weight, first, near, links, prior, z[1:], self.base, z[0]
