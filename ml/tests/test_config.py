@@ -43,11 +43,11 @@ def test_overrides_paths_and_environment(tmp_path: Path, monkeypatch: pytest.Mon
         ("seed: 0", "data: Field required"),
         (
             "data: {source: x}\nsede: 1",
-            "sede: Extra inputs are not permitted; conf/default.yaml lists the keys",
+            "sede: unknown key; is seed meant?",
         ),
         (
             "data: {source: x}\nk: 5",
-            "k: Extra inputs are not permitted; is evaluation.k or recommendation.k meant?",
+            "k: unknown key; is evaluation.k or recommendation.k meant?",
         ),
         (
             "data: {source: x}\nevaluation: {folds: 1}",
@@ -78,6 +78,11 @@ def test_unreadable_file_and_key(tmp_path: Path) -> None:
     path.write_text("data: {source: x}\n")
     with pytest.raises(InputError, match="source is a single value"):
         config.load(path, {"data.source.name": 1})
+    # the file is not to blame
+    with pytest.raises(InputError, match=r"^evaluation\.fold: unknown key; is evaluation\.folds meant\?$"):
+        config.load(path, {"evaluation.fold": 3})
+    with pytest.raises(InputError, match=r"^unheard: unknown key; conf/default\.yaml lists the keys$"):
+        config.load(path, {"unheard": 3})
 
 
 def test_every_key_of_data_is_explained_and_has_a_flag() -> None:

@@ -260,6 +260,13 @@ def test_leaderboard_without_experiments(conf: Path, store: str, capsys) -> None
     assert "no experiments" in capsys.readouterr().err
 
 
+def test_a_leaderboard_is_not_trained(conf: Path, store: str, capsys) -> None:
+    with conf.open("a") as file:
+        file.write("experiments: [tiny.yaml]\n")
+    assert main(["train", "--config", str(conf), "--tracking-uri", store]) == 2
+    assert "which the command leaderboard compares" in capsys.readouterr().err
+
+
 def test_split_holds_a_quarter_of_everybodys_out(ratings: Ratings) -> None:
     rest, out = validation.split(ratings, 3)
     before, held = np.bincount(ratings.user), np.bincount(ratings.user[out], minlength=len(ratings.users))

@@ -1,5 +1,6 @@
 """Read the parameter file: one YAML file and its seed determine a run."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -206,21 +207,29 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            + (_meant(str(problem["loc"][-1])) if problem["type"] == "extra_forbidden" else "")
-            for problem in error.errors()
-        ]
+        lines = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            where = "" if key in (overrides or {}) else f"{path}: "
+            unknown = problem["type"] == "extra_forbidden"
+            lines.append(f"{where}{key}: " + (f"unknown key{_meant(key)}" if unknown else problem["msg"]))
         raise InputError("\n".join(lines)) from error
 
 
-def _meant(key: str) -> str:
+def _meant(path: str) -> str:
+    room, _, key = path.rpartition(".")
     sections = {name: field.annotation for name, field in Config.model_fields.items()}
     found = [
         f"{name}.{key}"
         for name, section in sections.items()
         if isinstance(section, type) and issubclass(section, BaseModel) and key in section.model_fields
     ]
+    section = sections.get(room)
+    names = (
+        [*section.model_fields] if isinstance(section, type) and issubclass(section, BaseModel) else sections
+    )
+    near = [f"{room}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, 1)]
+    found = found or near
     return f"; is {' or '.join(found)} meant?" if found else "; conf/default.yaml lists the keys"
 
 

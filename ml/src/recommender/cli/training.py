@@ -59,6 +59,10 @@ def add(commands: options.Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     settings = options.settings(arguments)
+    if settings.experiments:
+        raise InputError(
+            f"{arguments.config} lists experiments, which the command leaderboard compares. Train one."
+        )
     if arguments.report:
         options.check_writable(arguments.report)
     from recommender import train
