@@ -1,4 +1,4 @@
-"""The command line: recommender train, evaluate, recommend; export, promote, rollback, models."""
+"""The program recommender: its families of commands, and how a command ends."""
 
 import argparse
 import io
@@ -15,7 +15,7 @@ from recommender.errors import RecommenderError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0 done, 2 bad input, 1 any other failure."""
+    """Run one command; return its exit code: 0, 2 for bad input, 3 for a refused promotion, else 1."""
     # Only an exception, not a signal, ends MLflow's run as FAILED.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)

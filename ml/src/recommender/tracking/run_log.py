@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from recommender.config import Config
     from recommender.data.ratings import Ratings
+
 # Modules stored with a model: the one it imports, and its dependencies.
 _PACKAGE = Path(__file__).parents[1]
 CARRIED = ("__init__.py", "compiled.py", "errors.py", "serving")
