@@ -55,4 +55,4 @@ def test_the_model_is_loaded_by_another_account_than_roots(host):
         "cd /srv/recommender && RECOMMENDER_ACCOUNT=recommender PYTHONPATH=current/src environments/*/bin/python -c %s",
         "from recommender.tracking import registry; registry.load('models:/x@y')",
     )
-    assert "an account with sudo does not run" in load.stderr
+    assert "an account with sudo must not run" in load.stderr
