@@ -383,6 +383,8 @@ def main() -> None:
     parser.add_argument("-i", "--inventory", default="inventory/local")
     parser.add_argument("host", nargs="?", default="all")
     arguments = parser.parse_args()
+    if sys.version_info < PYTHON:
+        sys.exit(f"doctor: this is Python {sys.version.split()[0]}. Type make doctor, or take 3.11 or newer")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     inventory, unread = arguments.inventory, []

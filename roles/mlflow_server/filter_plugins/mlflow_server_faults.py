@@ -63,7 +63,7 @@ def number(value: Any) -> int:
     """As Jinja's int reads it: 0 for what holds none."""
     try:
         return int(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -100,7 +100,7 @@ def checked(given: dict[str, Any], sqlite: str, lock: str) -> Iterator[tuple[str
     backend = of("backend")
     own_file = matches("sqlite:", backend) and matches(OWN_FOLDER + r"/[\w.-]+$", sqlite)
     known = backend in ("sqlite", "postgresql") or matches(DATABASE, backend) or own_file
-    yield "backend", re.sub("://[^@]*@", "://...@", str(backend)), known
+    yield "backend", re.sub("://.*@", "://...@", str(backend)), known
     yield "s3", list(of("s3")), not of("s3") or is_store(of("s3"))
     place = of("artifacts_destination")
     yield "artifacts_destination", place, matches(rf"[a-z0-9+]+://[\w./:@-]+$|{OWN_FOLDER}$", place)

@@ -53,8 +53,8 @@ GOOD: dict[str, list[Any]] = {
 }  # fmt: skip
 BAD: dict[str, list[Any]] = {
     "user": ["root", "Ana", "a" * 33, ""],
-    "port": [1023, 65536, "x", None],
-    "workers": [0, "", "many"],
+    "port": [1023, 65536, "x", None, float("inf")],
+    "workers": [0, "", "many", "1e999"],
     "backend": ["postgres", "http://h/m", "postgresql://a b", "sqlite:", "sqlite:///relative.db"],
     "s3": [
         {"bucket": "mo"}, {"endpoint": "http://h"}, {"bucket": "models", "endpoint": "h:1"},
@@ -121,3 +121,8 @@ def test_all_faults_are_said_and_no_secret() -> None:
         'mlflow_server_s3 is ["bucket", "secret_key"]', 'mlflow_server_settings is ["AWS_SECRET_ACCESS_KEY"]',
     ]  # fmt: skip
     assert "hidden" not in str(said)
+
+
+def test_a_password_with_an_at_sign_is_not_said() -> None:
+    [message] = found(backend="oracle://u:s3cr@t@h/db")
+    assert "://...@h/db" in message and "t@h" not in message and "s3cr" not in message
