@@ -28,6 +28,8 @@ PYTHON = (3, 11)
 FULL, MEMORY, STALE = 90, 200, 4
 # of an answer, in blocks of 512 or 1024 bytes
 MOST = 2000
+# programs of this machine answer in words that can be compared
+ENGLISH = {"LC_ALL": "C.UTF-8"}
 VARIABLES = {
     "name": "{{ inventory_hostname }}",
     "user": "{{ ansible_user }}",
@@ -246,11 +248,11 @@ def judge_packages(facts: Facts, server: dict[str, Any], inventory: str) -> list
     return found or [Check(f"packages: sound; {facts.get('security', [['?']])[0][0]} security updates wait")]
 
 
-def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def run(*command: str) -> subprocess.CompletedProcess[str]:
     """A program of this machine, in its own English; one that is not there ended with 127."""
     try:
         return subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"LC_ALL": "C.UTF-8"}, input=stdin, capture_output=True, text=True,
+            command, cwd=ROOT, env=os.environ | ENGLISH, input="", capture_output=True, text=True,
             errors="replace", timeout=120,
         )  # fmt: skip
     except FileNotFoundError as error:
@@ -265,7 +267,7 @@ def ask(command: list[str], stdin: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
             code = subprocess.run(
-                limited, cwd=ROOT, env=os.environ | {"LC_ALL": "C.UTF-8"}, input=stdin, stdout=out, stderr=said,
+                limited, cwd=ROOT, env=os.environ | ENGLISH, input=stdin, stdout=out, stderr=said,
                 text=True, timeout=120,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
