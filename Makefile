@@ -16,8 +16,8 @@ ADDRESS :=
 PYTHON3 ?= python3
 # checked first, so that a misspelled name gets a suggestion
 LIMIT := $(if $(filter command,$(origin HOST)),--limit '$(HOST)')
-# a local server has a key from its creation on
-MADE := $(if $(filter inventory/local,$(INVENTORY)),test -e .local/id_ed25519 || \
+# make up makes the folder, make down removes it
+MADE := $(if $(filter inventory/local,$(INVENTORY)),test -d .local || \
   { echo "There is no local server yet. Type: make up. For one of your own add VENDOR=vultr or INVENTORY=FOLDER" >&2; exit 2; };)
 FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is a local account: only make's USER chooses a login
