@@ -16,6 +16,7 @@ import yaml
 from surprise.model_selection import GridSearchCV, KFold
 
 from bench.__main__ import PAGE, put
+from recommender import files
 from recommender.algorithms import catalogue
 from recommender.cli.main import main
 from recommender.config import Config
@@ -157,7 +158,7 @@ def test_random_search_and_lists(
 def test_two_searches_at_once_are_refused(ratings: Ratings, make_config, tmp_path: Path) -> None:
     config = searching(make_config)
     with (
-        tune._alone(tmp_path / f"{tune.digest(config, ratings)}.lock"),
+        files.alone(tmp_path / f"{tune.digest(config, ratings)}.lock", "taken"),
         pytest.raises(RecommenderError, match="another process runs this search"),
     ):
         tune.tune(config, ratings, "sqlite://", tmp_path)

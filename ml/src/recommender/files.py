@@ -1,10 +1,14 @@
 """Write files atomically."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from recommender.errors import RecommenderError
 
 
 @contextlib.contextmanager
@@ -32,6 +36,20 @@ def replacing(path: Path, at_least: int = 0) -> Iterator[Path]:
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path, problem: str) -> Iterator[BinaryIO]:
+    """Open `path` to append to it, as the only process.
+
+    Raises RecommenderError, with `problem`, while another process has it.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecommenderError(f"{path}: {problem}") from error
+        yield file
 
 
 def write_whole(path: Path, text: str, at_least: int = 0) -> None:

@@ -1,6 +1,5 @@
 """Download MovieLens' public sets by name: pinned, resumable, with their licence."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recommender import files
 from recommender.errors import InputError, RecommenderError
 
 MIRROR = "https://files.grouplens.org/datasets/movielens"
@@ -131,13 +131,7 @@ def _resume(url: str, part: Path, output: Path) -> None:
     import requests
     from tqdm import tqdm
 
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecommenderError(
-                f"{part}: another download of this file is running. Wait for it."
-            ) from error
+    with files.alone(part, "another download of this file is running. Wait for it.") as file:
         for left in reversed(range(TRIES)):
             try:
                 have = file.tell()

@@ -6,16 +6,14 @@ the median of the earlier trials after as many folds. Surprise's are GridSearchC
 """
 
 import copy
-import fcntl
 import hashlib
 import inspect
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +26,7 @@ from recommender.config import Config, Range, TuningConfig
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError, RecommenderError
 from recommender.evaluation import processes, validation
-from recommender.files import write_whole
+from recommender.files import alone, write_whole
 from recommender.tracking import runs
 
 Progress = Callable[[str], None]
@@ -66,7 +64,7 @@ def tune(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecommenderError(f"{folder}: {error.strerror}. Name a folder with --state.") from error
-    with _alone(folder / f"{name}.lock"):
+    with alone(folder / f"{name}.lock", "another process runs this search. Wait for it, or end it first."):
         search = _optuna if settings.search == "optuna" else _surprise
         return search(config, settings, ratings, uri, folder / f"{name}.db", progress)
 
@@ -77,18 +75,6 @@ def digest(config: Config, ratings: Ratings) -> str:
     content["tuning"].pop("trials")
     text = json.dumps([ratings.digest(), content], sort_keys=True)
     return f"tuning-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with path.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecommenderError(
-                f"{path}: another process runs this search. Wait for it, or end it first."
-            ) from error
-        yield
 
 
 def _with(config: Config, chosen: dict[str, Any]) -> Config:
