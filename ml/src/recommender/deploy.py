@@ -86,7 +86,7 @@ def deploy(
     `tell` gets the report of a training. Returns the verdict with the resulting champion.
     Raises InputError for data and parameters, RecommenderError for errors of MLflow.
     """
-    name = f"{names.environment()}.{config.tracking.model}"
+    name = names.registered_name(names.environment(), config.tracking.model)
     uri = stores.connect(uri)
     with stores.explained(f"{uris.redacted(uri)}: MLflow"):
         if not check:

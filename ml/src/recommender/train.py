@@ -121,7 +121,7 @@ def train(
     Raises InputError for data and parameters, RecommenderError for errors of MLflow.
     """
     clock = Clock()
-    name = f"{names.environment()}.{config.tracking.model}"
+    name = names.registered_name(names.environment(), config.tracking.model)
     catalogue.make(config.algorithm, config.params, config.seed)
     with clock.part("read"):
         ratings = reading.read(config.data)

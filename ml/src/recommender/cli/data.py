@@ -79,7 +79,7 @@ def _check(arguments: argparse.Namespace) -> None:
     print(f"{reports.text(now)}\n{lists['says']}")
     if arguments.champion:
         stores.connect(arguments.tracking_uri)
-        name = f"{names.environment()}.{settings.tracking.model}"
+        name = names.registered_name(names.environment(), settings.tracking.model)
         before = data_reports.of_champion(name)
         if before is None:
             raise InputError(

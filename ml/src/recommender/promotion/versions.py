@@ -3,7 +3,6 @@
 import datetime
 from typing import TYPE_CHECKING
 
-from recommender import names
 from recommender.promotion.unfinished import PENDING
 from recommender.tracking import registry, stores
 
@@ -13,28 +12,14 @@ if TYPE_CHECKING:
 
 def versions_table(environment: str) -> str:
     """Return all versions of an environment's models as text: aliases, metrics, origin."""
-    import mlflow
-
     with stores.explained(f"{environment}: MLflow", storing=True):
-        client = mlflow.MlflowClient()
-        pattern = names.registered_name(environment, "%")
-        found: list[str] = []
-        page = None
-        while True:
-            part = client.search_registered_models(f"name LIKE '{pattern}'", page_token=page)
-            found += [each.name for each in part]
-            page = part.token
-            if not page:
-                break
-        # _ is a wildcard of LIKE, and MLflow allows names that we do not.
-        models = sorted(name for name in found if names.is_name_of(environment, name))
         lines = []
-        for name in models:
-            of = registry.aliases(name)
-            rows = [_row(version, of) for version in registry.versions(name)]
+        for model in registry.models(environment):
+            of = registry.aliases(model.name)
+            rows = [_row(version, of) for version in registry.versions(model.name)]
             widths = [max(len(row[at]) for row in [_HEADS, *rows]) for at in range(len(_HEADS))]
             lines += [
-                name,
+                model.name,
                 *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in [_HEADS, *rows]),
             ]
     return "\n".join(lines or [f"{environment}: no model is registered."])

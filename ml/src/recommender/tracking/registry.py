@@ -207,20 +207,22 @@ def _found(get: Any, *arguments: str) -> Any:
 
 def with_champion(environment: str) -> list[str]:
     """Return an environment's models with a champion, named without the environment."""
+    return [each.name.partition(".")[2] for each in models(environment) if CHAMPION in each.aliases]
+
+
+def models(environment: str) -> list["RegisteredModel"]:
+    """Return an environment's registered models, sorted by name."""
     import mlflow
 
-    found, page = [], None
+    found: list[RegisteredModel] = []
+    pattern, page = f"name LIKE '{names.checked_environment(environment)}.%'", None
     while True:
-        pattern = f"name LIKE '{names.checked_environment(environment)}.%'"
         part = mlflow.MlflowClient().search_registered_models(pattern, page_token=page)
-        found += [
-            each.name.partition(".")[2]
-            for each in part
-            if CHAMPION in each.aliases and names.is_name_of(environment, each.name)
-        ]
+        # _ is a wildcard of LIKE, and MLflow allows names that we do not.
+        found += [each for each in part if names.is_name_of(environment, each.name)]
         page = part.token
         if not page:
-            return sorted(found)
+            return sorted(found, key=lambda each: str(each.name))
 
 
 def champion(name: str) -> str | None:

@@ -203,7 +203,6 @@ def explained(what: str, then: str = "", storing: bool = False) -> Iterator[None
     are wrapped too, and the message says where to look.
     Raises RecommenderError.
     """
-    import requests
     from mlflow.exceptions import MlflowException
 
     kinds = (MlflowException, requests.RequestException, OSError) if storing else (MlflowException,)
