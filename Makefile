@@ -41,6 +41,10 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 ifneq ($(V),)
 export ANSIBLE_STDOUT_CALLBACK := default
 endif
+# FAST=1 goes through mitogen: half the time, and one connection for the whole run
+ifneq ($(FAST),)
+export ANSIBLE_STRATEGY := fast
+endif
 
 READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml

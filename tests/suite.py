@@ -19,7 +19,7 @@ PARTS = {
     "lint-ruff": "ruff check . bin/models bin/tunnel && ruff format --check . bin/models bin/tunnel",
     # not every role has each of these folders; elsewhere a pattern that finds nothing is an error
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/*.py bin/models bin/tunnel bench molecule tests"
-    " {inventory,playbooks}/plugins playbooks/{files,filter_plugins}"
+    " {inventory,playbooks}/plugins playbooks/{files,filter_plugins,strategy_plugins}"
     " roles/*/{library,{action,filter}_plugins} roles/*/files/{,*/}*.py",
     "lint-shellcheck": "shellcheck .ci/run {bin,tests,molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
     "unit": "pytest -q --import-mode=importlib --ignore-glob='*/with_mlflow' tests/unit roles/*/tests",

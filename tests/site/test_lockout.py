@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -31,6 +32,19 @@ find /etc/ssh /etc/sudoers.d /etc/firewall.nft -type f | sort | xargs sha256sum
 nft --stateless --terse list table inet firewall
 ls /etc/commit-confirmed
 ss -Hltn 'sport = :22 or sport = :2222'
+"""
+# All but what each server has of its own.
+END = r"""
+cd /etc
+own='^\./(ssh/ssh_host_|machine-id|hostname|hosts\b|resolv.conf)'
+find . -printf '%p %M %u %g %l\n' | grep -Ev "$own" | sort
+find . -type f | grep -Ev "$own" | sort | xargs sha256sum
+dpkg-query -W
+apt-mark showmanual
+systemctl list-unit-files --no-legend
+systemctl list-units --all --no-legend --plain --type service,timer,socket | awk '{print $1, $2, $3, $4}'
+ss -Hltunp | awk '{print $1, $5, $7}' | sed 's/pid=[0-9]*,//g' | sort
+nft --stateless list ruleset
 """
 
 
@@ -170,6 +184,19 @@ def test_secure(checkout: Checkout, server: Server) -> None:
     server.inside("sed -i '1i echo Welcome; echo port=7; echo uid=7' /home/deploy/.bashrc")
     assert recap(checkout.run(*ALL))["changed"] == 0
     server.inside("sed -i 1d /home/deploy/.bashrc")
+
+
+def test_mitogen_leaves_the_same(checkout: Checkout, server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("twin")
+    shutil.copy(server.key, folder)
+    shutil.copy(server.key.with_suffix(".pub"), folder)
+    twin = Server(checkout, folder)
+    try:
+        assert recap(checkout.run(*ALL, fast=True))["failed"] == 0
+        assert twin.inside(END).splitlines() == server.inside(END).splitlines()
+    finally:
+        twin.remove()
+        server.locate()
 
 
 def shut_out(server: Server, other_key: str, seconds: int) -> None:

@@ -91,7 +91,7 @@ def test_site(checkout: Checkout) -> None:
 
 
 def test_again_as_the_operator_changes_nothing(checkout: Checkout) -> None:
-    assert recap(checkout.run(*COMMAND))["changed"] == 0
+    assert recap(checkout.run(*COMMAND, fast=True))["changed"] == 0
 
 
 def test_both_ends_speak_german(checkout: Checkout, server: str) -> None:
@@ -110,7 +110,7 @@ def test_the_operator_gets_in_and_root_does_not(checkout: Checkout, server: str)
 def test_training_goes_on_when_logins_are_turned_on(checkout: Checkout, server: str) -> None:
     with (checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml").open("a") as mine:
         mine.write("\nmlflow_logins: true\n")
-    assert recap(checkout.run(*COMMAND, "--tags", "tracking,recommender"))["failed"] == 0
+    assert recap(checkout.run(*COMMAND, "--tags", "tracking,recommender", fast=True))["failed"] == 0
 
     def analyst(command: str) -> str:
         ssh = ("ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.known_hosts", f"analyst@{server}")

@@ -161,10 +161,15 @@ def test_the_log_that_is_asked_for_and_a_folder_that_cannot_be_written(run: Run,
     assert f"Log: {path}" in screen or f"Log: {path.relative_to(tmp_path)}" in screen
 
 
-def test_make_v_shows_everything() -> None:
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [("V=1", "ANSIBLE_STDOUT_CALLBACK := default"), ("FAST=1", "ANSIBLE_STRATEGY := fast")],
+    # the test's name stands in what make prints
+    ids=("V", "FAST"),
+)
+def test_a_word_for_make_sets_what_ansible_reads(word: str, wanted: str) -> None:
     show = ["make", "-pn", "-o", ".venv/.complete", "status"]
-    wanted = "ANSIBLE_STDOUT_CALLBACK := default"
-    assert wanted in subprocess.check_output([*show, "V=1"], cwd=ROOT, text=True)
+    assert wanted in subprocess.check_output([*show, word], cwd=ROOT, text=True)
     assert wanted not in subprocess.check_output(show, cwd=ROOT, text=True)
 
 
