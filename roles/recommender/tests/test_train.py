@@ -23,23 +23,33 @@ VARS = {
 }  # fmt: skip
 
 
-def evaluated(folder: pathlib.Path, deployed: dict[str, Any]) -> dict[str, Any]:
-    """The role's variables after an answer of the job."""
+# what the job answered, the reason that a person reads, and the verdict
+ANSWERS: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "nothing": ({"msg": "no such program"}, ["no such program"], ""),
+    "error": ({"stderr": "fold\nrecommender: no\nso\nmake: *** [Makefile:9] Error 2"}, ["recommender: no", "so"], ""),
+    "verdict": ({"stderr": "", "stdout_lines": ["warning", '{"what": "back", "champion": "1"}']}, [], "back"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with the role's variables after each answer: one play, since it takes a second to start."""
+    folder = tmp_path_factory.mktemp("evaluated")
     names = ("unit", "deploy", "reason", "verdict")
     play = {
-        "hosts": "localhost", "gather_facts": False, "connection": "local", "vars_files": [str(ROLE / "vars/main.yml")],
-        "vars": VARS | {"__recommender_deployed": deployed},
+        "hosts": "all", "gather_facts": False, "connection": "local", "vars_files": [str(ROLE / "vars/main.yml")],
+        "vars": VARS | {"__recommender_deployed": "{{ answers[inventory_hostname] }}",
+                        "answers": {name: deployed for name, (deployed, *_) in ANSWERS.items()}},
         "tasks": [{"ansible.builtin.copy": {
             "content": "{{ {" + ", ".join(f"'{name}': __recommender_{name}" for name in names) + "} | to_json }}",
-            "dest": str(folder / "out"), "mode": "0600",
+            "dest": f"{folder}/{{{{ inventory_hostname }}}}.json", "mode": "0600",
         }}],
     }  # fmt: skip
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    command = ["ansible-playbook", "-i", "localhost,", "play.yml"]
+    command = ["ansible-playbook", "-i", ",".join([*ANSWERS, ""]), "play.yml"]
     result = subprocess.run(command, capture_output=True, cwd=folder, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    answer: dict[str, Any] = json.loads((folder / "out").read_text())
-    return answer
+    return folder
 
 
 def test_the_login_stands_in_no_command_line() -> None:
@@ -48,17 +58,10 @@ def test_the_login_stands_in_no_command_line() -> None:
         assert "password" not in json.dumps(task).lower() and "ansible.builtin.uri" not in task
 
 
-@pytest.mark.parametrize(
-    ("deployed", "reason", "what"),
-    [
-        ({"msg": "no such program"}, ["no such program"], ""),
-        ({"stderr": "fold\nrecommender: no\nso\nmake: *** [Makefile:9] Error 2"}, ["recommender: no", "so"], ""),
-        ({"stderr": "", "stdout_lines": ["warning", '{"what": "back", "champion": "1"}']}, [], "back"),
-    ],
-    ids=["nothing", "error", "verdict"],
-)  # fmt: skip
-def test_what_the_job_answers(tmp_path: pathlib.Path, deployed: dict[str, Any], reason: list[str], what: str) -> None:
-    answer = evaluated(tmp_path, deployed)
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_the_job_answers(evaluated: pathlib.Path, name: str) -> None:
+    answer = json.loads((evaluated / f"{name}.json").read_text())
+    _, reason, what = ANSWERS[name]
     assert (answer["reason"], answer["verdict"]["what"]) == (reason, what)
     assert "--uid=recommender" in answer["unit"]
     assert "--property=EnvironmentFile=-/etc/mlflow/users/recommender.env" in answer["unit"]
