@@ -1,5 +1,6 @@
 """A small world: ratings with structure, as MovieLens writes them, and one local store for all tests."""
 
+import io
 import os
 import re
 import sys
@@ -43,6 +44,31 @@ def rows(seed: int = 0) -> list[tuple[str, str, float, int]]:
 def own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading a model puts its code before this package's, in processes that are started later too."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    """A small PNG."""
+    from matplotlib.figure import Figure
+
+    file = io.BytesIO()
+    Figure(figsize=(1, 1)).savefig(file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def drawing() -> None:
+    """For a test of what is drawn."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+    """Figures are made and stored, but not drawn: that is a third of a small training's work."""
+    if "drawing" in request.fixturenames:
+        return
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(picture))
 
 
 @pytest.fixture(scope="session")

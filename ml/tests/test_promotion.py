@@ -603,7 +603,7 @@ def test_training_after_an_interrupted_move(folder: Path, store: str, environmen
 # The command line
 
 
-def test_verbs(world: dict[str, Any], store: str, target: str, tmp_path: Path, capsys) -> None:
+def test_verbs(world: dict[str, Any], store: str, target: str, tried: None, tmp_path: Path, capsys) -> None:
     archive, uri = str(tmp_path / "a.zip"), ["--tracking-uri", store]
     export = ["export", "--environment", "dev", "--model", MODEL, "--output", archive, *uri]
     assert main.main([*export, "--version", "1"]) == 0

@@ -198,7 +198,9 @@ def test_searches_without_sense(
     assert message in printed and "Traceback" not in printed
 
 
-def test_leaderboard(threads: None, conf: Path, folder: Path, store: str, tmp_path: Path, capsys) -> None:
+def test_leaderboard(
+    threads: None, drawing: None, conf: Path, folder: Path, store: str, tmp_path: Path, capsys
+) -> None:
     import mlflow
 
     (tmp_path / "ranks.yaml").write_text(
