@@ -237,12 +237,22 @@ def test_a_template_is_rendered_as_ansibles_own(tmp_path: pathlib.Path) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     names = ["text", "data", "bare"]
-    entries = [{"path": f"{tmp_path}/ours/{name}", "template": f"{name}.j2"} for name in names]
+    entries: list[dict[str, Any]] = [{"path": f"{tmp_path}/ours/{name}", "template": f"{name}.j2"} for name in names]
     entries[0] |= {"vars": {"greeting": "hello"}}
     entries.append({"path": f"{tmp_path}/ours/raw", "src": "raw"})
     entries.append({"path": f"{tmp_path}/ours/given", "content": "{{ names | join }}"})
+    (templates / "person.j2").write_text("{{ item.name }} {{ upper }} {{ item.token }}\n")
+    each = "people | files_for_each(path=folder ~ '/{name}', template='person.j2')"
+    each += " + names | files_for_each(path=folder ~ '/{}-alone', content='{}')"
+    everybody: dict[str, Any] = {"name": "For each", "managed_files": {"files": "{{ " + each + " }}"}}
+    everybody["vars"] = {
+        "folder": f"{tmp_path}/ours",
+        "people": [{"name": name, "token": "{token} %s {{ 'x' }}"} for name in ("ana", "eva")],
+        "upper": "{{ item.name | upper }}",
+    }
     tasks: list[dict[str, Any]] = [
         {"name": "Ours", "managed_files": {"files": entries}, "register": "written"},
+        everybody,
         {"name": "Say it", "ansible.builtin.debug": {"msg": "{{ written.paths | map('basename') | join(' ') }}"}},
     ]
     for name in names:
@@ -255,6 +265,9 @@ def test_a_template_is_rendered_as_ansibles_own(tmp_path: pathlib.Path) -> None:
     assert "hello ä" in (tmp_path / "ours/text").read_text(encoding="utf-8")
     assert (tmp_path / "ours/raw").read_bytes() == b"\x00\xff{{ greeting }}"
     assert (tmp_path / "ours/given").read_text() == "anaeva"
+    # what an item says is a text, not a template
+    assert (tmp_path / "ours/eva").read_text() == "eva EVA {token} %s x\n"
+    assert (tmp_path / "ours/ana-alone").read_text() == "ana"
 
 
 def test_a_secret_is_not_shown_and_a_diff_is(tmp_path: pathlib.Path) -> None:
