@@ -54,6 +54,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
         with open(self._loader.get_real_file(self.needle("files", entry["src"])), "rb") as file:
             return file.read()
 
+    def expand(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
+        """The entry itself, or entries of all that is in the folder that it names as its source."""
+        if entry.get("src") is None or not os.path.isdir(top := self.needle("files", entry["src"])):
+            return [entry]
+        found = []
+        # folders have the task's mode, with the right to enter
+        bare = {name: value for name, value in entry.items() if name not in ("src", "validate", "mode")}
+        for folder, below, names in os.walk(top):
+            below.sort()
+            path = os.path.normpath(os.path.join(entry["path"], os.path.relpath(folder, top)))
+            found.append(bare | {"path": path, "state": "directory"})
+            found += [entry | {"path": f"{path}/{name}", "src": os.path.join(folder, name)} for name in sorted(names)]
+        return found
+
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         task_vars = task_vars or {}
         result = super().run(tmp, task_vars)
@@ -61,16 +75,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
         entries = arguments.get("files")
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and "path" in entry for entry in entries):
             raise AnsibleActionFail("files must be a list of entries that each have a path")
-        texts: dict[int, str] = {}
-        for place, entry in enumerate(entries):
+        for entry in entries:
             given = [name for name in SOURCES if entry.get(name) is not None]
             if len(given) != (entry.get("state", "file") == "file"):
                 raise AnsibleActionFail(
                     f"{entry['path']} has {' and '.join(given) or 'neither'}: a file has one of template, src and"
                     " content, all else none"
                 )
-            if given:
-                texts[place] = base64.b64encode(self.read(entry, task_vars)).decode()
+        entries = [one for entry in entries for one in self.expand(entry)]
+        texts = {
+            place: base64.b64encode(self.read(entry, task_vars)).decode()
+            for place, entry in enumerate(entries)
+            if entry.get("state", "file") == "file"
+        }
         plain = [{name: entry[name] for name in entry if name not in (*SOURCES, "vars")} for entry in entries]
         packed = base64.b64encode(zlib.compress(json.dumps(texts).encode())).decode()
         arguments |= {"files": plain, "packed": packed}

@@ -33,7 +33,7 @@ options:
       path: {description: Absolute path on the server., type: str, required: true}
       template: {description: A template of the role., type: str}
       vars: {description: Further variables of the template., type: dict}
-      src: {description: A file of the role., type: str}
+      src: {description: A file of the role or a folder with all that is in it., type: str}
       content: {description: The text itself., type: str}
       state:
         description: Kind of the entry.

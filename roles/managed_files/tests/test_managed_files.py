@@ -240,6 +240,10 @@ def test_a_template_is_rendered_as_ansibles_own(tmp_path: pathlib.Path) -> None:
     entries: list[dict[str, Any]] = [{"path": f"{tmp_path}/ours/{name}", "template": f"{name}.j2"} for name in names]
     entries[0] |= {"vars": {"greeting": "hello"}}
     entries.append({"path": f"{tmp_path}/ours/raw", "src": "raw"})
+    (tmp_path / "roles/example/files/tree/below").mkdir(parents=True)
+    (tmp_path / "roles/example/files/tree/top").write_text("top")
+    (tmp_path / "roles/example/files/tree/below/leaf").write_text("leaf")
+    entries.append({"path": f"{tmp_path}/ours/tree", "src": "tree", "mode": "0600"})
     entries.append({"path": f"{tmp_path}/ours/given", "content": "{{ names | join }}"})
     (templates / "person.j2").write_text("{{ item.name }} {{ upper }} {{ item.token }}\n")
     each = "people | files_for_each(path=folder ~ '/{name}', template='person.j2')"
@@ -259,7 +263,9 @@ def test_a_template_is_rendered_as_ansibles_own(tmp_path: pathlib.Path) -> None:
         module_args = {"src": f"{name}.j2", "dest": f"{tmp_path}/theirs/{name}", "mode": "0644"}
         tasks.append({"ansible.builtin.template": module_args, "vars": {"greeting": "hello"}})
     said = play(tmp_path, tasks, names=["ana", "eva"])
-    assert "text data bare raw given" in said, said
+    assert "text data bare raw tree top below leaf given" in said, said
+    assert (tmp_path / "ours/tree/below/leaf").read_text() == "leaf"
+    assert (mode(tmp_path / "ours/tree/below"), mode(tmp_path / "ours/tree/below/leaf")) == (0o755, 0o600)
     for name in names:
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
     assert "hello ä" in (tmp_path / "ours/text").read_text(encoding="utf-8")
