@@ -105,8 +105,6 @@ class Writer:
         self.contents = contents
         self.changed: list[str] = []
         self.diffs: list[dict[str, Any]] = []
-        # folders that check mode would have made
-        self.planned: set[str] = set()
 
     def attributes(self, entry: dict[str, Any]) -> dict[str, Any]:
         given = {
@@ -141,7 +139,6 @@ class Writer:
             raise Failed(f"it is not a folder but a {found}: move it away (sudo mv {path} {path}.old)")
         self.note(path, "state: absent\n", "state: directory\n")
         if self.module.check_mode:
-            self.planned.add(path)
             return True
         missing = [path]
         while kind(parent := os.path.dirname(missing[-1])) == "absent":
@@ -200,10 +197,11 @@ class Writer:
         if self.module._diff:
             self.note(path, readable(before), readable(content))
         folder = os.path.dirname(path)
-        if not os.path.isdir(folder) and not (self.module.check_mode and self.is_planned(folder)):
-            raise Failed(f"its folder {folder} is not there")
+        # its folder may be what an earlier task would have made
         if self.module.check_mode:
             return True
+        if not os.path.isdir(folder):
+            raise Failed(f"its folder {folder} is not there")
         handle, new = tempfile.mkstemp(dir=self.module.tmpdir)
         with open(handle, "wb") as file:
             file.write(content)
@@ -215,9 +213,6 @@ class Writer:
         self.module.atomic_move(new, path, unsafe_writes=False)
         self.module.set_fs_attributes_if_different(self.attributes(entry), True)
         return True
-
-    def is_planned(self, folder: str) -> bool:
-        return any(path == folder or path.startswith(f"{folder}/") for path in self.planned)
 
     def make(self, entry: dict[str, Any], place: int) -> None:
         """Make one entry.

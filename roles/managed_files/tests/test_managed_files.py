@@ -85,7 +85,7 @@ def test_only_what_differs_is_reported(tmp_path: pathlib.Path, capsys: Capture) 
     assert (tmp_path / "link").readlink() == pathlib.Path("c")
 
 
-def test_check_mode_changes_nothing_and_counts_planned_folders_as_made(tmp_path: pathlib.Path, capsys: Capture) -> None:
+def test_check_mode_changes_nothing_and_asks_for_no_folder(tmp_path: pathlib.Path, capsys: Capture) -> None:
     result = call(
         capsys,
         {"path": f"{tmp_path}/new/below", "state": "directory"},
@@ -95,7 +95,9 @@ def test_check_mode_changes_nothing_and_counts_planned_folders_as_made(tmp_path:
     )
     assert result["changed"] and len(result["paths"]) == 3, result
     assert list(tmp_path.iterdir()) == []
-    assert "folder" in call(capsys, {"path": f"{tmp_path}/other/file", "content": "x"}, check=True)["msg"]
+    file = {"path": f"{tmp_path}/other/file", "content": "x"}
+    assert call(capsys, file, check=True)["paths"] == [f"{tmp_path}/other/file"]
+    assert f"its folder {tmp_path}/other is not there" in call(capsys, file)["msg"]
 
 
 def test_a_failed_check_names_the_file_and_keeps_the_old_one(tmp_path: pathlib.Path, capsys: Capture) -> None:
