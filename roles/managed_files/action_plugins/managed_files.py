@@ -56,7 +56,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
 
     def expand(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
         """The entry itself, or entries of all that is in the folder that it names as its source."""
-        if entry.get("src") is None or not os.path.isdir(top := self.needle("files", entry["src"])):
+        if (
+            entry.get("state") == "absent"
+            or entry.get("src") is None
+            or not os.path.isdir(top := self.needle("files", entry["src"]))
+        ):
             return [entry]
         found = []
         # folders have the task's mode, with the right to enter
@@ -76,6 +80,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and "path" in entry for entry in entries):
             raise AnsibleActionFail("files must be a list of entries that each have a path")
         for entry in entries:
+            # so that a condition is one word in a list
+            if entry.get("state") == "absent":
+                continue
             given = [name for name in SOURCES if entry.get(name) is not None]
             if len(given) != (entry.get("state", "file") == "file"):
                 raise AnsibleActionFail(

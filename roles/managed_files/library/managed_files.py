@@ -45,7 +45,7 @@ options:
       group: {description: Group of this entry., type: str}
       mode: {description: Octal permissions of this entry., type: str}
       validate:
-        description: Command that checks the new file before it is put in place. The file's path replaces C(%s).
+        description: Command that checks the new file, by its own name in another folder. Its path replaces C(%s).
         type: str
   owner: {description: Owner of entries without one., type: str}
   group: {description: Group of entries without one., type: str}
@@ -202,8 +202,9 @@ class Writer:
             return True
         if not os.path.isdir(folder):
             raise Failed(f"its folder {folder} is not there")
-        handle, new = tempfile.mkstemp(dir=self.module.tmpdir)
-        with open(handle, "wb") as file:
+        # by its own name, which systemd-analyze reads
+        new = os.path.join(tempfile.mkdtemp(dir=self.module.tmpdir), os.path.basename(path))
+        with open(new, "wb") as file:
             file.write(content)
         if entry.get("validate"):
             code, output, errors = self.module.run_command(entry["validate"] % new)
