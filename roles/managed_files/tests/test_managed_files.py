@@ -104,7 +104,8 @@ def test_a_failed_check_names_the_file_and_keeps_the_old_one(tmp_path: pathlib.P
     for name in "abc":
         (tmp_path / name).write_text("old")
     # systemd-analyze takes no other name than the unit's own
-    validate = """sh -c 'case $0 in */[abc]) ;; *) exit 3 ;; esac; grep -q good "$0" || { echo "no good: $0" >&2; exit 1; }' %s"""
+    check = 'case $0 in */[abc]) ;; *) exit 3 ;; esac; grep -q good "$0" || { echo "no good: $0" >&2; exit 1; }'
+    validate = f"sh -c '{check}' %s"
     result = call(
         capsys,
         {"path": f"{tmp_path}/a", "content": "good", "validate": validate},
