@@ -241,6 +241,18 @@ def faults(files: list[dict[str, Any]], contents: dict[int, bytes]) -> list[str]
     return found
 
 
+def run(module: AnsibleModule, files: list[dict[str, Any]], contents: dict[int, bytes]) -> None:
+    """Make the entries and end the module."""
+    writer = Writer(module, contents)
+    for place, entry in enumerate(files):
+        try:
+            writer.make(entry, place)
+        except (Failed, OSError) as error:
+            done = f" Written before it: {', '.join(writer.changed)}." if writer.changed else ""
+            module.fail_json(msg=f"{entry['path']}: {error}.{done}", path=entry["path"], paths=writer.changed)
+    module.exit_json(changed=bool(writer.changed), paths=writer.changed, diff=writer.diffs)
+
+
 def main() -> None:
     attributes = {"owner": {"type": "str"}, "group": {"type": "str"}}
     module = AnsibleModule(
@@ -269,20 +281,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # a new file is nobody else's to read before its mode is set
-    os.umask(0o077)
     files = module.params["files"]
     contents = unpack(module.params["packed"]) if module.params["packed"] else {}
     if wrong := faults(files, contents):
         module.fail_json(msg="; ".join(wrong) + ". Nothing was changed.")
-    writer = Writer(module, contents)
-    for place, entry in enumerate(files):
-        try:
-            writer.make(entry, place)
-        except (Failed, OSError) as error:
-            done = f" Written before it: {', '.join(writer.changed)}." if writer.changed else ""
-            module.fail_json(msg=f"{entry['path']}: {error}.{done}", path=entry["path"], paths=writer.changed)
-    module.exit_json(changed=bool(writer.changed), paths=writer.changed, diff=writer.diffs)
+    # a new file is nobody else's to read before its mode is set; put back, since a process may run several modules
+    mask = os.umask(0o077)
+    try:
+        run(module, files, contents)
+    finally:
+        os.umask(mask)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def call(capsys: Capture, *files: dict[str, Any], check: bool = False, diff: boo
         with patch_module_args(arguments | more), pytest.raises(SystemExit):
             module.main()
     finally:
-        os.umask(mask)
+        # a process may run other modules after it
+        assert os.umask(mask) == 0o022
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
