@@ -26,7 +26,7 @@ def ssh_hardening_found(lines: Iterable[str]) -> dict[str, Any]:
     """What the preflight's probe printed, one NAME=VALUE a line.
 
     Returns version (str), kex (the exchanges that sshd knows), penalties (whether sshd bans by itself), and of host
-    keys fingerprints, weak and missing (names of files below /etc/ssh).
+    keys fingerprints, weak and missing (names of files below /etc/ssh), and packages, those that are installed.
     """
     found: dict[str, list[str]] = {"version": [], "kex": [], "fingerprint": [], "weak": [], "missing": []}
     for line in lines:
@@ -40,6 +40,7 @@ def ssh_hardening_found(lines: Iterable[str]) -> dict[str, Any]:
         "fingerprints": found["fingerprint"],
         "weak": found["weak"],
         "missing": found["missing"],
+        "packages": found.get("packages", [""])[0].split(),
     }
 
 

@@ -16,7 +16,7 @@ CURVES = "curve25519-sha256 curve25519-sha256@libssh.org"
 DEBIAN_12 = [
     "version=9.2", f"kex={CURVES} ecdh-sha2-nistp256 sntrup761x25519-sha512@openssh.com",
     "fingerprint=256 SHA256:a/b= root@host (ED25519)", "weak=ssh_host_rsa_key", "weak=ssh_host_ecdsa_key",
-    "missing=/etc/ssh/moduli.filtered",
+    "missing=/etc/ssh/moduli.filtered", "packages=openssh-server nftables",
 ]  # fmt: skip
 DEBIAN_13 = ["version=10.0", f"kex={CURVES} mlkem768x25519-sha256 sntrup761x25519-sha512", "socket=ssh.socket"]
 
@@ -33,7 +33,7 @@ def test_what_was_found() -> None:
         "kex": ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256",
                 "sntrup761x25519-sha512@openssh.com"],
         "fingerprints": ["256 SHA256:a/b= root@host (ED25519)"], "weak": ["ssh_host_rsa_key", "ssh_host_ecdsa_key"],
-        "missing": ["/etc/ssh/moduli.filtered"],
+        "missing": ["/etc/ssh/moduli.filtered"], "packages": ["openssh-server", "nftables"],
     }  # fmt: skip
 
 
