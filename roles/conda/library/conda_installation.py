@@ -48,6 +48,7 @@ options:
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
   environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
+  lock: {description: File that one build at a time holds., type: path}
 """
 
 MARKER = ".ansible-conda"
