@@ -143,8 +143,10 @@ class Server:
 @pytest.fixture(scope="module", autouse=True)
 def secured(checkout: Checkout) -> None:
     """Writes secured.yml: the lines of site.yml up to the last that has to do with logins, as they stand there."""
-    lines = yaml.safe_load((checkout.folder / "site.yml").read_text())[:2]
-    assert [line["import_playbook"] for line in lines] == ["playbooks/bootstrap.yml", "playbooks/secure.yml"]
+    lines = yaml.safe_load((checkout.folder / "site.yml").read_text())[:3]
+    assert [line["import_playbook"] for line in lines] == [
+        f"playbooks/{name}.yml" for name in ("bootstrap", "begin", "secure")
+    ]
     (checkout.folder / "secured.yml").write_text(yaml.safe_dump(lines))
 
 

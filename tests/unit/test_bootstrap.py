@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 from typing import Any
 
@@ -109,3 +110,29 @@ def test_a_run_without_jupyter_says_who_waits_for_one(tags: list[str], asked: bo
     assert all(templar.template(trust_as_template("{{ " + condition + " }}")) for condition in look["when"]) is asked
     said = templar.template(trust_as_template(say["ansible.builtin.debug"]["msg"]))
     assert said.startswith("ben will have a Jupyter on one after: ansible-playbook site.yml -i inventory/vultr")
+
+
+@pytest.mark.parametrize(
+    ("tags", "user", "looked"),
+    [
+        (("access",), "deploy", False),
+        (("access_configure",), "deploy", False),
+        (("access",), "root", True),
+        (("all",), "deploy", True),
+        (("access", "workbench"), "deploy", True),
+        (("ssh_port",), "deploy", True),
+    ],
+)
+def test_a_change_of_people_alone_does_not_look_at_memory_disk_and_clock(
+    tags: tuple[str, ...], user: str, looked: bool
+) -> None:
+    (play,) = (
+        play
+        for play in yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text())
+        if play["name"] == "Check the server"
+    )
+    variables = {"ansible_user": user, "operator": "deploy", "ansible_run_tags": tags}
+    assert Templar(DataLoader(), variables=variables).template(trusted(play["vars"]["is_looked_at"])) is looked
+    # what reads their findings depends on it too
+    reads = [task["name"] for task in play["tasks"] if "is_looked_at" in str(task.get("when"))]
+    assert reads == [task["name"] for task in play["tasks"] if re.search("free_disk|setup|memtotal", str(task))]

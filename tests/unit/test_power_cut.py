@@ -3,6 +3,7 @@
 The shell of the tasks is run for real, with programs that only tell what they were called for.
 """
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -42,7 +43,10 @@ class Build:
         self.environment = folder / "environments/a"
         (folder / "bin").mkdir()
         self.environment.parent.mkdir()
-        for program, text in (("python3", PYTHON), ("sync", SYNC)):
+        programs = [("python3", PYTHON), ("sync", SYNC)]
+        # macOS has none
+        programs += [] if shutil.which("flock") else [("flock", "#!/bin/sh\n")]
+        for program, text in programs:
             (folder / "bin" / program).write_text(text)
             (folder / "bin" / program).chmod(0o755)
 
@@ -62,20 +66,25 @@ class Build:
             f"__{self.name}_current": str(self.folder / "current"),
             f"__{self.name}_custom": str(self.environment / "custom"),
             f"__{self.name}_download_file": "/dev/null",
+            f"__{self.name}_build_lock": str(self.folder / "lock"),
         }
-        tasks = yaml.safe_load((ROOT / "roles" / self.name / "tasks/install.yml").read_text())
+        tasks = yaml.safe_load((ROOT / "roles" / self.name / "tasks/build.yml").read_text())
         [shell] = [
             task["ansible.builtin.shell"] for task in tasks if ".complete" in str(task.get("ansible.builtin.shell"))
         ]
         text = Templar(DataLoader(), variables=variables).template(trust_as_template(shell["cmd"]))
         return ["sh", "-c", text]
 
-    def run(self) -> int:
-        """Status of a run; what was called is in the log."""
+    def start(self) -> subprocess.Popen[bytes]:
+        """A run; what it calls is in the log."""
         self.log.write_text("")
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         variables = {"PATH": path, "LOG": str(self.log), "ENVIRONMENTS": str(self.environment.parent)}
-        return subprocess.run(self.command(), env=os.environ | variables, stdin=subprocess.DEVNULL).returncode
+        return subprocess.Popen(self.command(), env=os.environ | variables, stdin=subprocess.DEVNULL)
+
+    def run(self) -> int:
+        """Status of a run."""
+        return self.start().wait()
 
     def called(self) -> str:
         return self.log.read_text()
@@ -114,3 +123,28 @@ def test_one_that_failed_is_tried_again_with_what_uv_kept(build: Build) -> None:
     build.log.with_suffix(".broken").unlink()
     assert build.run() == 0
     assert "cache" not in build.called()
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="servers have it, macOS has not")
+def test_a_build_waits_for_another_and_uses_what_that_has_made(tmp_path: pathlib.Path) -> None:
+    for name in ("jupyter_screen", "mlflow_server"):
+        (tmp_path / name).mkdir()
+        build = Build(tmp_path / name, name)
+        with (build.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            waiting = build.start()
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(0.5)
+            build.environment.mkdir()
+            (build.environment / ".complete").touch()
+        assert waiting.wait() == 0
+        assert not build.called()
+        assert [path.name for path in build.environment.parent.iterdir()] == ["a"]
+
+
+def test_no_account_can_hold_the_lock(tmp_path: pathlib.Path) -> None:
+    for name in ("jupyter_screen", "mlflow_server"):
+        (tmp_path / name).mkdir()
+        build = Build(tmp_path / name, name)
+        assert build.run() == 0
+        assert (build.folder / "lock").stat().st_mode & 0o777 == 0o600

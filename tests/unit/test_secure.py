@@ -82,3 +82,17 @@ def test_nothing_is_done_where_no_port_moves_or_the_network_is_lost(
 def test_a_network_that_is_lost_while_the_change_is_taken_back(tmp_path: pathlib.Path) -> None:
     # and the port stays open, because sshd still has it
     assert run(tmp_path, lost="commit_confirmed", **HERE) == ""
+
+
+def test_the_tag_ssh_port_opens_the_new_port_moves_sshd_and_closes_the_old_one() -> None:
+    """A task that was left out would close the old port before sshd has moved, or leave it open."""
+    (play,) = yaml.safe_load((ROOT / "playbooks/secure.yml").read_text())
+    (firewall,) = (role for role in play["roles"] if role["role"] == "firewall")
+    (harden,) = (task for task in play["tasks"] if task["name"] == "Harden sshd")
+    after = [task for task in play["post_tasks"] if "ssh_port" in str(task)]
+    assert [task["name"] for task in after] == ["Drop sshd's old port from the rules", "Close it"]
+    tasks = [*play["pre_tasks"], firewall, harden, *after]
+    assert all(task["tags"] == ["ssh_port"] for task in tasks)
+    # tags of an include are not those of the tasks in it
+    included = [task["ansible.builtin.include_role"] for task in tasks if "ansible.builtin.include_role" in task]
+    assert [role["apply"] for role in included] == [{"tags": ["ssh_port"]}] * 2

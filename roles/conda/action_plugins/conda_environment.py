@@ -132,6 +132,8 @@ def read_environment(text: str, folder: str) -> dict[str, Any]:
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
     """Replaces the names of files by what is in them and runs the module of the same name."""
 
+    _supports_async = True
+
     def read(self, reader: Callable[[str], dict[str, Any]], path: str) -> dict[str, Any]:
         path = self._loader.path_dwim(path)
         try:
@@ -160,5 +162,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
                 )
             if pip_file:
                 arguments |= self.read(read_pip_file, pip_file)
-        result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        background = self._task.async_val
+        result.update(self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=background))
         return dict(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import glob
 import hashlib
 import json
@@ -13,7 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -36,6 +37,7 @@ options:
   free_space: {description: Free space that making it needs at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
   environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
+  lock: {description: File that one build at a time holds., type: path}
 """
 
 # Raised if the module makes something else of the same inputs, to rebuild environments.
@@ -139,6 +141,21 @@ def take_variables(module: AnsibleModule) -> None:
     os.environ.update(variables)
     # no_log keeps all of them out of the system's log; of what is printed, only what is secret
     module.no_log_values = credentials(variables)
+
+
+@contextlib.contextmanager
+def taking_turns(lock: str | None) -> Iterator[None]:
+    """Wait until no other build holds the lock, and hold it."""
+    if not lock:
+        yield
+        return
+    # root's alone: an account that can read a file can lock it
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Environment:
@@ -385,6 +402,7 @@ def main() -> None:
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
             "environment": {"type": "dict", "default": {}, "no_log": True},
+            "lock": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -397,18 +415,22 @@ def main() -> None:
             " the last two, and is neither base nor root (the installation itself)"
         )
     environment = Environment(module)
-    before = environment.made_from()
-    recovered = environment.recover()
-    if module.params["state"] == "absent":
-        changed, after = any(map(os.path.lexists, (environment.path, environment.aside))), {}
-    else:
-        changed, after = before != environment.wanted, environment.wanted
-    if changed and not module.check_mode:
+    done = {} if module.params["state"] == "absent" else environment.wanted
+    idle = module.check_mode or (environment.made_from() == done and not os.path.lexists(environment.work))
+    # another build may be at this one: look again once it has ended
+    with taking_turns(None if idle else module.params["lock"]):
+        before = environment.made_from()
+        recovered = environment.recover()
         if module.params["state"] == "absent":
-            remove(environment.path)
-            remove(environment.aside)
+            changed, after = any(map(os.path.lexists, (environment.path, environment.aside))), {}
         else:
-            environment.make()
+            changed, after = before != environment.wanted, environment.wanted
+        if changed and not module.check_mode:
+            if module.params["state"] == "absent":
+                remove(environment.path)
+                remove(environment.aside)
+            else:
+                environment.make()
     module.exit_json(
         changed=changed or recovered,
         path=environment.path,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import grp
 import hashlib
@@ -47,6 +48,7 @@ options:
   free_space: {description: Free space needed at prefix, in MiB., type: int, default: 0}
   ca_bundle: {description: File of trusted certificate authorities., type: path}
   environment: {description: "Environment variables of all that is run. No others see them.", type: dict, default: {}}
+  lock: {description: File that one build at a time holds., type: path}
 """
 
 MARKER = ".ansible-conda"
@@ -82,6 +84,21 @@ def write_durably(path: str, content: object) -> None:
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+@contextlib.contextmanager
+def taking_turns(lock: str | None) -> Iterator[None]:
+    """Wait until no other build holds the lock, and hold it."""
+    if not lock:
+        yield
+        return
+    # root's alone: an account that can read a file can lock it
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def routed(family: int, address: str) -> bool:
@@ -444,10 +461,14 @@ class Installation:
                 if not stat.S_ISLNK(mode) and wanted != mode:
                     os.chmod(path, stat.S_IMODE(wanted))
 
+    def is_wanted(self) -> bool:
+        """Whether the version that is wanted was installed or adopted here."""
+        return all(self.before.get(key) == self.p[key] for key in ("version", "checksum"))
+
     def provide(self) -> tuple[str, str]:
         """Install, upgrade or adopt; returns which of them, and the version that is there then."""
         self.check_owner()
-        if all(self.before.get(key) == self.p[key] for key in ("version", "checksum")):
+        if self.is_wanted():
             return "none", self.p["version"]
         self.check()
         self.check_owner(everything=not self.made_here)
@@ -487,6 +508,7 @@ def main() -> None:
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
             "environment": {"type": "dict", "default": {}, "no_log": True},
+            "lock": {"type": "path"},
         },
         required_if=[("state", "present", ("version", "url", "checksum"))],
         supports_check_mode=True,
@@ -494,11 +516,15 @@ def main() -> None:
     os.umask(0o022)
     take_variables(module)
     installation = Installation(module)
-    before = installation.before.get("version", "")
     if module.params["state"] == "checked":
         installation.check_owner()
         module.exit_json(changed=False)
-    action, after = installation.uninstall() if module.params["state"] == "absent" else installation.provide()
+    idle = module.check_mode or installation.is_wanted()
+    with taking_turns(None if idle else module.params["lock"]):
+        # another build may have been at it
+        installation = Installation(module)
+        before = installation.before.get("version", "")
+        action, after = installation.uninstall() if module.params["state"] == "absent" else installation.provide()
     module.exit_json(
         changed=action != "none",
         action=action,

@@ -1,5 +1,6 @@
 """Unit tests of the role's modules: no conda, no network, no container."""
 
+import fcntl
 import hashlib
 import http.server
 import importlib.util
@@ -165,6 +166,26 @@ def test_an_unchanged_environment_costs_no_conda_call(prefix: pathlib.Path, caps
     assert not make(prefix, capsys)["changed"]
     assert not make(prefix, capsys, check=True)["changed"]
     assert calls(prefix) == [["env", "create"]]
+
+
+def test_one_that_another_build_has_made_meanwhile_is_not_made_again(
+    prefix: pathlib.Path, tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        waits.append(operation)
+        assert make(prefix, capsys)["changed"]
+
+    monkeypatch.setattr(environment.fcntl, "flock", flock)
+    lock = tmp_path / "lock"
+    assert not make(prefix, capsys, lock=str(lock))["changed"]
+    assert calls(prefix) == [["env", "create"]]
+    assert waits == [fcntl.LOCK_EX]
+    assert lock.stat().st_mode & 0o777 == 0o600
+    # what is there needs no turn
+    assert not make(prefix, capsys, lock=str(lock))["changed"]
+    assert len(waits) == 1
 
 
 def test_check_mode_changes_nothing_even_without_conda(tmp_path: pathlib.Path, capsys: Capture) -> None:
@@ -496,6 +517,16 @@ def test_install_once(installer: pathlib.Path, capsys: Capture) -> None:
     assert not (prefix / ".installing").exists()
     assert not install(installer, capsys)["changed"]
     assert len((installer.parent / "log").read_text().splitlines()) == 1
+
+
+def test_an_installation_waits_for_the_one_in_the_background(
+    installer: pathlib.Path, tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        assert install(installer, capsys)["action"] == "installed"
+
+    monkeypatch.setattr(installation.fcntl, "flock", flock)
+    assert install(installer, capsys, lock=str(tmp_path / "lock"))["action"] == "none"
 
 
 def test_another_version_upgrades_in_place(installer: pathlib.Path, capsys: Capture) -> None:
