@@ -13,6 +13,10 @@ project = pathlib.Path(os.environ.get("MOLECULE_PROJECT_DIRECTORY", os.getcwd())
 scenario = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 state = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "molecule" / f"{project.name}-{scenario}"
 
+# Ansible's own ssh makes the folder; mitogen, which may come first on a new machine, does not.
+sockets = pathlib.Path.home() / ".ansible/cp"
+sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+
 hosts = {}
 for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
     digest = hashlib.sha256(f"{project}/{scenario}/{host}".encode()).hexdigest()
@@ -28,7 +32,7 @@ for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
         "ansible_private_key_file": str(state / "id_ed25519"),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o StrictHostKeyChecking=accept-new",
         # only for testinfra, which otherwise connects for each command
-        "ansible_ssh_extra_args": "-o ControlPath=~/.ansible/cp/%C",
+        "ansible_ssh_extra_args": f"-o ControlPath={sockets}/%C",
         "ansible_python_interpreter": "/usr/bin/python3",
     }
 print(json.dumps({"molecule": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}))
