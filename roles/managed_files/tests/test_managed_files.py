@@ -277,7 +277,7 @@ def test_a_template_is_rendered_as_ansibles_own(tmp_path: pathlib.Path) -> None:
     assert "hello ä" in (tmp_path / "ours/text").read_text(encoding="utf-8")
     assert (tmp_path / "ours/raw").read_bytes() == b"\x00\xff{{ greeting }}"
     assert (tmp_path / "ours/given").read_text() == "anaeva"
-    # what an item says is a text, not a template
+    # braces in an item's value are not filled again
     assert (tmp_path / "ours/eva").read_text() == "eva EVA {token} %s x\n"
     assert (tmp_path / "ours/ana-alone").read_text() == "ana"
 
