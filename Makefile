@@ -54,7 +54,7 @@ LOG := .local/last-run.log
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "V=1 behind a verb shows all that Ansible says, not one line a step."
+	@echo "V=1 behind a verb shows all that Ansible says, not one line a step. FAST=1 runs Ansible through mitogen."
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
@@ -90,7 +90,7 @@ tunnel: $(READY) ## forward Jupyter, MLflow … to this machine: make tunnel [IN
 ssh-config: $(READY) ## print the servers for ~/.ssh/config (VS Code, PyCharm): make -s ssh-config [INVENTORY=…] [HOST=…] [USER=…]
 	@$(MADE) bin/tunnel --ssh-config -i $(INVENTORY) $(PERSON) $(HOST)
 
-bench: $(READY) ## measure what docs/figures.md states: make bench [ONLY=workbench]; each file of bench/ prints a table
+bench: $(READY) ## measure what docs/figures.md states: make bench [ONLY=site]; each file of bench/ prints a table
 	@for part in $(or $(ONLY:%=bench/%.*),bench/*); do bin/engine.sh "$$part" || exit 1; done
 
 models: $(READY) ## versions, aliases and metrics in every environment: make models [INVENTORY=inventory/vultr]
