@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import yaml
+from ansible import constants
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 # yields each fault of a value; the name is how the message calls it
@@ -234,7 +235,14 @@ def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def connection(name: str, value: Any) -> Iterator[str]:
+    # mitogen takes over what is called ssh, also where a login has to be a new one
+    if value == "ssh" and constants.DEFAULT_STRATEGY == "fast":
+        yield f"{name} is ssh, with FAST=1: take it out, it is ssh anyway"
+
+
 CHECKS: dict[str, Check] = {
+    "ansible_connection": connection,
     "operator": account,
     "analyst": account,
     "first_login_user": text,

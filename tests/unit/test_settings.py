@@ -161,7 +161,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_every_list_is_checked_and_the_defaults_pass() -> None:
-    assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file"}
+    assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file", "ansible_connection"}
     assert checks.settings_faults(SETTINGS) == []
     plain, wired = (yaml.safe_load((ROOT / f"inventory/{name}.yml").read_text()) for name in ("settings", "wiring"))
     assert SETTINGS.keys() <= plain.keys() | wired.keys()
@@ -211,6 +211,14 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
 def test_a_person_is_told_what_that_person_wrote(settings: dict[str, Any], words: str) -> None:
     (fault,) = checks.settings_faults(SETTINGS | settings)
     assert words in fault
+
+
+def test_a_connection_that_mitogen_would_keep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that proves a change must be a new one; the variable would win over the task's own connection."""
+    settings = SETTINGS | {"ansible_connection": "ssh"}
+    assert checks.settings_faults(settings) == []
+    monkeypatch.setattr(checks.constants, "DEFAULT_STRATEGY", "fast")
+    assert checks.settings_faults(settings) == ["ansible_connection is ssh, with FAST=1: take it out, it is ssh anyway"]
 
 
 @pytest.mark.parametrize(
