@@ -65,7 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is untyped
         found = []
         # folders have the task's mode, with the right to enter
         bare = {name: value for name, value in entry.items() if name not in ("src", "validate", "mode")}
-        for folder, below, names in os.walk(top):
+        for folder, below, names in os.walk(top, followlinks=True):
             below.sort()
             path = os.path.normpath(os.path.join(entry["path"], os.path.relpath(folder, top)))
             found.append(bare | {"path": path, "state": "directory"})

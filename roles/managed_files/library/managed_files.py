@@ -7,6 +7,7 @@ import base64
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -95,6 +96,15 @@ def readable(content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError:
         return f"({len(content)} bytes that are not text)\n"
+
+
+def write_through(folder: str) -> None:
+    """Write a folder's names to disk, which a power cut would lose."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Writer:
@@ -206,13 +216,19 @@ class Writer:
         new = os.path.join(tempfile.mkdtemp(dir=self.module.tmpdir), os.path.basename(path))
         with open(new, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         if entry.get("validate"):
             code, output, errors = self.module.run_command(entry["validate"] % new)
             if code != 0:
                 said = (errors.strip() or output.strip()).replace(new, path)
                 raise Failed(f"its check failed and the old file stays: {said or f'exit code {code}'}")
-        self.module.atomic_move(new, path, unsafe_writes=False)
+        # never with the old file's, which might let more people read it
+        self.module.set_fs_attributes_if_different(self.attributes(entry | {"path": new}), True)
+        self.module.atomic_move(new, path, unsafe_writes=False, keep_dest_attrs=False)
+        # what atomic_move changes of a file that was not there
         self.module.set_fs_attributes_if_different(self.attributes(entry), True)
+        write_through(folder)
         return True
 
     def make(self, entry: dict[str, Any], place: int) -> None:
@@ -226,16 +242,19 @@ class Writer:
             self.changed.append(entry["path"])
 
 
-def faults(files: list[dict[str, Any]], contents: dict[int, bytes]) -> list[str]:
+def faults(files: list[dict[str, Any]], contents: dict[int, bytes], default: str) -> list[str]:
     """What is wrong with the list itself, found before anything is written."""
     found = []
     for place, entry in enumerate(files):
+        mode = default if entry.get("mode") is None else entry["mode"]
         if not os.path.isabs(entry["path"]):
             found.append(f"{entry['path']} is not an absolute path")
         if (entry["state"] == "link") != (entry.get("target") is not None):
             found.append(f"{entry['path']}: a link, and nothing else, has a target")
         if (entry["state"] == "file") != (place in contents):
             found.append(f"{entry['path']}: a file, and nothing else, has one of template, src and content")
+        if not re.fullmatch(r"[0-7]{4}", mode):
+            found.append(f'{entry["path"]}: mode {mode} is not octal; quote it, as "0644"')
         if "%s" not in (entry.get("validate") or "%s"):
             found.append(f"{entry['path']}: validate has no %s for the file's path")
     return found
@@ -283,7 +302,7 @@ def main() -> None:
     )
     files = module.params["files"]
     contents = unpack(module.params["packed"]) if module.params["packed"] else {}
-    if wrong := faults(files, contents):
+    if wrong := faults(files, contents, module.params["mode"]):
         module.fail_json(msg="; ".join(wrong) + ". Nothing was changed.")
     # a new file is nobody else's to read before its mode is set; put back, since a process may run several modules
     mask = os.umask(0o077)

@@ -126,12 +126,35 @@ def test_a_full_disk_leaves_the_old_file(
 ) -> None:
     (tmp_path / "a").write_text("old")
 
-    def full(self: Any, new: str, path: str, unsafe_writes: bool = False) -> None:
+    def full(self: Any, new: str, path: str, **options: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.AnsibleModule, "atomic_move", full)
     result = call(capsys, {"path": f"{tmp_path}/a", "content": "new"})
     assert "No space left" in result["msg"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_a_secret_never_has_the_old_files_mode(
+    tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(0o644)
+    move, modes = module.AnsibleModule.atomic_move, []
+
+    def watched(self: Any, new: str, path: str, **options: bool) -> None:
+        modes.append(mode(pathlib.Path(new)))
+        move(self, new, path, **options)
+        modes.append(mode(tmp_path / "a"))
+
+    monkeypatch.setattr(module.AnsibleModule, "atomic_move", watched)
+    assert call(capsys, {"path": f"{tmp_path}/a", "content": "secret", "mode": "0600"})["changed"]
+    assert modes == [0o600, 0o600]
+
+
+def test_a_mode_that_yaml_has_read_as_a_number_is_refused(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    """Unquoted, 0644 is the number 420."""
+    said = call(capsys, {"path": f"{tmp_path}/a", "content": "new", "mode": 0o644})["msg"]
+    assert "mode 420 is not octal" in said and not (tmp_path / "a").exists()
 
 
 def test_a_link_in_place_of_a_file_is_replaced(tmp_path: pathlib.Path, capsys: Capture) -> None:
