@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -145,14 +146,23 @@ def take_variables(module: AnsibleModule) -> None:
 
 @contextlib.contextmanager
 def taking_turns(lock: str | None) -> Iterator[None]:
-    """Wait until no other build holds the lock, and hold it."""
+    """Wait until no other build holds the lock, and hold it. Raises TimeoutError after an hour."""
     if not lock:
         yield
         return
     # root's alone: an account that can read a file can lock it
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for second in range(3601):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if second == 3600:
+                    raise TimeoutError(
+                        f"another build has held {lock} for an hour; see: sudo fuser -v {lock}"
+                    ) from None
+                time.sleep(1)
         yield
     finally:
         os.close(descriptor)
@@ -173,6 +183,7 @@ class Environment:
         self.work = os.path.join(self.prefix, ".making")
         # packages that conda's cache held before; what came since may be in memory only
         self.kept = os.path.join(self.work, "kept")
+        self.writes_cache = False
         inputs = [RECIPE] + [self.p[key] for key in ("conda_file", "pip_options", "pip_requirements", "pip_files")]
         self.wanted = {"inputs": hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}
 
@@ -201,6 +212,10 @@ class Environment:
         # by default on the same filesystem, so that uv links instead of copying
         return os.environ.get("UV_CACHE_DIR") or os.path.join(self.prefix, ".uv-cache")
 
+    def in_use(self) -> str:
+        """A file that is there while a build of whatever role writes into uv's cache."""
+        return os.path.join(self.uv_cache(), ".in-use")
+
     def empty_caches(self, kept: Iterable[str] = ()) -> None:
         """Remove the packages that conda and uv keep, but for those of conda's that are named."""
         cache = os.path.join(self.prefix, "pkgs")
@@ -208,6 +223,9 @@ class Environment:
             remove(os.path.join(cache, name))
         # answers of servers
         remove(os.path.join(cache, "cache"))
+        self.empty_uv_cache()
+
+    def empty_uv_cache(self) -> None:
         cache = self.uv_cache()
         if os.path.exists(os.path.join(cache, "CACHEDIR.TAG")):
             for name in os.listdir(cache):
@@ -312,6 +330,12 @@ class Environment:
             targets = ["-r", self.write("requirements.of.environment.yml", lines)]
         install, tool = [python, "-m", "pip", "install"], "pip"
         if lines := uv_lines(files):
+            # uv would accept files that a power cut left half-written, in this build or in another
+            if os.path.exists(self.in_use()):
+                self.empty_uv_cache()
+            os.makedirs(self.uv_cache(), mode=0o755, exist_ok=True)
+            write_durably(self.in_use(), {})
+            self.writes_cache = True
             lock = self.write("uv.lock.txt", lines)
             rc, output = self.run(*install, "--quiet", "--no-deps", "--require-hashes", "-r", lock)
             if rc != 0:
@@ -380,6 +404,8 @@ class Environment:
             for path in (self.prefix, self.uv_cache()):
                 if os.path.isdir(path):
                     write_through(path)
+            if self.writes_cache:
+                remove(self.in_use())
             if not made:
                 remove(self.work)
         os.rename(self.aside, os.path.join(self.path, OLD))
@@ -420,7 +446,8 @@ def main() -> None:
     # another build may be at this one: look again once it has ended
     with taking_turns(None if idle else module.params["lock"]):
         before = environment.made_from()
-        recovered = environment.recover()
+        # one that is idle holds no lock, and another build may have begun by now
+        recovered = not (idle and not module.check_mode) and environment.recover()
         if module.params["state"] == "absent":
             changed, after = any(map(os.path.lexists, (environment.path, environment.aside))), {}
         else:

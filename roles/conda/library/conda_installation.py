@@ -88,14 +88,23 @@ def write_durably(path: str, content: object) -> None:
 
 @contextlib.contextmanager
 def taking_turns(lock: str | None) -> Iterator[None]:
-    """Wait until no other build holds the lock, and hold it."""
+    """Wait until no other build holds the lock, and hold it. Raises TimeoutError after an hour."""
     if not lock:
         yield
         return
     # root's alone: an account that can read a file can lock it
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for second in range(3601):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if second == 3600:
+                    raise TimeoutError(
+                        f"another build has held {lock} for an hour; see: sudo fuser -v {lock}"
+                    ) from None
+                time.sleep(1)
         yield
     finally:
         os.close(descriptor)

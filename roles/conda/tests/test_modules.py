@@ -181,7 +181,7 @@ def test_one_that_another_build_has_made_meanwhile_is_not_made_again(
     lock = tmp_path / "lock"
     assert not make(prefix, capsys, lock=str(lock))["changed"]
     assert calls(prefix) == [["env", "create"]]
-    assert waits == [fcntl.LOCK_EX]
+    assert waits == [fcntl.LOCK_EX | fcntl.LOCK_NB]
     assert lock.stat().st_mode & 0o777 == 0o600
     # what is there needs no turn
     assert not make(prefix, capsys, lock=str(lock))["changed"]
