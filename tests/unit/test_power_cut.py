@@ -132,7 +132,7 @@ def test_a_build_that_was_cut_off_costs_the_next_one_of_another_role_its_cache(t
     (second.folder / "bin/python").rename(second.folder / "bin/python3")
     assert second.run() == 0
     assert "uv --quiet cache clean" in second.called()
-    assert not (tmp_path / "uv/.in-use").exists()
+    assert not (tmp_path / "uv.in-use").exists()
 
 
 def test_one_that_failed_is_tried_again_with_what_uv_kept(build: Build) -> None:

@@ -213,8 +213,8 @@ class Environment:
         return os.environ.get("UV_CACHE_DIR") or os.path.join(self.prefix, ".uv-cache")
 
     def in_use(self) -> str:
-        """A file that is there while a build of whatever role writes into uv's cache."""
-        return os.path.join(self.uv_cache(), ".in-use")
+        """There while a build of any role writes into uv's cache; beside it, since servers may share the cache."""
+        return self.uv_cache().rstrip("/") + ".in-use"
 
     def empty_caches(self, kept: Iterable[str] = ()) -> None:
         """Remove the packages that conda and uv keep, but for those of conda's that are named."""
