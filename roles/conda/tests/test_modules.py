@@ -326,6 +326,22 @@ def test_a_cache_that_was_damaged_long_ago_is_emptied(caching: pathlib.Path, cap
     assert (caching / "envs/e/file").read_text() == "whole\n"
 
 
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_what_another_role_was_writing_into_uvs_cache_is_not_used(
+    caching: pathlib.Path, capsys: Capture, cut_off: bool
+) -> None:
+    (caching / "bin/conda").write_text(
+        "#!/bin/sh\nmkdir -p $6/bin $6/conda-meta\nprintf '#!/bin/sh\\n' > $6/bin/python\n"
+        "chmod +x $6/bin/python\ncp $6/bin/python $6/bin/uv\n"
+    )
+    if cut_off:
+        (caching.parent / "uv.in-use").touch()
+    lock = {"lock.txt": "uv==2 --hash=sha256:1\n"}
+    assert make(caching, capsys, pip_options=["-r", "lock.txt"], pip_files=lock)["changed"]
+    assert (caching.parent / "uv/archive-v0").exists() != cut_off
+    assert not (caching.parent / "uv.in-use").exists()
+
+
 def test_a_cache_of_uv_that_others_can_write_is_not_used(caching: pathlib.Path, capsys: Capture) -> None:
     (caching.parent / "uv").chmod(0o777)
     assert "can be written by others than root" in make(caching, capsys)["msg"]
