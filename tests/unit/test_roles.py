@@ -191,6 +191,6 @@ def test_an_interpreter_that_does_not_run_is_told(role: str, words: str, tmp_pat
     play = {"hosts": "localhost", "gather_facts": False, "vars": variables}
     play["tasks"] = [task for task in tasks if "Refuse an interpreter" in task["name"]]
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    command = ["ansible-playbook", tmp_path / "play.yml", "-i", "localhost,", "-c", "local"]
+    command = ["ansible-playbook", str(tmp_path / "play.yml"), "-i", "localhost,", "-c", "local"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2 and words in " ".join(result.stdout.split()), result.stdout
