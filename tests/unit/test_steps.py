@@ -158,6 +158,8 @@ def test_the_log_that_is_asked_for_and_a_folder_that_cannot_be_written(run: Run,
     screen, log = run(tasks, ANSIBLE_LOG_PATH="mine.log")
     assert log == "" and screen.startswith(f"Log: {tmp_path}/mine.log\n" if "Log: /" in screen else "Log: mine.log\n")
     assert "TASK [Change]" in (tmp_path / "mine.log").read_text()
+    # what the first run kept there
+    shutil.rmtree(tmp_path / ".cache")
     (tmp_path / ".cache").write_text("not a folder")
     (tmp_path / "tmp").mkdir()
     screen, _ = run(tasks, TMPDIR=str(tmp_path / "tmp"))

@@ -1,0 +1,80 @@
+"""Does once what Ansible would do again in each worker process, and packs modules once, not once a run."""
+
+import contextlib
+import gc
+import hashlib
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import filter_loader, test_loader
+from ansible.release import __version__
+
+DOCUMENTATION = """
+name: preload
+type: notification
+short_description: Save Ansible's worker processes repeated work
+description:
+  - Ansible forks a process for each task and host. The first filter in it would load the files of all filters and
+    tests. Loaded before the fork they are there already.
+  - In each run Ansible packs a module with what it imports, for which it parses some thirty files. The packed modules
+    are kept in C(.cache/modules) for the next run.
+requirements:
+  - enabled in ansible.cfg
+"""
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KEPT = ROOT / ".cache" / "modules"
+# Another one after each start of the machine: a power cut may leave a file empty, and Ansible would not pack it again.
+BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
+DAY = 86400
+
+
+def sources() -> Iterator[pathlib.Path]:
+    """Files that change when a module does: those of the repository, and the manifest of each collection."""
+    for folder in "library", "module_utils":
+        yield from ROOT.glob(f"roles/*/{folder}/**/*.py")
+    for path in [*constants.COLLECTIONS_PATHS, pathlib.Path(constants.__file__).parents[1]]:
+        yield from pathlib.Path(path).glob("ansible_collections/*/*/MANIFEST.json")
+
+
+def keep_packed_modules() -> None:
+    """Lays a link where Ansible puts what it packs, which it would remove when the run ends.
+
+    Raises:
+        OSError: nothing is kept, because the system has no boot id or the folder cannot be written.
+    """
+    key = [BOOT.read_text(), __version__, constants.__file__]
+    for path in sorted(sources()):
+        status = path.stat()
+        key.append(f"{path} {status.st_mtime_ns} {status.st_size}")
+    folder = KEPT / hashlib.sha256("\n".join(key).encode()).hexdigest()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (pathlib.Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache").symlink_to(folder)
+    for other in KEPT.iterdir():
+        # a run that began before the change may still use it
+        if other != folder and time.time() - other.stat().st_mtime > DAY:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core is untyped
+    """Acts before the first task, and at each play, when the folders of its roles' filters are known."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "preload"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        with contextlib.suppress(OSError):
+            keep_packed_modules()
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        for loader in filter_loader, test_loader:
+            list(loader.all())
+        # a collection in a worker would write to all objects, and so copy what it shares with its parent
+        gc.collect()
+        gc.freeze()
