@@ -49,6 +49,12 @@ import site
 import sys
 
 site.addsitedir(f"{sys.prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages")
+# what a test server keeps of what Python compiles
+try:
+    with open("/usr/local/lib/keep_bytecode.py") as file:
+        exec(file.read())
+except OSError:
+    pass
 PYTHON
 grep -q "prefix_scheme = 'posix_local'" "$library/sysconfig.py"
 sed -i "s/prefix_scheme = 'posix_local'/prefix_scheme = 'posix_prefix'/" "$library/sysconfig.py"

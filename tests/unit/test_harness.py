@@ -55,28 +55,41 @@ def test_a_test_that_is_skipped_on_every_server_fails(tmp_path: pathlib.Path, sk
     assert ("test_it.py::test_one[*]: skipped on every server" in result.stdout) == bool(code)
 
 
-def test_a_server_compiles_a_module_in_a_zip_once_and_never_takes_a_stale_one(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_server_compiles_the_same_bytes_once_and_never_takes_stale_code(tmp_path: pathlib.Path, zipped: bool) -> None:
     kept = tmp_path / "kept"
     run = f"""
-import sys; sys.path[:0] = ["{ROOT}/roles/cloud_server/files/local", "{tmp_path}/one.zip"]
-import zip_bytecode; zip_bytecode.FOLDER = "{kept}"
+import sys; sys.path[:0] = ["{ROOT}/roles/cloud_server/files/local", "{tmp_path}/{"one.zip" if zipped else ""}"]
+import keep_bytecode; keep_bytecode.FOLDER = "{kept}"
 compiled = []
-inner = zip_bytecode._compile_source
-zip_bytecode._compile_source = lambda *arguments: compiled.append(1) or inner(*arguments)
-import one; print(one.VALUE, len(compiled) > 0)
+inner = keep_bytecode.{"_compile_source" if zipped else "_source_to_code"}
+def count(*arguments, **named):
+    compiled.append(1)
+    return inner(*arguments, **named)
+keep_bytecode.{"_compile_source" if zipped else "_source_to_code"} = count
+import one; print(one.VALUE, len(compiled) > 0, one.__file__ == one.path.__code__.co_filename)
 """
 
     def value(source: str) -> str:
-        with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
-            archive.writestr("one.py", source)
-        return subprocess.check_output([sys.executable, "-c", run], text=True).strip()
+        source += "\ndef path(): pass\n"
+        if zipped:
+            with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+                archive.writestr("one.py", source)
+        else:
+            (tmp_path / "one.py").write_text(source)
+        return subprocess.check_output([sys.executable, "-B", "-c", run], text=True).strip()
 
-    assert value("VALUE = 1") == "1 True", "without the folder it is compiled each time"
-    kept.mkdir()
-    assert [value("VALUE = 1"), value("VALUE = 1"), value("VALUE = 2")] == ["1 True", "1 False", "2 True"]
+    kept.write_text("in the way")
+    assert value("VALUE = 1") == "1 True True", "where nothing can be kept it is compiled each time"
+    kept.unlink()
+    assert [value("VALUE = 1"), value("VALUE = 1"), value("VALUE = 2")] == [
+        "1 True True",
+        "1 False True",
+        "2 True True",
+    ]
     for file in kept.iterdir():
         file.write_bytes(file.read_bytes()[:5])
-    assert [value("VALUE = 1"), value("VALUE = 1")] == ["1 True", "1 False"], "what a full disk cut off is replaced"
+    assert [value("VALUE = 1"), value("VALUE = 1")] == ["1 True True", "1 False True"], "a full disk cut it off"
 
 
 def test_processor_seconds_of_a_part_are_those_of_its_own_containers(

@@ -22,7 +22,7 @@ except subprocess.TimeoutExpired: sys.exit(124)' "$1" >/dev/null 2>&1
 
 # A private CA of a corporate proxy, by the variables that Python's and other tools use for it.
 bundle=${SITE_CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${PIP_CERT:-}}}}
-files="Dockerfile first-boot-host-keys.service network.sh zip_bytecode.py zip_bytecode.pth"
+files="Dockerfile first-boot-host-keys.service network.sh keep_bytecode.py"
 # shellcheck disable=SC2086  # a list of names without blanks
 digest=$(cat $files ${bundle:+"$bundle"} | digest_of)
 image=bare-server:$suite${bare:+-$bare}-$digest
