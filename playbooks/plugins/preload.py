@@ -3,8 +3,10 @@
 import contextlib
 import gc
 import hashlib
+import os
 import pathlib
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -33,30 +35,50 @@ BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 DAY = 86400
 
 
-def sources() -> Iterator[pathlib.Path]:
-    """Files that change when a module does: those of the repository, and the manifest of each collection."""
+def sources(playbook: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Files that change when a module does: all places where Ansible looks for one, but for its own package.
+
+    Of an installed collection the manifest, which each release replaces; of one under development its modules.
+    """
+    roles = [*map(pathlib.Path, constants.DEFAULT_ROLES_PATH), ROOT / "roles", playbook / "roles"]
     for folder in "library", "module_utils":
-        yield from ROOT.glob(f"roles/*/{folder}/**/*.py")
-    for path in [*constants.COLLECTIONS_PATHS, pathlib.Path(constants.__file__).parents[1]]:
-        yield from pathlib.Path(path).glob("ansible_collections/*/*/MANIFEST.json")
+        for place in playbook, ROOT, ROOT / "playbooks":
+            yield from place.glob(f"{folder}/**/*")
+        for place in roles:
+            yield from place.glob(f"*/{folder}/**/*")
+    for path in constants.DEFAULT_MODULE_PATH + constants.DEFAULT_MODULE_UTILS_PATH:
+        yield from pathlib.Path(path).glob("**/*")
+    for path in [*constants.COLLECTIONS_PATHS, playbook / "collections", pathlib.Path(constants.__file__).parents[1]]:
+        for collection in pathlib.Path(path).glob("ansible_collections/*/*/"):
+            manifest = collection / "MANIFEST.json"
+            yield from [manifest] if manifest.exists() else collection.glob("plugins/module*/**/*")
 
 
-def keep_packed_modules() -> None:
+def keep_packed_modules(playbook: pathlib.Path) -> None:
     """Lays a link where Ansible puts what it packs, which it would remove when the run ends.
 
     Raises:
-        OSError: nothing is kept, because the system has no boot id or the folder cannot be written.
+        OSError: nothing is kept, because the system has no boot id, or the folder cannot be made or is another's.
     """
-    key = [BOOT.read_text(), __version__, constants.__file__]
-    for path in sorted(sources()):
+    key = [BOOT.read_text(), __version__, constants.__file__, str(os.geteuid())]
+    for path in sorted({*sources(playbook)}):
         status = path.stat()
-        key.append(f"{path} {status.st_mtime_ns} {status.st_size}")
+        if stat.S_ISREG(status.st_mode) and path.suffix != ".pyc":
+            key.append(f"{path} {status.st_mtime_ns} {status.st_size}")
     folder = KEPT / hashlib.sha256("\n".join(key).encode()).hexdigest()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (pathlib.Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache").symlink_to(folder)
+    # pickles: whoever writes them decides what this account runs
+    if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(f"{folder} is another account's")
+    os.utime(folder)
+    link = pathlib.Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
+    # that of an earlier playbook on the same command line
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(folder)
     for other in KEPT.iterdir():
         # a run that began before the change may still use it
-        if other != folder and time.time() - other.stat().st_mtime > DAY:
+        if time.time() - other.stat().st_mtime > DAY:
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -70,7 +92,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core is unt
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         with contextlib.suppress(OSError):
-            keep_packed_modules()
+            keep_packed_modules(pathlib.Path(playbook._basedir))
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         for loader in filter_loader, test_loader:

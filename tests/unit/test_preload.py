@@ -43,7 +43,7 @@ def run(tmp_path: pathlib.Path) -> Run:
     ]
     play = {"hosts": "all", "gather_facts": False, "roles": ["one"], "tasks": tasks}
     (tmp_path / "site.yml").write_text(yaml.safe_dump([play]))
-    given = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    given = {"PATH": os.environ["PATH"], "HOME": f"{tmp_path}/home"}
     given |= {"LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": f"{tmp_path}/ansible.cfg", "ANSIBLE_STDOUT_CALLBACK": "default"}
     program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
     command = [program, "site.yml", "-i", "one,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
@@ -80,6 +80,18 @@ def test_a_packed_module_is_kept_until_a_module_changes(run: Run, tmp_path: path
     assert len(kept(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("place", ["library", "playbooks/library", "home/.ansible/plugins/modules"])
+def test_a_module_of_ones_own_is_not_taken_from_an_earlier_run(run: Run, tmp_path: pathlib.Path, place: str) -> None:
+    (tmp_path / "roles/one/library/speak.py").unlink()
+    (tmp_path / place).mkdir(parents=True)
+    if place.startswith("playbooks"):
+        (tmp_path / "site.yml").rename(tmp_path / "playbooks/site.yml")
+        (tmp_path / "site.yml").write_text("- import_playbook: playbooks/site.yml\n")
+    for word in "first", "other":
+        (tmp_path / place / "speak.py").write_text(MODULE % word)
+        assert word * 2 in run()
+
+
 def test_what_no_run_uses_is_removed(run: Run, tmp_path: pathlib.Path) -> None:
     for name, days in ("old", 2), ("young", 0.5):
         (tmp_path / ".cache/modules" / name).mkdir(parents=True)
@@ -93,4 +105,12 @@ def test_what_no_run_uses_is_removed(run: Run, tmp_path: pathlib.Path) -> None:
 def test_a_folder_that_cannot_be_made_only_costs_time(run: Run, tmp_path: pathlib.Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache/modules").write_text("in the way")
+    assert "firstfirst" in run()
+
+
+def test_nothing_is_taken_from_a_folder_that_others_may_write_into(run: Run, tmp_path: pathlib.Path) -> None:
+    run()
+    (packed,) = kept(tmp_path)
+    packed.parent.chmod(0o777)
+    packed.write_bytes(b"not a pickle")
     assert "firstfirst" in run()
