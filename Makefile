@@ -121,9 +121,9 @@ test: $(READY) ## lint, unit tests, molecule test --all of every role, the whole
 
 # Built first, once, because parallel parts would disturb each other.
 .test:
-	@roles/cloud_server/files/local/image.sh bookworm >/dev/null
 	@roles/cloud_server/files/local/image.sh trixie >/dev/null
-	@molecule/conda_fixture/select.sh .cache >/dev/null
+	@roles/cloud_server/files/local/image.sh bookworm >/dev/null & image=$$!; \
+	  molecule/conda_fixture/select.sh .cache >/dev/null; conda=$$?; wait $$image && exit $$conda
 	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(if $(ONLY),-k '$(ONLY)') $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
