@@ -68,7 +68,8 @@ def speak_german(checkout: Checkout, container: str, folder: pathlib.Path) -> No
     printf 'LANG=de_DE.UTF-8\nLANGUAGE=de\n' > /etc/default/locale
     """
     subprocess.run(["docker", "exec", container, "sh", "-ec", make], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["docker", "cp", "-q", f"{container}:/usr/share/i18n", folder], check=True)
+    # not --quiet, which Debian 12's client does not know
+    subprocess.run(["docker", "cp", f"{container}:/usr/share/i18n", folder], check=True, stdout=subprocess.DEVNULL)
     (folder / "locale").mkdir()
     compile_here = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", str(folder / "locale/de_DE.UTF-8")]
     subprocess.run(compile_here, env={**os.environ, "I18NPATH": str(folder / "i18n")}, check=True)
