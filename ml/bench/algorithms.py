@@ -103,6 +103,7 @@ def ranking_models(ratings: Ratings) -> str:
         "Surprise SVD, by estimate": ("SVD", {}),
         "BMF, by estimate": ("BMF", {}),
         "EASE, defaults": ("EASE", {}),
+        "UserEASE, defaults": ("UserEASE", {}),
     }
     rows: dict[str, list[list[float]]] = {name: [] for name in [*models, "implicit ALS, 64 factors"]}
     for seed in range(3):

@@ -105,6 +105,7 @@ def sizes(ratings: Ratings) -> str:
         "BMF (`conf/default.yaml`)": config.load(CONF / "default.yaml"),
         "SVD (`conf/svd.yaml`)": config.load(CONF / "svd.yaml"),
         "EASE (`conf/ease.yaml`)": config.load(CONF / "ease.yaml"),
+        "UserEASE (`conf/user_ease.yaml`)": config.load(CONF / "user_ease.yaml"),
         "KNNBaseline by users (`conf/knn.yaml`)": config.load(CONF / "knn.yaml"),
         "KNNBasic by items": chosen("KNNBasic", **by_item),
         "SlopeOne": chosen("SlopeOne"),

@@ -230,13 +230,13 @@ EDGES = {
 
 
 @pytest.mark.parametrize("rows", EDGES.values(), ids=EDGES)
-@pytest.mark.parametrize("kind", ["BMF", "EASE", "SVD", "SVDpp"])
+@pytest.mark.parametrize("kind", ["BMF", "EASE", "SVD", "SVDpp", "UserEASE"])
 def test_whatever_the_ratings_every_estimate_is_finite_and_on_the_scale(kind: str, rows: list) -> None:
-    params = {"EASE": {"min_ratings": 1}}.get(kind, {"n_factors": 2, "n_epochs": 3})
+    params = {"EASE": {"min_ratings": 1}, "UserEASE": {}}.get(kind, {"n_factors": 2, "n_epochs": 3})
     algo = catalogue.fit(catalogue.make(kind, params, 0), dataset(rows).build_full_trainset())
     answers = [algo.predict(user, item).est for user in "abz" for item in "xyw"]
     assert all(0.5 <= answer <= 5 for answer in answers)
-    if kind != "EASE":
+    if not kind.endswith("EASE"):
         spread = {rating for _, _, rating in rows}
         assert len(spread) > 1 or answers == pytest.approx([spread.pop()] * 9, abs=0.5)
 
@@ -264,6 +264,45 @@ def test_ease_solves_its_regressions(n_users: int) -> None:
         assert algo.weights[column, column] == 0
     low, high = 0.5, 5
     assert algo.estimate(0, 1) == pytest.approx(low + (high - low) * (x[0] @ algo.weights[:, 1]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("activity", "n_users"), [(0.0, 9), (0.3, 9), (1.0, 20)])
+def test_user_ease_solves_its_regressions(activity: float, n_users: int) -> None:
+    """Each user's row is ridge regression on the others' rows; long rows are scaled down."""
+    draw = np.random.default_rng(1)
+    chosen = draw.random((n_users, 12)) < np.linspace(0.2, 0.9, n_users)[:, None]
+    chosen[:, 0] = True
+    rating = draw.integers(1, 11, chosen.shape) / 2
+    rows = [(f"u{u}", f"i{i}", float(rating[u, i])) for u, i in zip(*np.nonzero(chosen), strict=True)]
+    trainset = dataset(rows).build_full_trainset()
+    algo = ranking.UserEASE(reg=3.0, rating_weight=0.5, activity=activity).fit(trainset)
+    x = np.zeros((trainset.n_users, trainset.n_items))
+    for u, i, value in trainset.all_ratings():
+        x[u, i] = 0.5 + 0.5 * (value - 0.5) / 4.5
+    scale = (x > 0).sum(axis=1) ** -activity
+    scale *= np.sqrt((x**2).sum() / ((x * scale[:, None]) ** 2).sum())
+    scaled = x * scale[:, None]
+    assert (scaled**2).sum() == pytest.approx((x**2).sum())
+    for u in range(trainset.n_users):
+        others = np.arange(trainset.n_users) != u
+        weights = Ridge(alpha=3.0, fit_intercept=False).fit(scaled[others].T, scaled[u]).coef_
+        expected = 0.5 + 4.5 * (weights @ scaled[others]) / scale[u]
+        found = [algo.estimate(u, i) for i in range(trainset.n_items)]
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_user_ease_gives_strangers_what_is_popular() -> None:
+    rows = [(user, item, 5.0) for user, items in {"a": "xy", "b": "xy", "c": "x"}.items() for item in items]
+    algo = ranking.UserEASE().fit(dataset(rows).build_full_trainset())
+    assert (algo.predict("z", "y").est - 0.5) / 4.5 == pytest.approx(2 / 3)
+    assert algo.predict("a", "w").est == 0.5
+
+
+def test_user_ease_refuses_more_users_than_its_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MOST_USERS", 2)
+    trainset = dataset([(user, "x", 5.0) for user in "abc"]).build_full_trainset()
+    with pytest.raises(InputError, match=r"at most 2 \(here 3\): take EASE"):
+        catalogue.fit(catalogue.make("UserEASE", {}, 0), trainset)
 
 
 def test_ease_falls_back_to_popularity() -> None:
@@ -297,6 +336,9 @@ def test_ease_falls_back_to_popularity() -> None:
         ("EASE", {"reg": None}, "reg is None"),
         ("EASE", {"min_ratings": -1}, "min_ratings is -1"),
         ("EASE", {"rating_weight": 2}, "rating_weight is 2, but must be a number from 0 to 1"),
+        ("UserEASE", {"reg": 0}, "reg is 0"),
+        ("UserEASE", {"rating_weight": -1}, "rating_weight is -1"),
+        ("UserEASE", {"activity": 1.5}, "activity is 1.5, but must be a number from 0 to 1"),
         ("SVD", {"lr_all": float("nan")}, "params.lr_all is nan"),
         ("SVDpp", {"lr_all": 1000.0}, "the training of SVDpp diverged"),
         ("SVD", {"n_factors": -1}, "params.n_factors is -1"),

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 
 from recommender import train
 from recommender.algorithms import catalogue, convert, trainset
@@ -158,7 +159,10 @@ def long_tail() -> Ratings:
     return from_frame(pd.DataFrame(lines, columns=["user", "item", "rating"]))
 
 
-SHOPS = [("SVD", {}), ("BMF", {"n_epochs": 2}), ("EASE", {}), ("KNNBasic", {}), ("BaselineOnly", {})]
+SHOPS = [
+    ("SVD", {}), ("BMF", {"n_epochs": 2}), ("EASE", {}), ("UserEASE", {}), ("KNNBasic", {}),
+    ("BaselineOnly", {}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SHOPS, ids=names)
@@ -295,7 +299,58 @@ def test_any_neighbourhood_folds_in(table: dict, name: str, measure: str, least:
     )
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in EXACT], ids=names)
+PEERS = [case for case in CASES if case[0] == "UserEASE"]
+
+
+@pytest.mark.parametrize("case", PEERS, ids=names)
+def test_user_ease_folds_in_by_ridge_regression_on_the_others(case, ratings: Ratings, make_config) -> None:
+    recommender, algo = train.fit(ratings, make_config(algorithm=case[0], params=case[1], recommendation=ALL))
+    history = history_of(ratings, 3)
+    item = np.array([ratings.items.index(raw) for raw in history])
+    rating = np.array(list(history.values()))
+    to_ours = np.array([ratings.items.index(algo.trainset.to_raw_iid(i)) for i in range(len(ratings.items))])
+    rows = np.zeros((len(ratings.users), len(ratings.items)))
+    owner = np.repeat(np.arange(len(ratings.users)), np.diff(algo.start))
+    rows[owner, to_ours[algo.rated]] = algo.value
+    scale = algo.unit * len(history) ** -algo.activity
+    mine = np.zeros(len(ratings.items))
+    mine[item] = scale * (1 - algo.rating_weight + algo.rating_weight * (rating - 0.5) / 4.5)
+    weights = Ridge(alpha=algo.reg, fit_intercept=False).fit(rows.T, mine).coef_
+    expected = np.clip(0.5 + 4.5 * (weights @ rows) / scale, 0.5, 5)
+    stranger = recommender.estimate([""] * len(ratings.items), ratings.items, history)
+    np.testing.assert_allclose(stranger, expected, atol=1e-9)
+    # A known user's old row is no other user's: the same ratings give the same answers.
+    for at in range(0, len(ratings.users), 7):
+        user, again = ratings.users[at], history_of(ratings, at)
+        known = recommender.estimate([user] * len(ratings.items), ratings.items)
+        with_history = recommender.estimate([user] * len(ratings.items), ratings.items, again)
+        np.testing.assert_allclose(with_history, known, rtol=0, atol=1e-9)
+        mine, theirs = recommender.top_n(user, 4, again), recommender.top_n(user, 4)
+        assert [pick.item for pick in mine] == [pick.item for pick in theirs]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("case", PEERS, ids=names)
+def test_reasons_of_user_ease_add_up_to_the_score(case, known: bool, ratings: Ratings, make_config) -> None:
+    recommender, _ = train.fit(ratings, make_config(algorithm=case[0], params=case[1], recommendation=ALL))
+    history, user = history_of(ratings, 4), ratings.users[4]
+    who = user if known else "new"
+    pick = recommender.top_n(who, 1, history)[0]
+    found = recommender.reasons(who, pick.item, 100, history)
+    assert found and all(history[reason.item] == reason.rating for reason in found)
+    item = np.array([ratings.items.index(raw) for raw in history])
+    rating, at = np.array(list(history.values())), ratings.items.index(pick.item)
+    number = ratings.users.index(user) if known else -1
+    terms = recommender.scorer.reasons(at, item, rating, {}, number)
+    folded = recommender.scorer.fold_in(item, rating, {}, number)
+    assert 0.5 + terms.sum() == pytest.approx(folded.pairs(np.array([0]), np.array([at]))[0], abs=1e-9)
+    assert sum(reason.share for reason in found) == pytest.approx(terms[terms > 0].sum())
+
+
+FACTORED = [case for case in CASES if case not in EXACT + PEERS]
+
+
+@pytest.mark.parametrize("case", FACTORED, ids=names)
 def test_factors_fold_in_by_ridge_regression(case, ratings: Ratings, make_config) -> None:
     recommender, _ = train.fit(ratings, make_config(algorithm=case[0], params=case[1]))
     scorer, noise = recommender.scorer, recommender.settings["fold_in"]["noise"]

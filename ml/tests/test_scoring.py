@@ -47,6 +47,8 @@ OURS = [
     ("BMF", {"n_factors": 0, "n_epochs": 2}),
     ("EASE", {"min_ratings": 2}),
     ("EASE", {"reg": 3.0, "min_ratings": 15, "rating_weight": 0.0}),
+    ("UserEASE", {"reg": 3.0}),
+    ("UserEASE", {"reg": 0.5, "rating_weight": 1.0, "activity": 0.0}),
 ]
 CASES += OURS
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -118,6 +120,7 @@ NEIGHBOURS = st.fixed_dictionaries(
 ANY = st.one_of(
     st.tuples(st.sampled_from(["SVD", "SVDpp", "NMF", "BMF"]), FACTORS),
     st.tuples(st.just("EASE"), st.fixed_dictionaries({"min_ratings": st.integers(0, 3)})),
+    st.tuples(st.just("UserEASE"), st.fixed_dictionaries({"rating_weight": st.sampled_from([0, 0.5, 1])})),
     st.tuples(st.sampled_from(["BaselineOnly", "SlopeOne"]), st.just({})),
     st.tuples(st.just("CoClustering"), st.fixed_dictionaries({"n_epochs": st.just(2)})),
     *(

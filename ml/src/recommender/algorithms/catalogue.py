@@ -21,7 +21,7 @@ ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
     if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
-} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE)}
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE, ranking.UserEASE)}
 
 # Its answers are random numbers: nothing can be stored.
 UNSERVED = "NormalPredictor"

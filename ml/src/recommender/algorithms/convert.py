@@ -15,6 +15,7 @@ from recommender.serving.recommender import Recommender, Settings
 from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
 from recommender.serving.scorers.factors import Factors
 from recommender.serving.scorers.neighbours import Neighbours
+from recommender.serving.scorers.peers import Peers
 from recommender.serving.scorers.slopes import Slopes
 from recommender.serving.scorers.weights import Weights
 
@@ -24,9 +25,9 @@ _BLOCK = 2**20
 def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> FoldIn:
     """Return the inputs of Scorer.fold_in and Scorer.reasons.
 
-    EASE: nothing. Neighbourhoods: all keys but noise. Everything else: noise.
+    EASE and UserEASE: nothing. Neighbourhoods: all keys but noise. Everything else: noise.
     """
-    if isinstance(scorer, Weights):
+    if isinstance(scorer, (Weights, Peers)):
         return {}
     if not isinstance(algo, SymmetricAlgo):
         return {"noise": _noise(scorer, ratings)}
@@ -69,6 +70,8 @@ def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
         return _slopes(algo, users, items)
     if isinstance(algo, ranking.EASE):
         return _weights(algo, users, items)
+    if isinstance(algo, ranking.UserEASE):
+        return _peers(algo, users, items)
     return _factors(algo, users, items)
 
 
@@ -207,6 +210,24 @@ def _weights(algo: ranking.EASE, users: Index, items: Index) -> Weights:
         rated=algo.rated.astype(np.int32),
         value=algo.value,
         weights=algo.weights,
+    )
+
+
+def _peers(algo: ranking.UserEASE, users: Index, items: Index) -> Peers:
+    low, high = algo.trainset.rating_scale
+    return Peers(
+        low=float(low),
+        high=float(high),
+        rating_weight=float(algo.rating_weight),
+        activity=float(algo.activity),
+        unit=algo.unit,
+        popularity=_aligned(algo.popularity, items, 0.0),
+        position=np.append(users, -1).astype(np.int32),
+        first=algo.start.astype(np.int64),
+        rated=_outer(items)[algo.rated].astype(np.int32),
+        value=algo.value,
+        inverse=algo.inverse,
+        folded=np.zeros((len(algo.inverse), 0)),
     )
 
 

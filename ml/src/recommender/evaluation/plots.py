@@ -45,7 +45,7 @@ def evaluation(result: "Evaluation", scale: tuple[float, float]) -> "Figure":
 def leaderboard(entries: "Sequence[Entry]", shares: Sequence[float]) -> "dict[str, Figure]":
     """Return figures by name: learning curve, error by number of ratings, accuracy by cost, popularity."""
     # The scores of ranking models are not ratings, so their errors are meaningless.
-    rating = [entry for entry in entries if entry.algorithm != "EASE"]
+    rating = [entry for entry in entries if not entry.algorithm.endswith("EASE")]
     return {
         "learning_curve": _learning_curve(rating, shares),
         "error_by_ratings": _error_by_ratings(rating),

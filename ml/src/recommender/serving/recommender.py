@@ -198,7 +198,7 @@ class Recommender:
         rated, rating = self._ratings_of(user, history or {})
         if at < 0 or not len(rated):
             return []
-        shares = self.scorer.reasons(at, rated, rating, self.settings.get("fold_in", {}))
+        shares = self.scorer.reasons(at, rated, rating, self.settings.get("fold_in", {}), self._at(user))
         if shares is None:
             return []
         return [
@@ -386,7 +386,9 @@ class Recommender:
         how, at = self.settings.get("fold_in"), self._at(user)
         # Without new ratings the trained user is better than a folded-in one.
         adds = at < 0 or self.knows_any(history)
-        folded = self.scorer.fold_in(rated, rating, how) if len(rated) and how is not None and adds else None
+        folded = None
+        if len(rated) and how is not None and adds:
+            folded = self.scorer.fold_in(rated, rating, how, at)
         if folded is not None:
             return folded, folded.n_users - 1, rated
         if at >= 0:

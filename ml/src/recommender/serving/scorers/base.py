@@ -64,11 +64,12 @@ class Scorer(ABC):
         estimate: Floats = self.of_users(np.array([user]), item)[0]
         return estimate
 
-    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self | None:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self | None:
         """Return a scorer whose last user (n_users - 1) has these h ratings, shapes (h,), of known items.
 
         Nothing is trained: the items' arrays do not change. `how` comes from
-        recommender.algorithms.convert at the training. None if this kind does not support it.
+        recommender.algorithms.convert at the training. `known` is the user's index, -1 for a new one.
+        None if this kind does not support it.
         """
         return None
 
@@ -76,9 +77,9 @@ class Scorer(ABC):
         """Return the similarity of each item to this one, shape (m,), higher is nearer, or None."""
         return None
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn, known: int = -1) -> Floats | None:
         """Return each rating's part of a user's estimate for an item, in rating units, shape (h,).
 
-        None if the model does not estimate from the user's single ratings.
+        `known` is as for `fold_in`. None if the model does not estimate from the user's single ratings.
         """
         return None

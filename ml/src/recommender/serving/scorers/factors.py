@@ -41,7 +41,7 @@ class Factors(Scorer):
         estimate += self.item_bias[item]
         return self._answered(estimate)
 
-    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
         """Fit the user by ridge regression of the ratings on the items' factors, shrunk towards other users.
 
         Bias and factors of the new user are the mean of their posterior when those of the known users are the
@@ -90,7 +90,7 @@ class Factors(Scorer):
         np.divide(factors @ factors[item], product, out=cosine, where=product > 0)
         return cosine
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn, known: int = -1) -> Floats | None:
         """Return each rating's term: a folded-in user's estimate is linear in the ratings.
 
         As Hu, Koren and Volinsky (2008), section 5, doi:10.1109/ICDM.2008.22. None for a model of biases

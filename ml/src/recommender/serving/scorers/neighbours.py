@@ -99,7 +99,7 @@ class Neighbours(PairwiseScorer):
                 np.divide(deviation @ weight, whole, out=correction[part], where=enough)
             yield self.scale[item] * correction
 
-    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self | None:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self | None:
         """Add a user with these ratings as Surprise would, all else unchanged.
 
         For compared items the user is a separate row. For compared users the algorithm's measure gives the
@@ -111,8 +111,8 @@ class Neighbours(PairwiseScorer):
         else:
             level = float(rating.mean()) if how["level"] == "mean" and self.user_based else 0.0
         if not self.user_based:
-            known = self.base + self.item_level[item] + level
-            return self._alone(level, item, deviation=(rating - known) / self.scale[item])
+            expected = self.base + self.item_level[item] + level
+            return self._alone(level, item, deviation=(rating - expected) / self.scale[item])
         if how["similarity"] == "pearson_baseline" and how["level"] != "baseline":
             return None
         sigma = 1.0
@@ -170,7 +170,7 @@ class Neighbours(PairwiseScorer):
         similarity[found] = self.value[at[found]]
         return similarity
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn, known: int = -1) -> Floats | None:
         """Return each neighbour's term of the weighted mean; None if the neighbours are users."""
         if self.user_based:
             return None

@@ -39,7 +39,7 @@ class Slopes(PairwiseScorer):
         estimate += np.divide(total, count, out=total, where=count > 0)
         return np.where(np.isnan(estimate), self.fallback, estimate)
 
-    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
         """Add a user with these ratings; the deviations do not change."""
         return self._alone(float(rating.mean()), item)
 

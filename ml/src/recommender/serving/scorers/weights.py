@@ -63,7 +63,7 @@ class Weights(Scorer):
             )
         return self.low + (self.high - self.low) * score
 
-    def fold_in(self, item: Index, rating: Floats, how: FoldIn) -> Self:
+    def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
         """Add a user with these ratings, scored like a known one."""
         learnt = self.position[item] >= 0
         return replace(
@@ -81,7 +81,7 @@ class Weights(Scorer):
         row = np.append(self.weights[self.position[item]], 0.0)
         return row[self.position[:-1]].astype(np.float64)
 
-    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn) -> Floats | None:
+    def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn, known: int = -1) -> Floats | None:
         """Return each rating's term of the sum, None if the item is not learnt."""
         if self.position[item] < 0:
             return None
