@@ -7,6 +7,7 @@ Source of the formulas: the methods `estimate` of scikit-surprise 1.1.5.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
 import numpy as np
@@ -83,3 +84,24 @@ class Scorer(ABC):
         `known` is as for `fold_in`. None if the model does not estimate from the user's single ratings.
         """
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class PickScorer(Scorer):
+    """What EASE and UserEASE share: the ends of the rating scale, and what a rating counts as a pick."""
+
+    low: float
+    high: float
+    rating_weight: float
+
+    def pairs(self, user: Index, item: Index) -> Floats:
+        """Estimates of p pairs, user by user; both arrays have shape (p,)."""
+        estimate = np.empty(len(user))
+        order = np.argsort(user, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
+            if len(part):
+                estimate[part] = self.of_users(user[part[:1]], item[part])[0]
+        return estimate
+
+    def _counts(self, rating: Floats) -> Floats:
+        return 1 - self.rating_weight + self.rating_weight * (rating - self.low) / (self.high - self.low)

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, PickScorer
 
 
 @dataclass(frozen=True, eq=False)
-class Peers(Scorer):
+class Peers(PickScorer):
     """UserEASE: a user's score of an item is a weighted sum of the other users' scaled ratings of it.
 
     The ratings of the t trained users are `rated[first[v]:first[v + 1]]`, indices of items, and `value`, what
@@ -22,9 +22,6 @@ class Peers(Scorer):
     (high - low), scaled by unit / (number of the user's ratings) ** activity.
     """
 
-    low: float
-    high: float
-    rating_weight: float
     activity: float
     unit: float
     popularity: Floats
@@ -39,15 +36,6 @@ class Peers(Scorer):
     def n_users(self) -> int:
         """How many users are known."""
         return len(self.position) - 1
-
-    def pairs(self, user: Index, item: Index) -> Floats:
-        """Estimates of p pairs; both arrays have shape (p,)."""
-        estimate = np.empty(len(user))
-        order = np.argsort(user, kind="stable")
-        for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
-            if len(part):
-                estimate[part] = self.of_users(user[part[:1]], item[part])[0]
-        return estimate
 
     def of_users(self, user: Index, item: Index) -> Floats:
         """Estimates of b users for p items, shape (b, p)."""
@@ -106,9 +94,3 @@ class Peers(Scorer):
 
     def _scale(self, count: int) -> float:
         return float(self.unit * np.float64(count) ** -self.activity)
-
-    def _counts(self, rating: Any) -> Floats:
-        counts: Floats = (
-            1 - self.rating_weight + self.rating_weight * (rating - self.low) / (self.high - self.low)
-        )
-        return counts

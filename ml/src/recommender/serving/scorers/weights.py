@@ -6,11 +6,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, PickScorer
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Scorer):
+class Weights(PickScorer):
     """EASE: a user's score of an item is the sum of the weights from the items that the user has rated to it.
 
     The k learnt items stand at `position` (m+1,), which is -1 for others; `weights` (k, k), float32, is from
@@ -21,9 +21,6 @@ class Weights(Scorer):
     1 - rating_weight + rating_weight * (r - low) / (high - low).
     """
 
-    low: float
-    high: float
-    rating_weight: float
     position: NDArray[np.int32]
     popularity: Floats
     first: NDArray[np.int64]
@@ -36,15 +33,6 @@ class Weights(Scorer):
     def n_users(self) -> int:
         """How many users are known."""
         return len(self.length) - 1
-
-    def pairs(self, user: Index, item: Index) -> Floats:
-        """Estimates of p pairs; both arrays have shape (p,)."""
-        estimate = np.empty(len(user))
-        order = np.argsort(user, kind="stable")
-        for part in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
-            if len(part):
-                estimate[part] = self.of_users(user[part[:1]], item[part])[0]
-        return estimate
 
     def of_users(self, user: Index, item: Index) -> Floats:
         """Estimates of b users for p items, shape (b, p)."""
@@ -90,6 +78,3 @@ class Weights(Scorer):
         weight = self.weights[self.position[rated[learnt]], self.position[item]]
         terms[learnt] = (self.high - self.low) * self._counts(rating[learnt]) * weight
         return terms
-
-    def _counts(self, rating: Floats) -> Floats:
-        return 1 - self.rating_weight + self.rating_weight * (rating - self.low) / (self.high - self.low)
