@@ -39,11 +39,10 @@ class Peers(PickScorer):
 
     def of_users(self, user: Index, item: Index) -> Floats:
         """Estimates of b users for p items, shape (b, p)."""
-        score = np.repeat(self.popularity[item][None], len(user), axis=0)
+        score = np.empty((len(user), len(item)))
         for row, at in enumerate(self.position[user].tolist()):
-            if at >= 0:
-                # The last is the unknown item, which nobody has rated.
-                score[row] = self._sums(self._weights(at))[item]
+            # The last is the unknown item, which nobody has rated.
+            score[row] = (self.popularity if at < 0 else self._sums(self._weights(at)))[item]
         return self.low + (self.high - self.low) * score
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
@@ -58,16 +57,29 @@ class Peers(PickScorer):
 
     def reasons(self, item: int, rated: Index, rating: Floats, how: FoldIn, known: int = -1) -> Floats | None:
         """Return each rating's term: by way of the other users the score is a sum over the user's ratings."""
-        column = np.zeros(len(self.inverse))
-        raters = self.rated == item
-        column[self._owner[raters]] = self.value[raters]
-        terms: Floats = self._sums(self._solved(column, known))[rated] * self._counts(rating)
+        terms: Floats = self._sums(self._solved(self._column(item), known))[rated] * self._counts(rating)
         return (self.high - self.low) * terms
+
+    def similar(self, item: int) -> Floats:
+        """What one rating of the item adds to the scores of all, shape (m,); 0 for what nobody has rated."""
+        return self._sums(self._solved(self._column(item), -1))[:-1]
 
     @cached_property
     def _owner(self) -> NDArray[np.int64]:
         """The trained user of each of `rated`."""
         return np.repeat(np.arange(len(self.inverse)), np.diff(self.first))
+
+    @cached_property
+    def _item(self) -> NDArray[np.int64]:
+        """`rated` as numpy counts it: without a copy at each call."""
+        return self.rated.astype(np.int64)
+
+    def _column(self, item: int) -> Floats:
+        """The scaled ratings of an item, by trained user, shape (t,)."""
+        column = np.zeros(len(self.inverse))
+        raters = self.rated == item
+        column[self._owner[raters]] = self.value[raters]
+        return column
 
     def _weights(self, at: int) -> Floats:
         """The trained users' weights (t,) for the user at this position."""
@@ -80,8 +92,9 @@ class Peers(PickScorer):
 
     def _sums(self, weights: Floats) -> Floats:
         """For each item, and the unknown one, the weighted sum (m+1,) of its scaled ratings."""
-        sums = np.bincount(self.rated, weights[self._owner] * self.value, minlength=len(self.popularity))
-        return sums.astype(np.float64)
+        terms = np.repeat(weights, np.diff(self.first))
+        terms *= self.value
+        return np.bincount(self._item, terms, minlength=len(self.popularity)).astype(np.float64, copy=False)
 
     def _solved(self, right: Floats, known: int) -> Floats:
         """The system's solution (t,), without the row that a known user has in it."""

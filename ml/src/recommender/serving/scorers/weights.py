@@ -6,7 +6,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.serving.scorers.base import Floats, FoldIn, Index, PickScorer
+from recommender.serving.scorers.base import FEW, Floats, FoldIn, Index, PickScorer
+
+# Rows of the weights at once: their copies stay in the processor's cache.
+_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +43,28 @@ class Weights(PickScorer):
         column = np.flatnonzero(self.position[item] >= 0)
         known = np.flatnonzero(self.length[user] > 0)
         if len(column) and len(known):
-            rows = np.zeros((len(known), len(self.weights)))
-            for row, u in enumerate(user[known]):
-                span = slice(self.first[u], self.first[u] + self.length[u])
-                np.add.at(rows[row], self.rated[span], self.value[span])
-            # For few users most rows of the weights are not needed.
-            used = np.flatnonzero(rows.any(axis=0))
-            score[np.ix_(known, column)] = (
-                rows[:, used] @ self.weights[np.ix_(used, self.position[item[column]])]
-            )
+            sums = self._sums(user[known]) if len(known) <= FEW else self._product(user[known])
+            score[np.ix_(known, column)] = sums[:, self.position[item[column]]]
         return self.low + (self.high - self.low) * score
+
+    def _sums(self, user: Index) -> Floats:
+        """Sum the weights to each learnt item from those that b users have rated, shape (b, k)."""
+        sums = np.zeros((len(user), len(self.weights)))
+        for row, u in zip(sums, user.tolist(), strict=True):
+            end = self.first[u] + self.length[u]
+            for at in range(self.first[u], end, _ROWS):
+                part = slice(at, min(at + _ROWS, end))
+                row += self.value[part] @ self.weights[self.rated[part]]
+        return sums
+
+    def _product(self, user: Index) -> Floats:
+        """The sums of many users: faster than each alone, though most factors are 0."""
+        rows = np.zeros((len(user), len(self.weights)))
+        for row, u in zip(rows, user.tolist(), strict=True):
+            span = slice(self.first[u], self.first[u] + self.length[u])
+            np.add.at(row, self.rated[span], self.value[span])
+        product: Floats = rows @ self.weights
+        return product
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
         """Add a user with these ratings, scored like a known one."""
