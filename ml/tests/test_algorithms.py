@@ -299,7 +299,7 @@ def test_user_ease_gives_strangers_what_is_popular() -> None:
 
 
 def test_user_ease_refuses_more_users_than_its_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "MOST_USERS", 2)
+    monkeypatch.setattr(ranking, "MOST", 2)
     trainset = dataset([(user, "x", 5.0) for user in "abc"]).build_full_trainset()
     with pytest.raises(InputError, match=r"at most 2 \(here 3\): take EASE"):
         catalogue.fit(catalogue.make("UserEASE", {}, 0), trainset)
@@ -322,9 +322,38 @@ def test_ease_falls_back_to_popularity() -> None:
     assert score("a", "w") == 0
 
 
+def test_ease_learns_no_more_items_than_its_memory_bears() -> None:
+    rows = [
+        (f"u{u}", item, 5.0) for item, users in {"x": 5, "y": 4, "z": 4, "r": 2}.items() for u in range(users)
+    ]
+    trainset = dataset(rows).build_full_trainset()
+    algo = ranking.EASE(min_ratings=1, max_items=2).fit(trainset)
+    learnt = {trainset.to_raw_iid(at) for at in np.flatnonzero(algo.position >= 0)}
+    # of two with as many ratings the first one of the trainset
+    assert (learnt, algo.weights.shape) == ({"x", "y"}, (2, 2))
+    assert (algo.predict("u1", "z").est - 0.5) / 4.5 == pytest.approx(4 / 5)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "most", "kind"),
+    [(3, 4, 9, ranking.UserEASE), (4, 3, 9, ranking.EASE), (3, 4, 2, ranking.EASE)],
+)
+def test_auto_ease_takes_the_smaller(
+    users: int, items: int, most: int, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "MOST", most)
+    rows = [(f"u{u}", f"i{i}", 5.0) for u in range(users) for i in range(items) if (u, i) != (0, 0)]
+    trainset = dataset(rows).build_full_trainset()
+    algo, alone = ranking.AutoEASE().fit(trainset), kind().fit(trainset)
+    assert type(algo.chosen) is kind
+    pairs = [(u, i) for u in range(users) for i in range(items)]
+    assert [algo.estimate(*pair) for pair in pairs] == [alone.estimate(*pair) for pair in pairs]
+
+
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
+        ("EASE", {"max_items": -1}, "max_items is -1"),
         ("BMF", {"n_factors": -1}, "n_factors is -1"),
         ("BMF", {"n_factors": 2.5}, "n_factors is 2.5"),
         ("BMF", {"n_epochs": 0}, "n_epochs is 0, but must be a whole number from 1 to"),

@@ -92,12 +92,19 @@ def test_evaluate_logs_only_when_asked(conf: Path, store: str, environment: str,
     ]
     assert main(line) == 0
     table = capsys.readouterr().out
-    assert table.splitlines()[-1].split()[0] == "mean"
+    *_, mean, lists = table.splitlines()
+    assert mean.split()[0] == "mean"
     mlflow.set_tracking_uri(store)
     assert mlflow.get_experiment_by_name(environment) is None
     assert main([*line, "--log"]) == 0
     [run] = mlflow.search_runs(experiment_names=[environment], output_format="list")
-    assert f"{run.data.metrics['rmse']:.4f}" == table.splitlines()[-1].split()[1]
+    numbers = run.data.metrics
+    assert f"{numbers['rmse']:.4f}" == mean.split()[1]
+    assert lists == (
+        f"lists over the whole catalogue: NDCG@5 {numbers['list_ndcg']:.4f} (the most rated items: "
+        f"{numbers['popular_ndcg']:.4f}), recall@5 {numbers['list_recall']:.4f}, "
+        f"coverage {numbers['coverage']:.4f}"
+    )
     assert mlflow.search_model_versions(filter_string=f"name='{environment}.movie-recommender'") == []
 
 
@@ -235,7 +242,7 @@ def test_lists_of_a_long_tail(tmp_path: Path, conf: Path, store: str, environmen
     report = tmp_path / "report.json"
     assert main(["train", *options, "--tracking-uri", store, "--report", str(report)]) == 0
     printed = capsys.readouterr()
-    assert f"lists     {says}" in printed.out and f"data: {remark}" in printed.err
+    assert f"catalogue {says}" in printed.out and f"data: {remark}" in printed.err
     assert json.loads(report.read_text())["dataset"]["lists"]["items"] == 2
     # what the remark says to type is taken
     mend = re.search(r"--set \S+=\d+", printed.err)

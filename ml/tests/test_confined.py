@@ -139,4 +139,4 @@ def test_standard_output_as_csv(conf: Path, store: str, environment: str, capsys
     capsys.readouterr()
     assert main.main(["recommend", "--user", "1", "-k", "2", "--output", "-", "--tracking-uri", store]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (lines[0], len(lines)) == ("user,item,title,estimate,rank,known_user", 3)
+    assert (lines[0], len(lines)) == ("user,item,title,estimate,score,rank,known_user", 3)

@@ -37,9 +37,9 @@ def plain_ranking(
             gains = sum((true - lowest) / math.log2(rank + 1) for rank, (_, true) in enumerate(top, 1))
             ndcg.append(gains / ideal)
     return {
-        "precision_at_k": float(np.mean(precision)),
-        "recall_at_k": float(np.mean(recall)),
-        "ndcg_at_k": float(np.mean(ndcg)) if ndcg else 0.0,
+        "rated_precision": float(np.mean(precision)),
+        "rated_recall": float(np.mean(recall)),
+        "rated_ndcg": float(np.mean(ndcg)) if ndcg else 0.0,
     }
 
 
@@ -64,14 +64,14 @@ def test_ndcg_equals_scikit_learn_without_ties(gains: list[int], random, k: int)
     found = metrics.ranking(
         np.zeros(len(gains)), np.array(gains, float), np.array(estimate, float), k, 4.0, 0.0
     )
-    assert found["ndcg_at_k"] == pytest.approx(ndcg_score([gains], [estimate], k=k))
+    assert found["rated_ndcg"] == pytest.approx(ndcg_score([gains], [estimate], k=k))
 
 
 @given(cases, lengths)
 def test_true_order_is_ideal(case: list, k: int) -> None:
     user, true, _ = columns(case)
     found = metrics.ranking(user, true, true, k, 4.0, 0.5)
-    assert found["ndcg_at_k"] == pytest.approx(1.0 if (true > 0.5).any() else 0.0)
+    assert found["rated_ndcg"] == pytest.approx(1.0 if (true > 0.5).any() else 0.0)
 
 
 @given(cases, lengths, st.integers(1, 3))
@@ -99,7 +99,7 @@ def test_lists_equal_scikit_learn_and_their_definition(rows: list[list[int]], he
     picks = np.array([[*row, -1, -1, -1][:3] for row in distinct])
     pairs = [(user, item) for user, item in sorted(held_out) if user < len(picks)]
     user, item = (np.array([pair[at] for pair in pairs], dtype=int) for at in (0, 1))
-    found = metrics.lists(picks, user, item, 9)
+    found, by_user = metrics.lists(picks, user, item, 9)
     wanted = np.zeros((len(picks), 9))
     wanted[user, item] = 1
     scores = np.zeros((len(picks), 9))
@@ -121,4 +121,5 @@ def test_lists_equal_scikit_learn_and_their_definition(rows: list[list[int]], he
         expected["list_ndcg"].append(dcg_score([gains], [scores[row]], k=3) / best)
     for name, values in expected.items():
         assert found[name] == pytest.approx(np.mean(values) if values else 0, abs=1e-12)
+    assert by_user.tolist() == pytest.approx(expected["list_ndcg"], abs=1e-12)
     assert found["coverage"] == pytest.approx(len(set(picks[picks >= 0].tolist())) / 9)

@@ -64,7 +64,7 @@ def test_manifest_says_what_made_which_files(saved: dict[str, Path], ratings: Ra
             == (stated["made_with"])
         )
         assert {"system", "mlflow", "pandas", "scikit-surprise"} < set(stated["made_with"])
-        assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (2, "d", {"seed": 0})
+        assert (stated["format"], stated["dataset_digest"], stated["parameters"]) == (3, "d", {"seed": 0})
     assert dump.load(saved["native"]).predict("1", "7").est == pytest.approx(
         Recommender.load(saved["arrays"]).estimate(["1"], ["7"])[0], abs=1e-9
     )
@@ -100,12 +100,12 @@ def test_a_missing_file_is_named(kind: str, saved: dict[str, Path]) -> None:
 @pytest.mark.parametrize("kind", LOAD)
 def test_a_newer_format_is_refused_whatever_it_looks_like(kind: str, saved: dict[str, Path]) -> None:
     path = saved[kind] / "manifest.json"
-    path.write_text('{"format": 3, "recommender": "7.0.0", "pieces": []}')
+    path.write_text('{"format": 4, "recommender": "7.0.0", "pieces": []}')
     with pytest.raises(InputError) as refused:
         LOAD[kind](saved[kind])
     assert str(refused.value).startswith(
-        f"{path}: format 3, written by recommender 7.0.0; this is recommender {__version__}, which reads "
-        "format 1 and 2. Load the model with recommender 7.0.0, or train it again"
+        f"{path}: format 4, written by recommender 7.0.0; this is recommender {__version__}, which reads "
+        "formats 1 to 3. Load the model with recommender 7.0.0, or train it again"
     )
 
 
@@ -214,9 +214,9 @@ def test_pairs(recommender: Recommender) -> None:
 
 def test_lists_by_frame(recommender: Recommender) -> None:
     reply = answer(recommender, pd.DataFrame({"user": ["1", "stranger"], "k": [2, np.nan]}))
-    assert list(reply.columns) == ["user", "item", "title", "estimate", "rank", "known_user"]
+    assert list(reply.columns) == ["user", "item", "title", "estimate", "score", "rank", "known_user"]
     assert list(reply["rank"]) == [1, 2, 1, 2, 3, 4]
-    assert answer(recommender, pd.DataFrame({"user": ["1"]})).shape == (4, 6)
+    assert answer(recommender, pd.DataFrame({"user": ["1"]})).shape == (4, 7)
     assert answer(recommender, pd.DataFrame({"user": []})).empty
 
 
@@ -242,7 +242,7 @@ def test_requests_without_sense(recommender: Recommender, request_: dict, messag
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("SDV", {}, r"there is no 'SDV'; there are: BMF, BaselineOnly, CoClustering, EASE"),
+        ("SDV", {}, r"there is no 'SDV'; there are: AutoEASE, BMF, BaselineOnly, CoClustering, EASE"),
         ("AlgoBase", {}, "there is no 'AlgoBase'"),
         ("SVD", {"factors": 3}, "SVD does not take 'factors'; it takes: biased, init_mean"),
         ("KNNBasic", {"kk": 3}, "KNNBasic does not take 'kk'; it takes: bsl_options, k, min_k, sim_options"),
@@ -298,7 +298,7 @@ def test_cross_validation_equals_surprises_own(ratings: Ratings, make_config) ->
     assert len(result.true) == len(result.estimate) == len(ratings)
     lines = [line for line in lines if "compiled" not in line]
     assert [line.split(":")[0] for line in lines] == ["fold 1/3", "fold 2/3", "fold 3/3"]
-    assert result.table(5).splitlines()[-1].split()[:2] == ["mean", f"{result.mean()['rmse']:.4f}"]
+    assert result.table().splitlines()[-1].split()[:2] == ["mean", f"{result.mean()['rmse']:.4f}"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ from recommender.promotion import bundle, evidence, gate, promote, trial, unfini
 from recommender.tracking import registry
 from tests.test_typed import in_a_shell
 
-ANYTHING = gate.Settings(margins={"rmse": -10.0})
+# a tiny set's lists are noise
+USUAL = gate.Settings(list_errors=None)
+ANYTHING = gate.Settings(margins={"rmse": -10.0}, list_errors=None)
 MODEL = "promoted"
 
 
@@ -155,7 +157,7 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     history = client.get_metric_history(run_id, "fold_rmse")
     promote.export(f"{environment}-source", MODEL, None, tmp_path / "a.zip")
     said: list[str] = []
-    done = promote.promote(tmp_path / "a.zip", environment, gate.Settings(), by="ana@desk", say=said.append)
+    done = promote.promote(tmp_path / "a.zip", environment, USUAL, by="ana@desk", say=said.append)
     assert done == f"{environment}.{MODEL} 1 is champion, copied from {source} 1."
     assert [line.split()[:2] for line in said[:-1]] == [
         [name, "passed"] for name in ("order", "digest", "metrics", "size", "loads", "golden", "latency")
@@ -211,7 +213,7 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
 
     # and on to the next: what training recorded goes with it
     promote.export(environment, MODEL, None, tmp_path / "b.zip")
-    promote.promote(tmp_path / "b.zip", f"{environment}-next", gate.Settings())
+    promote.promote(tmp_path / "b.zip", f"{environment}-next", USUAL)
     last = registry.version(f"{environment}-next.{MODEL}", None)
     assert last.tags["artifact_digest"] == version.tags["artifact_digest"]
     assert last.tags["lineage"] == (
@@ -220,8 +222,8 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
 
 
 def test_again_changes_nothing(world: dict[str, Any], target: str, tried: None) -> None:
-    promote.promote(world["archives"][0], target, gate.Settings())
-    again = promote.promote(world["archives"][0], target, gate.Settings())
+    promote.promote(world["archives"][0], target, USUAL)
+    again = promote.promote(world["archives"][0], target, USUAL)
     assert again == f"{target}.{MODEL} 1 is dev.{MODEL} 1, and is champion already."
     assert left(target) == {
         "versions": [1], "aliases": {"champion": "1"}, "runs without a version": 0, "pending": [],
@@ -242,25 +244,28 @@ def refusal(archive: Path, target: str, settings: gate.Settings = ANYTHING, *ove
 def test_worse_than_the_champion(world: dict[str, Any], target: str, tried: None) -> None:
     better, worse = world["archives"]
     mine, theirs = (f"{world['reports'][at]['metrics']['rmse']:.6f}" for at in (1, 0))
-    promote.promote(better, target, gate.Settings())
-    message = refusal(worse, target, gate.Settings())
+    promote.promote(better, target, USUAL)
+    message = refusal(worse, target, USUAL)
     assert f"metrics: rmse {mine}, {theirs} of {target}.{MODEL} 1: gain -" in message
     assert "asked is +0.000000" in message
     assert message.endswith("If you know better: OVERRIDE=metrics")
-    promote.promote(worse, target, gate.Settings(), frozenset({"metrics"}))
+    promote.promote(worse, target, USUAL, frozenset({"metrics"}))
     version = registry.version(f"{target}.{MODEL}", None)
     assert version.tags["overridden"].startswith(f"metrics: rmse {mine}, {theirs} of")
     assert left(target)["aliases"] == {"champion": "2", "previous": "1"}
     # a margin that even the better one does not reach, and one that it does
-    assert "asked is +1.000000" in refusal(better, target, gate.Settings(margins={"rmse": 1.0}))
-    promote.promote(better, target, gate.Settings(margins={"rmse": 0.0, "mae": 0.0, "ndcg_at_k": -1.0}))
+    assert "asked is +1.000000" in refusal(
+        better, target, gate.Settings(margins={"rmse": 1.0}, list_errors=None)
+    )
+    margins = {"rmse": 0.0, "mae": 0.0, "list_ndcg": -1.0}
+    promote.promote(better, target, gate.Settings(margins=margins, list_errors=None))
 
 
 def test_measured_on_other_data(
     world: dict[str, Any], folder: Path, store: str, target: str, tried: None, tmp_path: Path
 ) -> None:
     other = trained(folder, store, environment=f"{target}-source", seed=7)
-    promote.promote(world["archives"][0], target, gate.Settings())
+    promote.promote(world["archives"][0], target, USUAL)
     promote.export(f"{target}-source", MODEL, None, tmp_path / "a.zip")
     message = refusal(tmp_path / "a.zip", target)
     run = mlflow.get_run(other["model"]["run_id"])
@@ -270,13 +275,15 @@ def test_measured_on_other_data(
 
 
 def test_unknown_metric(world: dict[str, Any], target: str, tried: None) -> None:
-    message = refusal(world["archives"][0], target, gate.Settings(margins={"accuracy": 0}))
+    message = refusal(world["archives"][0], target, gate.Settings(margins={"accuracy": 0}, list_errors=None))
     assert "has no metric accuracy" in message
     assert "rmse" in message
 
 
 def test_budgets(world: dict[str, Any], target: str) -> None:
-    message = refusal(world["archives"][0], target, gate.Settings(latency_ms=0, size_mb=0.001))
+    message = refusal(
+        world["archives"][0], target, gate.Settings(list_errors=None, latency_ms=0, size_mb=0.001)
+    )
     assert "ms for a list (95th percentile), allowed are 0" in message
     assert "MB, allowed are 0.001" in message
     assert message.endswith("OVERRIDE=size,latency")
@@ -608,17 +615,25 @@ def test_verbs(world: dict[str, Any], store: str, target: str, tried: None, tmp_
     export = ["export", "--environment", "dev", "--model", MODEL, "--output", archive, *uri]
     assert main.main([*export, "--version", "1"]) == 0
     promote = ["promote", "--archive", archive, "--to", target, *uri]
-    assert main.main([*promote, "--gate", '{"latency_ms": 0}']) == 3
+    assert main.main([*promote, "--gate", '{"latency_ms": 0, "list_errors": null}']) == 3
     assert "latency FAILED" in " ".join(capsys.readouterr().err.split())
     assert main.main([*promote, "--gate", '{"speed": 0}']) == 2
     assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
-    line = [*promote, "--gate", '{"latency_ms": 0}', "--override", "latency, order", "--by", "ana@desk"]
+    line = [
+        *promote,
+        "--gate",
+        '{"latency_ms": 0, "list_errors": null}',
+        "--override",
+        "latency, order",
+        "--by",
+        "ana@desk",
+    ]
     assert main.main(line) == 0
     printed = capsys.readouterr()
     assert "latency  OVERRIDDEN" in printed.err
     assert printed.out == f"{target}.{MODEL} 1 is champion, copied from dev.{MODEL} 1.\n"
     assert main.main(export) == 0
-    assert main.main([*promote, "--override", "metrics"]) == 0
+    assert main.main([*promote, "--override", "metrics,lists"]) == 0
     assert main.main(["rollback", "--environment", target, "--model", MODEL, *uri]) == 0
     capsys.readouterr()
     assert main.main(["models", target, "nowhere", *uri]) == 0

@@ -48,6 +48,7 @@ OURS = [
     ("EASE", {"min_ratings": 2}),
     ("EASE", {"reg": 3.0, "min_ratings": 15, "rating_weight": 0.0}),
     ("UserEASE", {"reg": 3.0}),
+    ("AutoEASE", {}),
     ("UserEASE", {"reg": 0.5, "rating_weight": 1.0, "activity": 0.0}),
 ]
 CASES += OURS

@@ -63,18 +63,21 @@ def report(store: str, folder: Path) -> dict:
 
 
 def test_report_keeps_its_contract(report: dict, ratings, store: str) -> None:
-    parts = "dataset algorithm params metrics model tracking_uri seconds recommendations source_digest"
+    parts = (
+        "dataset algorithm params ranking metrics model tracking_uri seconds recommendations source_digest"
+    )
     assert list(report) == parts.split()
     assert report["dataset"]["ratings"] == len(ratings)
     assert report["dataset"]["digest"] == ratings.digest()
-    assert set(report["metrics"]) == {*results.METRICS, "k"}
+    listed = ("list_precision", "list_recall", "list_ndcg", "coverage", "list_ratings", "popular_ndcg")
+    assert set(report["metrics"]) == {*results.METRICS, *listed, "k"}
     model = report["model"]
     assert (model["name"], model["version"], model["alias"]) == ("staging.movie-recommender", "1", "champion")
     assert model["uri"] == "models:/staging.movie-recommender/1"
     assert report["source_digest"] == "abc123"
     assert report["recommendations"]["user"] == "1"
     assert [set(pick) for pick in report["recommendations"]["items"]] == [
-        {"item", "title", "estimate", "rank"}
+        {"item", "title", "estimate", "score", "rank", "because"}
     ] * 4
     assert report["seconds"]["total"] >= report["seconds"]["fit"] > 0
     assert json.loads(json.dumps(report)) == report
@@ -183,8 +186,12 @@ def test_models_are_served_by_a_clean_process_without_surprise_and_pickle(
         assert [(row["user"], row["rank"]) for row in reply["lists"]] == [
             ("1", 1), ("1", 2), ("stranger", 1), ("stranger", 2), ("stranger", 3),
         ]  # fmt: skip
-        shown = [{key: row[key] for key in ("item", "title", "estimate", "rank")} for row in reply["lists"]]
-        assert shown[:2] == expected["recommendations"]["items"][:2]
+        keys = ("item", "title", "estimate", "score", "rank")
+        shown, report_ = (
+            [{key: row[key] for key in keys} for row in rows[:2]]
+            for rows in (reply["lists"], expected["recommendations"]["items"])
+        )
+        assert shown == report_
         assert reply["default"] == 4
         assert reply["refusal"] == "INVALID_PARAMETER_VALUE"
     assert (found["surprise"], found["unpickled"], found["hook works"]) == (False, [], True)
@@ -233,7 +240,7 @@ def test_no_register(make_config, store: str, environment: str, capfd) -> None:
     assert versions(f"{environment}.movie-recommender") == []
     assert registry.load(report["model"]["uri"]).predict(pd.DataFrame({"user": ["1"], "k": [1]})).shape == (
         1,
-        6,
+        7,
     )
     # progress bars are for those who wait
     assert "Downloading artifacts" not in capfd.readouterr().err

@@ -87,7 +87,8 @@ def test_every_algorithm_trains_equally(case, ratings: Ratings) -> None:
     [(ours, _), *_], [(theirs, _), *_] = (
         list(trainset.folds(ratings, 2, 1)), list(KFold(2, random_state=1).split(catalogue.dataset(ratings))),
     )  # fmt: skip
-    one, other = (vars(catalogue.fit(catalogue.make(*case, 0), known)) for known in (ours, theirs))
+    fitted = (catalogue.fit(catalogue.make(*case, 0), known) for known in (ours, theirs))
+    one, other = (vars(getattr(algo, "chosen", algo)) for algo in fitted)
     assert one.keys() == other.keys()
     for key in one.keys() - {"trainset", "xr", "yr"}:
         np.testing.assert_array_equal(one[key], other[key], err_msg=key)

@@ -215,15 +215,15 @@ def test_leaderboard(
     assert main(["leaderboard", "--config", str(board), "--tracking-uri", store]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == [
-        "experiment", "RMSE", "MAE", "precision", "recall", "NDCG", "coverage", "fit", "s", "predict", "s",
-        "memory", "MB", "size", "MB",
+        "experiment", "RMSE", "MAE", "precision", "recall", "NDCG", "coverage", "popularity", "fit", "s",
+        "predict", "s", "memory", "MB", "size", "MB",
     ]  # fmt: skip
     assert {line.split()[0] for line in printed[1:3]} == {"tiny", "ranks"}
     run_id = printed[-1].split("run ")[1].split(":")[0]
     client = mlflow.MlflowClient(store)
     paths = {file.path for at in ("", "plots") for file in client.list_artifacts(run_id, at)}
     assert {"leaderboard.txt", "leaderboard.json"} < paths
-    assert len([path for path in paths if path.startswith("plots/")]) == 4
+    assert len([path for path in paths if path.startswith("plots/")]) == 5
     assert {run.info.run_name for run in children(store, run_id)} == {"tiny", "ranks"}
     stored = json.loads(
         Path(client.download_artifacts(run_id, "leaderboard.json", str(tmp_path))).read_text()
@@ -282,7 +282,7 @@ def test_split_holds_a_quarter_of_everybodys_out(ratings: Ratings) -> None:
 def test_plots_of_nothing_but_a_ranking(ratings: Ratings, make_config) -> None:
     config = make_config(algorithm="EASE", params={"min_ratings": 1})
     entry = leaderboard.measure("ranks", config, ratings)
-    assert len(plots.leaderboard([entry], leaderboard.SHARES)) == 4
+    assert len(plots.leaderboard([entry], leaderboard.SHARES)) == 5
     assert len(entry.true) == len(entry.estimate) == len(entry.item_ratings) == len(ratings)
 
 

@@ -266,7 +266,9 @@ CHECKS: dict[str, Check] = {
     "mlflow_users": mlflow_users,
     "tunnel_ports": mapping(port(1), "{mlflow: 5000}"),
     "registry_servers": mapping(text, "{staging: NAME}"),
-    "promotion_gate": mapping(lambda name, value: iter(()), "{margins: {rmse: 0}, latency_ms: 500, size_mb: 500}"),
+    "promotion_gate": mapping(
+        lambda name, value: iter(()), "{margins: {rmse: 0}, list_errors: 1.645, latency_ms: 500, size_mb: 500}"
+    ),
     "minimum_memory_mb": a_number,
     "minimum_disk_gb": a_number,
     "maximum_clock_offset": a_number,

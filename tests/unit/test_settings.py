@@ -155,7 +155,7 @@ SETTINGS: dict[str, Any] = {
     "download_environment": {}, "jupyter_port": 8888, "mlflow_port": 5000, "tunnel_ports": {"mlflow": 5000},
     "jupyter_people": [], "mlflow_backend": "sqlite", "mlflow_logins": False,
     "mlflow_users": [{"name": "recommender", "accounts": ["deploy"], "permissions": [{"experiment": "a"}]}],
-    "registry_servers": {}, "promotion_gate": {"margins": {"rmse": 0}}, "minimum_memory_mb": 1800,
+    "registry_servers": {}, "promotion_gate": {"margins": {"rmse": 0}, "list_errors": 1.645}, "minimum_memory_mb": 1800,
     "minimum_disk_gb": 6, "maximum_clock_offset": 300,
 }  # fmt: skip
 

@@ -93,6 +93,19 @@ class DataConfig(_Section):
         return self.format == "sql" or "://" in self.source
 
 
+class RankingConfig(_Section):
+    """The algorithm that orders lists; without one, that of the ratings orders them too."""
+
+    algorithm: str | None = None
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _whose_params(self) -> "RankingConfig":
+        if self.params and self.algorithm is None:
+            raise ValueError("params without an algorithm; name it, as ranking.algorithm: UserEASE")
+        return self
+
+
 class EvaluationConfig(_Section):
     """Cross-validation and the ranking metrics' cut-offs."""
 
@@ -107,6 +120,7 @@ class RecommendationConfig(_Section):
     k: Annotated[int, Field(ge=1)] = 10
     min_item_ratings: Annotated[int, Field(ge=0)] = 20
     damping: Annotated[float, Field(ge=0)] = 25.0
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class TrackingConfig(_Section):
@@ -160,12 +174,18 @@ class Config(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     algorithm: str = "SVD"
     params: dict[str, Any] = {}
+    ranking: RankingConfig = RankingConfig()
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     recommendation: RecommendationConfig = RecommendationConfig()
     tracking: TrackingConfig = TrackingConfig()
     experiments: tuple[str, ...] = ()
     tuning: TuningConfig | None = None
+
+    @property
+    def named(self) -> str:
+        """The algorithm's name, or both of a model with two."""
+        return f"{self.algorithm} + {self.ranking.algorithm}" if self.ranking.algorithm else self.algorithm
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -17,9 +17,10 @@ from recommender.config import Config
 from recommender.data import reading
 from recommender.data.ratings import Ratings
 from recommender.evaluation import validation
-from recommender.evaluation.results import Evaluation
+from recommender.evaluation.results import Evaluation, Lists, lists_line
 from recommender.files import write_whole
 from recommender.promotion import evidence
+from recommender.serving.answer import because
 from recommender.serving.recommender import Recommender, supported
 from recommender.tracking import data_reports, registry, run_log, runs, stores
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # A run's own report, without the version registered afterwards.
 REPORT = "report.json"
+# Ratings named in favour of each item of the report's list.
+REASONS = 2
 
 
 class Dataset(TypedDict):
@@ -66,18 +69,22 @@ class Model(TypedDict):
 
 
 class Listed(TypedDict):
-    """The first user's list; an item has the fields of a Pick."""
+    """The first user's list; an item has the fields of a Pick, and because: the ratings in its favour."""
 
     user: str
     items: list[dict[str, Any]]
 
 
 class Report(TypedDict):
-    """The content of report.json: metrics in rating units or 0 to 1, wall seconds by part."""
+    """The content of report.json: metrics in rating units or 0 to 1, wall seconds by part.
+
+    ranking: algorithm and params of what orders lists, the algorithm None if there is one for both.
+    """
 
     dataset: Dataset
     algorithm: str
     params: dict[str, Any]
+    ranking: dict[str, Any]
     metrics: dict[str, float]
     model: Model
     tracking_uri: str
@@ -122,7 +129,7 @@ def train(
     """
     clock = Clock()
     name = names.registered_name(names.environment(), config.tracking.model)
-    catalogue.make(config.algorithm, config.params, config.seed)
+    catalogue.of(config)
     with clock.part("read"):
         ratings = reading.read(config.data)
         config = validation.on_scale(config, ratings)
@@ -138,7 +145,7 @@ def train(
     tags = {
         "dataset_digest": dataset_digest,
         "environment": names.environment(),
-        "algorithm": config.algorithm,
+        "algorithm": config.named,
     }
     if source_digest:
         tags["source_digest"] = source_digest
@@ -148,14 +155,15 @@ def train(
         run_id = run.info.run_id
         with clock.part("cross_validate"):
             evaluation = validation.cross_validate(ratings, config, progress)
+        with clock.part("lists"):
+            lists = validation.lists(ratings, config, config.seed)
+        progress(f"lists: {lists_line(lists.metrics, config.evaluation.k)}")
         with clock.part("fit"):
             recommender, algo = fit(ratings, config)
             model_digest = recommender.digest()
-        progress(
-            f"trained {config.algorithm} on all ratings ({clock.seconds['fit']:.1f} s); logging to MLflow"
-        )
+        progress(f"trained {config.named} on all ratings ({clock.seconds['fit']:.1f} s); logging to MLflow")
         with clock.part("log"):
-            log_evaluation(run_id, config, ratings, evaluation)
+            log_evaluation(run_id, config, ratings, evaluation, lists)
             for remark in data_reports.log(run_id, ratings, name):
                 progress(f"data: {remark}")
             digests = {"dataset_digest": dataset_digest, "model_digest": model_digest}
@@ -167,7 +175,7 @@ def train(
                 model_uri = run_log.log_model(
                     native,
                     arrays,
-                    {"algorithm": config.algorithm, **digests},
+                    {"algorithm": config.named, **digests},
                     {ratings.items[0]: ratings.scale[1]},
                 ).model_uri
                 recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
@@ -188,8 +196,9 @@ def train(
                 },
                 "algorithm": config.algorithm,
                 "params": config.params,
+                "ranking": config.ranking.model_dump(),
                 "metrics": {
-                    **{key: round(value, 6) for key, value in evaluation.mean().items()},
+                    **{key: round(value, 6) for key, value in {**evaluation.mean(), **lists.metrics}.items()},
                     "k": config.evaluation.k,
                 },
                 "model": {
@@ -204,7 +213,10 @@ def train(
                 "seconds": clock.total(),
                 "recommendations": {
                     "user": first,
-                    "items": [vars(pick) for pick in recommender.top_n(first)],
+                    "items": [
+                        {**vars(pick), "because": because(recommender, first, pick.item, REASONS)}
+                        for pick in recommender.top_n(first)
+                    ],
                 },
                 "source_digest": source_digest,
             }
@@ -217,13 +229,17 @@ def train(
     return report
 
 
-def log_evaluation(run_id: str, config: Config, ratings: Ratings, evaluation: Evaluation) -> None:
-    """Log parameters, data, metrics and their plot to the active run."""
+def log_evaluation(
+    run_id: str, config: Config, ratings: Ratings, evaluation: Evaluation, lists: Lists
+) -> None:
+    """Log parameters, data, metrics with their plot, and each user's NDCG to the active run."""
     from recommender.evaluation import plots
 
     run_log.log_setup(run_id, config, ratings)
     figure = plots.evaluation(evaluation, ratings.scale)
-    run_log.log_folds(run_id, evaluation.mean(), [vars(fold) for fold in evaluation.folds], figure)
+    mean = {**evaluation.mean(), **lists.metrics}
+    run_log.log_folds(run_id, mean, [vars(fold) for fold in evaluation.folds], figure)
+    evidence.log_lists(lists.ndcg, lists.popular)
 
 
 def _register_in(model: Model, name: str, version: str) -> None:
@@ -259,6 +275,8 @@ def support(ratings: Ratings, config: Config) -> Support:
     rest = "all items" if found == items else "the others fill up lists that are too short"
     short = f"no item has {wanted} ratings; " if least < wanted else ""
     says = f"{short}{share} may be recommended first, with {least} ratings or more; {rest}"
+    if not wanted:
+        says = f"all {items:,} items may be recommended"
     remark = ""
     if found < items and (found < 10 * rules.k or found < items / 20):
         enough = min(10 * rules.k, items // 2) or 1
@@ -279,6 +297,6 @@ def write_report(path: Path, report: Report) -> None:
 
 def fit(ratings: Ratings, config: Config) -> tuple[Recommender, Any]:
     """Train on all ratings; return the recommender and its Surprise algorithm."""
-    algo = catalogue.make(config.algorithm, config.params, config.seed)
+    algo = catalogue.of(config)
     catalogue.fit(algo, trainset.full(ratings))
     return convert.recommender(algo, ratings, convert.settings_of(config)), algo

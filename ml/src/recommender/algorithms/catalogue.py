@@ -13,6 +13,8 @@ from surprise import prediction_algorithms
 
 from recommender import algorithms
 from recommender.algorithms import bayesian, parameters, ranking, sgd
+from recommender.algorithms.heads import TwoHeads
+from recommender.config import Config
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 
@@ -21,7 +23,7 @@ ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
     if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
-} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, ranking.EASE, ranking.UserEASE)}
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, *ranking.KINDS)}
 
 # Its answers are random numbers: nothing can be stored.
 UNSERVED = "NormalPredictor"
@@ -63,6 +65,26 @@ def make(name: str, params: dict[str, Any], seed: int, served: bool = True) -> s
     return kind(**given)
 
 
+def of(config: Config, served: bool = True) -> surprise.AlgoBase:
+    """Make the untrained algorithm of a parameter file, TwoHeads if it names a second one for lists.
+
+    Raises InputError as `make` does, for `params` and for `ranking.params`.
+    """
+    rating = make(config.algorithm, config.params, config.seed, served)
+    return TwoHeads(rating, lister(config)) if config.ranking.algorithm else rating
+
+
+def lister(config: Config) -> surprise.AlgoBase:
+    """Make the untrained algorithm that orders the lists; raises InputError as `make` does."""
+    head = config.ranking
+    if head.algorithm is None:
+        return make(config.algorithm, config.params, config.seed)
+    try:
+        return make(head.algorithm, head.params, config.seed)
+    except InputError as error:
+        raise InputError(f"ranking.{error}") from error
+
+
 def dataset(ratings: Ratings) -> surprise.Dataset:
     """The ratings as a Surprise dataset, in their canonical order."""
     return surprise.Dataset.load_from_df(ratings.frame(), surprise.Reader(rating_scale=ratings.scale))
@@ -70,6 +92,11 @@ def dataset(ratings: Ratings) -> surprise.Dataset:
 
 def fit(algo: surprise.AlgoBase, trainset: surprise.Trainset) -> surprise.AlgoBase:
     """Train `algo`; raises InputError when its parameters cannot be used or make the training diverge."""
+    if isinstance(algo, TwoHeads):
+        for head in (algo.rating, algo.ranking):
+            fit(head, trainset)
+        surprise.AlgoBase.fit(algo, trainset)
+        return algo
     kind = type(algo).__name__
     try:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -9,6 +9,7 @@ from surprise import prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
 from recommender.algorithms import ranking
+from recommender.algorithms.heads import TwoHeads
 from recommender.config import Config
 from recommender.data.ratings import Ratings
 from recommender.serving.recommender import Recommender, Settings
@@ -59,8 +60,13 @@ def _noise(scorer: Scorer, ratings: Ratings) -> float:
 def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
     """Return the formula of a trained algorithm as arrays; users and items in the order of `ratings`.
 
-    Users and items of `ratings` that are missing from the training set become unknown.
+    Of TwoHeads it is that of the ratings. Users and items of `ratings` that are missing from the training set
+    become unknown.
     """
+    if isinstance(algo, TwoHeads):
+        algo = algo.rating
+    if isinstance(algo, ranking.AutoEASE):
+        algo = algo.chosen
     trainset = algo.trainset
     users = _inner(ratings.users, trainset.to_inner_uid)
     items = _inner(ratings.items, trainset.to_inner_iid)
@@ -83,22 +89,37 @@ def settings_of(config: Config) -> Settings:
         "k": rules.k,
         "min_item_ratings": rules.min_item_ratings,
         "damping": rules.damping,
+        "spread": rules.spread,
     }
 
 
 def recommender(algo: surprise.AlgoBase, ratings: Ratings, settings: Settings) -> Recommender:
     """A trained algorithm over all of `ratings`; `settings` as in `build`."""
+    if isinstance(algo, TwoHeads):
+        lister = scorer(algo.ranking, ratings)
+        how = fold_in_parameters(algo.ranking, lister, ratings)
+        chosen = getattr(algo.ranking, "chosen", algo.ranking)
+        settings = {**settings, "ranking": {"algorithm": type(chosen).__name__, "fold_in": how}}
+        algo = algo.rating
+    else:
+        lister = None
     formula = scorer(algo, ratings)
-    return build(formula, ratings, {**settings, "fold_in": fold_in_parameters(algo, formula, ratings)})
+    settings = {**settings, "fold_in": fold_in_parameters(algo, formula, ratings)}
+    return build(formula, ratings, settings, lister)
 
 
-def build(scorer: Scorer, ratings: Ratings, settings: Settings) -> Recommender:
-    """Join a scorer over all of `ratings` to them; `settings` needs k, min_item_ratings and damping.
+def build(scorer: Scorer, ratings: Ratings, settings: Settings, lister: Scorer | None = None) -> Recommender:
+    """Join scorers over all of `ratings` to them; `settings` needs k, min_item_ratings and damping.
+
+    `lister` orders the lists, None if `scorer` does.
 
     The damped mean is (sum of an item's ratings + damping x overall mean) / (its ratings + damping):
     damping is the number of average ratings that a new item starts with.
     """
     m, damping = len(ratings.items), settings["damping"]
+    settings = {**settings, "scale": list(ratings.scale), "scorer": type(scorer).__name__}
+    if lister is not None:
+        settings["ranking"] = {**settings.get("ranking", {}), "scorer": type(lister).__name__}
     count = np.bincount(ratings.item, minlength=m)
     total = np.bincount(ratings.item, weights=ratings.rating, minlength=m)
     start = np.concatenate(([0], np.cumsum(np.bincount(ratings.user, minlength=len(ratings.users)))))
@@ -111,8 +132,9 @@ def build(scorer: Scorer, ratings: Ratings, settings: Settings) -> Recommender:
         rated=ratings.item,
         count=count,
         popularity=(total + damping * ratings.rating.mean()) / (count + damping),
-        settings={**settings, "scale": list(ratings.scale), "scorer": type(scorer).__name__},
+        settings=settings,
         rating=ratings.rating.astype(np.float32),
+        lister=lister,
     )
 
 

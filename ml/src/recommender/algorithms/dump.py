@@ -7,6 +7,7 @@ from typing import Any
 import surprise
 from surprise import dump
 
+from recommender.algorithms.heads import TwoHeads
 from recommender.errors import InputError
 from recommender.serving import manifest
 
@@ -15,8 +16,13 @@ DUMP = "surprise.dump"
 
 
 def save(algo: surprise.AlgoBase, folder: Path, about: dict[str, Any]) -> None:
-    """Write Surprise's own dump and its manifest, with `about`, into a new folder."""
+    """Write Surprise's own dump and its manifest, with `about`, into a new folder.
+
+    Of TwoHeads it is the head that rates: Surprise has no use for the other.
+    """
     folder.mkdir(parents=True)
+    if isinstance(algo, TwoHeads):
+        algo = algo.rating
     if hasattr(algo, "surprises"):
         # As Surprise's class, the dump loads without our code.
         algo = copy.copy(algo)

@@ -1,7 +1,7 @@
 """Model a person's picks rather than ratings: for lists, where popularity beats rating models.
 
 Source: H. Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), the closed form.
-`UserEASE` is the same over the users.
+`UserEASE` is the same over the users, `AutoEASE` whichever is smaller.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from recommender.algorithms.trainset import arrays
 
 Floats = NDArray[np.float64]
 
-# UserEASE's matrix then has 3.2 GB.
-MOST_USERS = 20_000
+# A matrix over so many users or items has 1.2 GB, and the training takes three times that.
+MOST = 12_000
 
 
 class EASE(surprise.AlgoBase):  # type: ignore[misc]
@@ -36,6 +36,7 @@ class EASE(surprise.AlgoBase):  # type: ignore[misc]
         reg: ridge, above 0; the more ratings, the higher.
         min_ratings: of a learnt item; the weights take the square of these items' number
             times 4 bytes, and the training a few times that times 8.
+        max_items: so many are learnt, the most rated.
         rating_weight: from 0, where only having rated an item counts, to 1, where the lowest rating
             counts as 0.
 
@@ -46,8 +47,11 @@ class EASE(surprise.AlgoBase):  # type: ignore[misc]
     Raises ValueError for invalid parameters.
     """
 
-    def __init__(self, reg: float = 100.0, min_ratings: int = 5, rating_weight: float = 0.75) -> None:
+    def __init__(
+        self, reg: float = 100.0, min_ratings: int = 5, rating_weight: float = 0.75, max_items: int = MOST
+    ) -> None:
         self.reg, self.min_ratings, self.rating_weight = reg, min_ratings, rating_weight
+        self.max_items = max_items
         super().__init__()
 
     def fit(self, trainset: surprise.Trainset) -> "EASE":
@@ -55,11 +59,13 @@ class EASE(surprise.AlgoBase):  # type: ignore[misc]
         check_number("reg", self.reg, 0, above=True)
         check_number("min_ratings", self.min_ratings, 0)
         check_number("rating_weight", self.rating_weight, 0, most=1)
+        check_number("max_items", self.max_items, 0)
         super().fit(trainset)
         user, item, rating = arrays(trainset)
         count = np.bincount(item, minlength=trainset.n_items)
         self.popularity = count / trainset.n_users
-        learnt = np.flatnonzero(count >= self.min_ratings)
+        most = np.argsort(-count, kind="stable")[: self.max_items]
+        learnt = np.sort(most[count[most] >= self.min_ratings])
         self.position = np.full(trainset.n_items, -1)
         self.position[learnt] = np.arange(len(learnt))
         inside = self.position[item] >= 0
@@ -107,7 +113,7 @@ class UserEASE(surprise.AlgoBase):  # type: ignore[misc]
     `value` is what each counts, scaled; `scale` (n,), what a user's ratings were multiplied by; `unit`;
     `inverse` (n, n), of the system; `popularity` (m,).
 
-    Raises ValueError for invalid parameters, and for more than MOST_USERS users.
+    Raises ValueError for invalid parameters, and for more than MOST users.
     """
 
     def __init__(self, reg: float = 250.0, rating_weight: float = 0.75, activity: float = 0.3) -> None:
@@ -119,9 +125,9 @@ class UserEASE(surprise.AlgoBase):  # type: ignore[misc]
         check_number("reg", self.reg, 0, above=True)
         check_number("rating_weight", self.rating_weight, 0, most=1)
         check_number("activity", self.activity, 0, most=1)
-        if trainset.n_users > MOST_USERS:
+        if trainset.n_users > MOST:
             raise ValueError(
-                f"its memory grows with the square of the users, at most {MOST_USERS} "
+                f"its memory grows with the square of the users, at most {MOST} "
                 f"(here {trainset.n_users}): take EASE"
             )
         super().fit(trainset)
@@ -157,6 +163,24 @@ class UserEASE(surprise.AlgoBase):  # type: ignore[misc]
         return float(low + (high - low) * score)
 
 
+class AutoEASE(surprise.AlgoBase):  # type: ignore[misc]
+    """`UserEASE` where users are fewer than items and at most MOST, else `EASE`; each with its own defaults.
+
+    `chosen` is, after `fit`, the trained one.
+    """
+
+    def fit(self, trainset: surprise.Trainset) -> "AutoEASE":
+        """Choose by the number of users and items, and train."""
+        super().fit(trainset)
+        over_users = trainset.n_users <= min(MOST, trainset.n_items)
+        self.chosen = (UserEASE() if over_users else EASE()).fit(trainset)
+        return self
+
+    def estimate(self, u: Any, i: Any) -> float:
+        """The chosen one's score of an item for a user, on the rating scale."""
+        return float(self.chosen.estimate(u, i))
+
+
 def _solution(user: Any, item: Any, value: Floats, n: int, k: int, reg: float) -> NDArray[np.float32]:
     """EASE's weights, by whichever is smaller of the system over the users and that over the items."""
     rows = sparse.csr_array((value, (user, item)), shape=(n, k))
@@ -177,3 +201,6 @@ def _solution(user: Any, item: Any, value: Floats, n: int, k: int, reg: float) -
     inverse[np.diag_indices(k)] = 0
     weights: NDArray[np.float32] = inverse.astype(np.float32)
     return weights
+
+
+KINDS = (EASE, UserEASE, AutoEASE)

@@ -37,8 +37,7 @@ def print_lists(answered: Any, as_json: bool) -> None:
             options.say(f"user {user} is unknown: these are the popular items")
         if several:
             print(f"user {user}:")
-        for line, pick in zip(pick_lines(items), items, strict=True):
-            print(line + (f"  because of {pick['because']}" if pick.get("because") else ""))
+        print("\n".join(pick_lines(items)))
 
 
 def _name(pick: dict[str, Any]) -> str:
@@ -47,23 +46,25 @@ def _name(pick: dict[str, Any]) -> str:
 
 def summary(report: "Report") -> str:
     """Return the report as a few lines of text."""
+    from recommender.evaluation import results
+
     dataset, model = report["dataset"], report["model"]
     numbers, seconds = report["metrics"], report["seconds"]
-    k = numbers["k"]
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     listed = report["recommendations"]
     named = (model["name"] or "").partition(".")[2]
     other = named not in ("", names.MODEL)
     ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
+    ranking = report.get("ranking", {}).get("algorithm")
+    lister = f", lists by {ranking}" if ranking else ""
     asked = [f"ask it    {ask}"] if other else []
     lines = [
         f"data      {dataset['name']}: {dataset['ratings']} ratings, "
         f"{dataset['users']} users, {dataset['items']} items",
-        f"lists     {dataset['lists']['says']}",
-        f"model     {report['algorithm']}, digest {model['digest'][:12]}",
-        f"metrics   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}, "
-        f"precision@{k} {numbers['precision_at_k']:.4f}, recall@{k} {numbers['recall_at_k']:.4f}, "
-        f"NDCG@{k} {numbers['ndcg_at_k']:.4f} (held-out ratings)",
+        f"catalogue {dataset['lists']['says']}",
+        f"model     {report['algorithm']}{lister}, digest {model['digest'][:12]}",
+        f"ratings   RMSE {numbers['rmse']:.4f}, MAE {numbers['mae']:.4f}",
+        f"lists     {results.lists_line(numbers, int(numbers['k']))}",
         f"MLflow    {report['tracking_uri']}, run {model['run_id']}",
         f"version   {model['name']} {model['version']}, alias {model['alias']}"
         if model["version"]
@@ -77,5 +78,9 @@ def summary(report: "Report") -> str:
 
 
 def pick_lines(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a list of recommendations as text lines."""
-    return [f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}" for pick in items]
+    """Return a list of recommendations as text lines, each with the ratings in its favour."""
+    return [
+        f"{pick['rank']:>4}  {pick['estimate']:.2f}  {pick['title'] or pick['item']}"
+        + (f"  because of {pick['because']}" if pick.get("because") else "")
+        for pick in items
+    ]

@@ -13,6 +13,9 @@ from recommender.cli import options, printing
 from recommender.errors import InputError
 
 if TYPE_CHECKING:
+    from recommender.config import Config
+    from recommender.data.ratings import Ratings
+    from recommender.evaluation.results import Evaluation, Lists
     from recommender.train import Report
 
 
@@ -101,23 +104,31 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from recommender import train
     from recommender.algorithms import catalogue
     from recommender.data import reading
-    from recommender.evaluation import validation
+    from recommender.evaluation import results, validation
     from recommender.tracking import runs, stores
 
-    catalogue.make(settings.algorithm, settings.params, settings.seed, served=False)
+    catalogue.of(settings, served=False)
     ratings = reading.read(settings.data)
     settings = validation.on_scale(settings, ratings)
     if arguments.log:
         uri = stores.connect(arguments.tracking_uri)
         with runs.run(
-            settings, uri, {"dataset_digest": ratings.digest(), "algorithm": settings.algorithm}
+            settings, uri, {"dataset_digest": ratings.digest(), "algorithm": settings.named}
         ) as run:
-            result = validation.cross_validate(ratings, settings, options.say)
-            train.log_evaluation(run.info.run_id, settings, ratings, result)
+            result, lists = _measured(settings, ratings)
+            train.log_evaluation(run.info.run_id, settings, ratings, result, lists)
     else:
-        result = validation.cross_validate(ratings, settings, options.say)
-    print(f"{settings.algorithm} on {ratings.name}: {len(ratings)} ratings")
-    print(result.table(settings.evaluation.k))
+        result, lists = _measured(settings, ratings)
+    print(f"{settings.named} on {ratings.name}: {len(ratings)} ratings")
+    print(result.table())
+    print(f"lists over the whole catalogue: {results.lists_line(lists.metrics, settings.evaluation.k)}")
+
+
+def _measured(settings: "Config", ratings: "Ratings") -> "tuple[Evaluation, Lists]":
+    from recommender.evaluation import validation
+
+    result = validation.cross_validate(ratings, settings, options.say)
+    return result, validation.lists(ratings, settings, settings.seed)
 
 
 def _tune(arguments: argparse.Namespace) -> None:
@@ -162,7 +173,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
         if path.stem in configs:
             raise InputError(f"{arguments.config}: two experiments are called {path.stem}. Rename one file.")
         configs[path.stem] = experiment = config.load(path, shared)
-        catalogue.make(experiment.algorithm, experiment.params, experiment.seed)
+        catalogue.of(experiment)
     ratings = reading.read(board.data)
     board = validation.on_scale(board, ratings)
     configs = {name: validation.on_scale(experiment, ratings) for name, experiment in configs.items()}

@@ -17,6 +17,8 @@ from recommender.tracking import run_log, runs
 
 # Shares of the first fold's training set, one per point of the learning curve.
 SHARES = (0.25, 0.5, 0.75, 1.0)
+# Values of recommendation.spread, one per point of that plot.
+SPREADS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _HEADS = (
     ("rmse", "RMSE", ".4f"),
     ("mae", "MAE", ".4f"),
@@ -24,6 +26,7 @@ _HEADS = (
     ("list_recall", "recall", ".4f"),
     ("list_ndcg", "NDCG", ".4f"),
     ("coverage", "coverage", ".4f"),
+    ("list_ratings", "popularity", ".0f"),
     ("fit_seconds", "fit s", ".2f"),
     ("predict_seconds", "predict s", ".2f"),
     ("memory_mb", "memory MB", ".0f"),
@@ -43,7 +46,7 @@ def run(
     entries = []
     for at, (name, config) in enumerate(configs.items(), start=1):
         began = time.perf_counter()
-        progress(f"{at}/{len(configs)} {name}: {config.algorithm}")
+        progress(f"{at}/{len(configs)} {name}: {config.named}")
         with processes.pool(1) as pool:
             entry = pool.submit(measure, name, config, ratings).result()
         numbers = entry.numbers
@@ -61,10 +64,10 @@ def measure(name: str, config: Config, ratings: Ratings) -> Entry:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = validation.cross_validate(ratings, config)
     began = time.process_time()
-    fitted = catalogue.fit(catalogue.make(config.algorithm, config.params, config.seed, served=False), known)
+    fitted = catalogue.fit(catalogue.of(config, served=False), known)
     fit_seconds = time.process_time() - began
     arrays = convert.recommender(fitted, ratings, convert.settings_of(config)).arrays()
-    lists = validation.lists(ratings, config, config.seed)
+    lists = validation.lists(ratings, config, config.seed, SPREADS)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     curve = [
         validation.measure(ratings, config, _share(ratings, held_out, share, config.seed), held_out, 1)[
@@ -81,8 +84,8 @@ def measure(name: str, config: Config, ratings: Ratings) -> Entry:
         "size_mb": sum(array.nbytes for array in arrays.values()) / 1e6,
     }
     return Entry(
-        name, config.algorithm, numbers, tuple(curve),
-        result.true, result.estimate, result.item_ratings, lists.popularity,
+        name, config.named, numbers, tuple(curve),
+        result.true, result.estimate, result.item_ratings, lists.popularity, lists.curve,
     )  # fmt: skip
 
 
@@ -128,5 +131,8 @@ def table(entries: Sequence[Entry], k: int) -> str:
     for entry in sorted(entries, key=lambda entry: entry.numbers["rmse"]):
         cells = "".join(f"{entry.numbers[key]:>11{form}}" for key, _, form in _HEADS)
         lines.append(f"{entry.name:<{width}}{cells}")
-    lines.append(f"precision, recall, NDCG and coverage are those of lists of {k} over the whole catalogue")
+    lines.append(
+        "precision, recall, NDCG, coverage and popularity (mean ratings of an item) are those of lists of "
+        f"{k} over the whole catalogue"
+    )
     return "\n".join(lines)

@@ -21,11 +21,11 @@ def mae(true: Floats, estimate: Floats) -> float:
 def ranking(
     user: NDArray[Any], true: Floats, estimate: Floats, k: int, threshold: float, lowest: float
 ) -> dict[str, float]:
-    """Return precision, recall and NDCG at k over each user's held-out rated items, averaged over users.
+    """Return precision, recall and NDCG at k of the order of each user's held-out ratings, the mean of users.
 
     `user` holds group codes, shape (n,), n > 0; `lowest` is the bottom of the rating scale. Only rated items
-    can be judged. The metrics thus measure the order of a user's own items, not a list over the whole
-    catalogue.
+    can be judged, and most of them are good: the metrics measure the order of a user's own items, and are
+    high for any model. `lists` measures lists.
     Precision and recall as in Surprise's FAQ ("How to compute precision@k and recall@k"): an item is relevant
     when its rating, and recommended when it is among the k highest estimates and its estimate, is >=
     threshold; a user with an empty denominator counts as 0.
@@ -58,19 +58,22 @@ def ranking(
     ideal = total(np.where(best < k, gain / np.log2(best + 2.0), 0.0))
     judged = ideal > 0
     return {
-        "precision_at_k": _mean_ratio(hits, total(recommended)),
-        "recall_at_k": _mean_ratio(hits, total(relevant)),
-        "ndcg_at_k": float(np.mean(reached[judged] / ideal[judged])) if judged.any() else 0.0,
+        "rated_precision": _mean_ratio(hits, total(recommended)),
+        "rated_recall": _mean_ratio(hits, total(relevant)),
+        "rated_ndcg": float(np.mean(reached[judged] / ideal[judged])) if judged.any() else 0.0,
     }
 
 
-def lists(picks: NDArray[Any], user: NDArray[Any], item: NDArray[Any], n_items: int) -> dict[str, float]:
+def lists(
+    picks: NDArray[Any], user: NDArray[Any], item: NDArray[Any], n_items: int
+) -> tuple[dict[str, float], Floats]:
     """Return precision, recall and NDCG of one list per user over the whole catalogue, and coverage.
 
     `picks` holds items, best first, shape (users, k), -1 where a list is shorter; `user` and `item` are the
     held-out pairs, shapes (n,), each of which is relevant. Averages are over users with such pairs; a hit at
     rank r gains 1 / log2(r + 1) (Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418), precision divides
     by k. Coverage is the share of the `n_items` items that are on any list.
+    Also returns the NDCG of each user with such pairs, in their order.
     """
     k = picks.shape[1]
     wanted = np.bincount(user, minlength=len(picks))
@@ -81,12 +84,13 @@ def lists(picks: NDArray[Any], user: NDArray[Any], item: NDArray[Any], n_items: 
     ideal = np.concatenate(([0.0], np.cumsum(discount)))[np.minimum(wanted, k)]
     judged = wanted > 0
     found = hits.sum(axis=1)[judged]
+    ndcg: Floats = (hits @ discount)[judged] / ideal[judged]
     return {
         "list_precision": float(np.mean(found / k)) if len(found) else 0.0,
         "list_recall": float(np.mean(found / wanted[judged])) if len(found) else 0.0,
-        "list_ndcg": float(np.mean((hits @ discount)[judged] / ideal[judged])) if len(found) else 0.0,
+        "list_ndcg": float(np.mean(ndcg)) if len(found) else 0.0,
         "coverage": len(np.unique(picks[picks >= 0])) / n_items,
-    }
+    }, ndcg
 
 
 def _mean_ratio(part: Floats, whole: Floats) -> float:

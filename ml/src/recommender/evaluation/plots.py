@@ -43,14 +43,15 @@ def evaluation(result: "Evaluation", scale: tuple[float, float]) -> "Figure":
 
 
 def leaderboard(entries: "Sequence[Entry]", shares: Sequence[float]) -> "dict[str, Figure]":
-    """Return figures by name: learning curve, error by number of ratings, accuracy by cost, popularity."""
+    """Return figures by name: learning curve, error by ratings, accuracy by cost, popularity, spread."""
     # The scores of ranking models are not ratings, so their errors are meaningless.
-    rating = [entry for entry in entries if not entry.algorithm.endswith("EASE")]
+    rating = [entry for entry in entries if not entry.algorithm.partition(" + ")[0].endswith("EASE")]
     return {
         "learning_curve": _learning_curve(rating, shares),
         "error_by_ratings": _error_by_ratings(rating),
         "accuracy_against_cost": _accuracy_against_cost(entries, rating),
         "popularity": _popularity(entries),
+        "spread": _spread(entries),
     }
 
 
@@ -119,6 +120,26 @@ def _popularity(entries: "Sequence[Entry]") -> "Figure":
         axes.plot(
             np.maximum(counts, 1), np.arange(1, len(counts) + 1) / max(len(counts), 1), label=entry.name
         )
+    if entries:
+        axes.legend()
+    return figure
+
+
+def _spread(entries: "Sequence[Entry]") -> "Figure":
+    title = "Accuracy and coverage of the lists by recommendation.spread"
+    figure, axes = _axes(7, title=title, xlabel="coverage", ylabel="NDCG of the lists")
+    for entry in entries:
+        points = [(found["coverage"], found["list_ndcg"]) for _, found in entry.spread]
+        [line] = axes.plot(*zip(*points, strict=True), "o-", label=entry.name)
+        for (spread, _), point in zip(entry.spread, points, strict=True):
+            axes.annotate(
+                f"{spread:g}",
+                point,
+                xytext=(3, 3),
+                textcoords="offset points",
+                color=line.get_color(),
+                fontsize=7,
+            )
     if entries:
         axes.legend()
     return figure

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from recommender.algorithms import catalogue, trainset
-from recommender.config import Config, Range, TuningConfig
+from recommender.config import Config, Range, RankingConfig, TuningConfig
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError, RecommenderError
 from recommender.evaluation import processes, validation
@@ -56,6 +56,8 @@ def tune(
     if config.tuning is None:
         raise InputError("tuning: missing. Name what to search for, as conf/tune.yaml does.")
     settings = config.tuning
+    # It searches the parameters of `algorithm`.
+    config = config.model_copy(update={"ranking": RankingConfig()})
     validation.check_folds(ratings, config.evaluation.folds)
     # For its message: refuse unknown keys before the first trial.
     _with(config, dict.fromkeys(settings.space))
@@ -71,7 +73,7 @@ def tune(
 
 def digest(config: Config, ratings: Ratings) -> str:
     """Return a search's key: data, algorithm, folds and space, but not the number of trials."""
-    content = config.model_dump(mode="json", exclude={"data", "tracking", "experiments"})
+    content = config.model_dump(mode="json", exclude={"data", "tracking", "experiments", "ranking"})
     content["tuning"].pop("trials")
     text = json.dumps([ratings.digest(), content], sort_keys=True)
     return f"tuning-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,7 +1,7 @@
 """Cross-validate: train each fold once and compute all metrics in one pass."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from recommender.errors import InputError
 from recommender.evaluation import metrics
 from recommender.evaluation.metrics import Floats
 from recommender.evaluation.results import Evaluation, Fold, Lists
+from recommender.serving.recommender import Recommender
 
 
 def check_folds(ratings: Ratings, folds: int) -> None:
@@ -76,8 +77,8 @@ def cross_validate(
         folds.append(fold)
         parts.append((ratings.rating[held_out], estimate, left[item]))
         progress(
-            f"fold {number}/{settings.folds}: RMSE {fold.rmse:.4f}, MAE {fold.mae:.4f}, "
-            f"NDCG@{settings.k} {fold.ndcg_at_k:.4f} ({fold.fit_seconds + fold.test_seconds:.1f} s)"
+            f"fold {number}/{settings.folds}: RMSE {fold.rmse:.4f}, MAE {fold.mae:.4f} "
+            f"({fold.fit_seconds + fold.test_seconds:.1f} s)"
         )
     true, estimate, seen = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Evaluation(tuple(folds), true, estimate, seen)
@@ -121,23 +122,54 @@ def split(ratings: Ratings, seed: int) -> tuple[Ratings, NDArray[np.bool_]]:
     return rest, out
 
 
-def lists(ratings: Ratings, config: Config, seed: int) -> Lists:
-    """Train on the rest of `split` and list evaluation.k items for all users.
+def lists(ratings: Ratings, config: Config, seed: int, spreads: Sequence[float] = ()) -> Lists:
+    """Train what orders lists on the rest of `split`, and list evaluation.k items for all users.
+
+    `spreads`: further values of recommendation.spread to list with.
 
     The lists follow the rules of serving, without rated items. Every held-out rating, high or low, is
     relevant: the user picked the item.
     """
     rest, out = split(ratings, seed)
     began = time.process_time()
-    algo = catalogue.fit(catalogue.make(config.algorithm, config.params, config.seed), trainset.full(rest))
+    algo = catalogue.fit(catalogue.lister(config), trainset.full(rest))
     fitted = time.process_time()
     recommender = convert.recommender(algo, rest, convert.settings_of(config))
     built = time.process_time()
-    picks = np.full((len(ratings.users), config.evaluation.k), -1)
-    for block in recommender.recommend(k=config.evaluation.k):
-        picks[block.user, block.rank - 1] = block.item
+    picks = _picks(recommender, config.evaluation.k)
     listed = time.process_time()
-    found = metrics.lists(picks, ratings.user[out], ratings.item[out], len(ratings.items))
-    return Lists(
-        found, fitted - began, listed - built, recommender.count[picks[picks >= 0]].astype(np.float64)
-    )
+    held = ratings.user[out], ratings.item[out], len(ratings.items)
+    found, ndcg = metrics.lists(picks, *held)
+    by_count, popular = metrics.lists(_most_rated(rest, config.evaluation.k), *held)
+    ratings_of = recommender.count[picks[picks >= 0]].astype(np.float64)
+    found |= {
+        "list_ratings": float(ratings_of.mean()) if len(ratings_of) else 0.0,
+        "popular_ndcg": by_count["list_ndcg"],
+    }
+    curve = []
+    for spread in spreads:
+        other = replace(recommender, settings={**recommender.settings, "spread": spread})
+        curve.append((spread, metrics.lists(_picks(other, config.evaluation.k), *held)[0]))
+    return Lists(found, ndcg, popular, fitted - began, listed - built, ratings_of, tuple(curve))
+
+
+def _picks(recommender: Recommender, k: int) -> NDArray[np.int64]:
+    """Everybody's list, shape (users, k), -1 where it is shorter."""
+    picks = np.full((len(recommender.users), k), -1)
+    for block in recommender.recommend(k=k):
+        picks[block.user, block.rank - 1] = block.item
+    return picks
+
+
+def _most_rated(ratings: Ratings, k: int) -> NDArray[np.int64]:
+    """For each user the k items with most ratings but those that the user has rated, as `_picks`."""
+    count = np.bincount(ratings.item, minlength=len(ratings.items))
+    order = np.argsort(-count, kind="stable")
+    order = order[count[order] > 0]
+    items = np.split(ratings.item, np.cumsum(np.bincount(ratings.user, minlength=len(ratings.users)))[:-1])
+    picks = np.full((len(ratings.users), k), -1)
+    for row, rated in zip(picks, items, strict=True):
+        first = order[: k + len(rated)]
+        unseen = first[~np.isin(first, rated)][:k]
+        row[: len(unseen)] = unseen
+    return picks

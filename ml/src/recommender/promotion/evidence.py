@@ -1,4 +1,4 @@
-"""Record evidence for the promotion gate: answers, held-out data, latency, size, digests."""
+"""Record evidence for the promotion gate: answers, held-out data, lists' NDCG, latency, size, digests."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recommender.promotion import bundle
 from recommender.serving.answer import answer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from recommender.serving.recommender import Recommender
 
 GOLDEN = "golden.json"
+LISTS = "lists.json"
 _PAIRS, _LISTS = 200, 20
 _STRANGER = "nobody has this id"
 
@@ -47,6 +49,28 @@ def log(
         "artifact_digest": bundle.artifact_digest(files),
         "holdout_digest": holdout(dataset_digest, config),
     }
+
+
+def log_lists(ndcg: NDArray[np.float64], popular: NDArray[np.float64]) -> None:
+    """Log lists.json to the active run: by user, the NDCG of the model's list and of the most rated items.
+
+    Both have shape (u,), for the users with held-out ratings. Two runs with one holdout_digest have the same
+    users.
+    """
+    import mlflow
+
+    content = {"ndcg": ndcg.round(6).tolist(), "popular": popular.round(6).tolist()}
+    mlflow.log_text(json.dumps(content), LISTS)
+
+
+def read_lists(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return what `log_lists` wrote, None if it is missing or has another form."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ndcg, popular = (np.asarray(content[key], dtype=np.float64) for key in ("ndcg", "popular"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (ndcg, popular) if ndcg.ndim == 1 and ndcg.shape == popular.shape and len(ndcg) else None
 
 
 def holdout(dataset_digest: str, config: "Config") -> str:

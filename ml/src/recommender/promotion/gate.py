@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+Floats = NDArray[np.float64]
 
 # The order of promotion; other names are unordered.
 ENVIRONMENTS = ("dev", "staging", "prod")
@@ -12,21 +16,24 @@ ENVIRONMENTS = ("dev", "staging", "prod")
 TOLERANCE = 1e-6
 _LOWER_IS_BETTER = ("rmse", "mae")
 
-Name = Literal["order", "digest", "loads", "golden", "metrics", "latency", "size"]
+Name = Literal["order", "digest", "loads", "golden", "metrics", "lists", "latency", "size"]
 # Changed files or a failed load cannot be overridden: serving is impossible.
-OVERRIDABLE = ("order", "golden", "metrics", "latency", "size")
+OVERRIDABLE = ("order", "golden", "metrics", "lists", "latency", "size")
 
 
 class Settings(BaseModel):
     """The gate's limits.
 
     `margins`: for each metric the least by which a candidate must beat the champion, in the metric's units;
-    0 lets an equal one through, a negative margin a worse one. `latency_ms`: the 95th percentile of a single
-    list, measured where it will be served. `size_mb`: of the model's files, in 10^6 bytes.
+    0 lets an equal one through, a negative margin a worse one. `list_errors`: how many standard errors of the
+    mean count as noise, when users' lists are compared pair by pair; None compares no lists. `latency_ms`:
+    the 95th percentile of a single list, measured where it will be served. `size_mb`: of the model's files,
+    in 10^6 bytes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     margins: dict[str, float] = {"rmse": 0.0}
+    list_errors: float | None = Field(1.645, ge=0)
     latency_ms: float = Field(500.0, ge=0)
     size_mb: float = Field(500.0, ge=0)
 
@@ -43,11 +50,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Measured:
-    """A version's label, its metrics, and the holdout_digest of their data."""
+    """A version's label, its metrics, and the holdout_digest of their data.
+
+    `lists`: by user, the NDCG of its list and of the most rated items, shapes (u,).
+    """
 
     label: str
     metrics: dict[str, float]
     holdout: str | None
+    lists: tuple[Floats, Floats] | None = None
 
 
 def before(target: str) -> str:
@@ -148,6 +159,46 @@ def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, f
         )
     mend = "Promote a better version, or lower the margin in promotion_gate."
     return Check("metrics", passed, "; ".join(texts), mend)
+
+
+def lists(candidate: Measured, champion: Measured | None, errors: float) -> Check:
+    """Check that lists are no worse than the champion's and than the most rated items, beyond noise.
+
+    A first version has to beat the most rated items. By a paired t statistic: the mean over users of the
+    difference in NDCG, in standard errors of that mean; at 1.645 one in twenty equal candidates is refused.
+    Source: M. Smucker, J. Allan, B. Carterette, "A comparison of statistical significance tests for
+    information retrieval evaluation" (CIKM 2007, doi:10.1145/1321440.1321528).
+    """
+    if candidate.lists is None:
+        return Check(
+            "lists", False, f"{candidate.label} has no measured lists", "Train it again: recommender train."
+        )
+    mine, popular = candidate.lists
+    rivals = [("the most rated items", popular, champion is None)]
+    if champion is not None and champion.lists is not None and champion.holdout == candidate.holdout:
+        rivals.insert(0, (champion.label, champion.lists[0], False))
+    passed, texts = True, []
+    for label, theirs, beat in rivals:
+        if len(theirs) != len(mine):
+            return Check("lists", False, f"{label} was measured for other users", "Train both again.")
+        gain, t = _paired(mine - theirs)
+        passed = passed and (t > errors if beat else t >= -errors)
+        asked = f"more than {errors:g}" if beat else f"at least {-errors:g}"
+        texts.append(
+            f"NDCG {mine.mean():.4f}, {theirs.mean():.4f} of {label}: {gain:+.4f}, "
+            f"{t:+.1f} standard errors, asked are {asked}"
+        )
+    mend = "Train a model whose lists are better: ranking.algorithm of conf/default.yaml."
+    return Check("lists", passed, "; ".join(texts), mend)
+
+
+def _paired(difference: Floats) -> tuple[float, float]:
+    """Return the mean of the differences, and it in standard errors; ±inf where all differ by the same."""
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    if error == 0:
+        return mean, math.copysign(math.inf, mean) if mean else 0.0
+    return mean, mean / error
 
 
 def latency(found_ms: float, budget_ms: float) -> Check:

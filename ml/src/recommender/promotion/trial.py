@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recommender.errors import InputError, Refusal
 from recommender.promotion import bundle, evidence, gate, probe
 from recommender.serving import manifest
-from recommender.tracking import registry
+from recommender.tracking import registry, stores
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -54,6 +54,7 @@ def run_checks(
         f"{content['name']} {content['version']}",
         {key: value for key, (_, _, value) in latest.items()},
         content["tags"].get("holdout_digest"),
+        evidence.read_lists(folder / bundle.RUN / evidence.LISTS),
     )
     theirs = None
     if champion is not None:
@@ -62,8 +63,11 @@ def run_checks(
             f"{champion.name} {champion.version}",
             champion_run.data.metrics if champion_run else {},
             registry.tags(champion).get("holdout_digest"),
+            _lists(champion),
         )
     yield gate.metrics(candidate, theirs, settings.margins)
+    if settings.list_errors is not None:
+        yield gate.lists(candidate, theirs, settings.list_errors)
     yield gate.size(bundle.size(folder), settings.size_mb)
     # Changed code is never run.
     if not whole.passed:
@@ -87,6 +91,23 @@ def run_checks(
     yield gate.Check("loads", True, found)
     yield golden
     yield latency
+
+
+def _lists(version: "ModelVersion") -> tuple[gate.Floats, gate.Floats] | None:
+    """Return each user's NDCG as the version's run has it, None if it has not."""
+    import mlflow
+
+    run_id = str(version.run_id)
+    if registry.run_of(version) is None:
+        return None
+    stores.require_server_store(str(mlflow.MlflowClient().get_run(run_id).info.artifact_uri))
+    if evidence.LISTS not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=evidence.LISTS, dst_path=scratch
+        )
+        return evidence.read_lists(Path(path))
 
 
 def check_whole(version: "ModelVersion") -> None:

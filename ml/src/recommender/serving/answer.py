@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAIR_COLUMNS = ["user", "item", "estimate", "known_user"]
-LIST_COLUMNS = ["user", "item", "title", "estimate", "rank", "known_user"]
+LIST_COLUMNS = ["user", "item", "title", "estimate", "score", "rank", "known_user"]
 SIMILAR_COLUMNS = ["similar_to", "item", "title", "similarity", "rank"]
 
 
@@ -22,7 +22,8 @@ def answer(recommender: Recommender, request: "pd.DataFrame") -> "pd.DataFrame":
     """Answer a request frame; ids are text or whole numbers.
 
     Columns user and item: one row for each, with the estimated rating. Column user and optionally k,
-    without item: for each row the k best items (k from the model's settings when missing), rank 1 first.
+    without item: for each row the k best items (k from the model's settings when missing), rank 1 first, each
+    with its estimated rating, and the score that orders the list.
     Column similar_to and optionally k: for each row the k nearest items, rank 1 first.
 
     Optional column history, beside user: a dictionary {item: rating} or None in each row, the ratings since
@@ -104,19 +105,23 @@ def _lists(
         np.array(recommender.items, dtype=object)[item],
         np.array(recommender.titles, dtype=object)[item],
         lists.estimate[kept],
+        lists.score[kept],
         lists.rank[kept],
         lists.known[kept],
     ]
     answered = pd.DataFrame(dict(zip(LIST_COLUMNS, columns, strict=True)))
     if any(n is not None for n in reasons):
         answered["because"] = [
-            _because(recommender, users[row], recommender.items[i], reasons[row], histories[row])
+            because(recommender, users[row], recommender.items[i], reasons[row], histories[row])
             for row, i in zip(user.tolist(), item.tolist(), strict=True)
         ]
     return answered
 
 
-def _because(recommender: Recommender, user: str, item: str, n: int | None, history: History | None) -> str:
+def because(
+    recommender: Recommender, user: str, item: str, n: int | None, history: History | None = None
+) -> str:
+    """Return up to n ratings in favour of an item as text, as "Toy Story (4); Heat (3.5)", or ""."""
     found = recommender.reasons(user, item, n, history) if n is not None else []
     return "; ".join(f"{reason.title or reason.item} ({reason.rating:g})" for reason in found)
 

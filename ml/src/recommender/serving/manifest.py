@@ -11,9 +11,9 @@ from recommender import __version__
 from recommender.errors import InputError
 
 # Increase with each change that older code would misread.
-# 2 added the users' ratings and the inputs of folding in.
-FORMAT = 2
-READS = (1, 2)
+# 2 added the users' ratings and the inputs of folding in, 3 the lister.
+FORMAT = 3
+READS = (1, 2, 3)
 NAME = "manifest.json"
 _PACKAGES = ("mlflow", "numpy", "pandas", "scikit-surprise")
 _MEND = "Copy the whole folder again from where it was logged, or train again: recommender train"
@@ -55,7 +55,7 @@ def check(folder: Path, needed: str) -> dict[str, Any]:
         if content["format"] not in READS:
             raise InputError(
                 f"{path}: format {content['format']}, written by recommender {made_by}; this is recommender "
-                f"{__version__}, which reads format {' and '.join(map(str, READS))}. Load the model with "
+                f"{__version__}, which reads formats {READS[0]} to {READS[-1]}. Load the model with "
                 f"recommender {made_by}, or train it again with this one."
             )
         expected = {name: content["files"][name]["sha256"] for name in {*content["files"], needed}}

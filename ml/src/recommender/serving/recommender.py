@@ -48,11 +48,12 @@ def _cut(parts: list[Rows], k: int) -> Rows:
 
 @dataclass(frozen=True)
 class Pick:
-    """One line of a list: rank counts from 1, estimate is in rating units."""
+    """One line of a list: rank counts from 1, estimate is in rating units; score as in `Lists`."""
 
     item: str
     title: str
     estimate: float
+    score: float
     rank: int
 
 
@@ -61,19 +62,22 @@ class Lists:
     """Lists of several users, one below the other, as arrays of shape (r,).
 
     `user` is the position in the request, `item` indexes Recommender.items, `estimate` is in rating
-    units and on the scale, `rank` counts from 1, `known` says whether the list is personal.
+    units and on the scale, `rank` counts from 1, `known` says whether the list is personal. `score` is what
+    the list is ordered by: 0 at the lowest rating and 1 at the highest, not clipped; with a spread above 0,
+    divided by that power of the item's number of ratings.
     """
 
     user: NDArray[np.int64]
     item: NDArray[np.int64]
     estimate: Floats
+    score: Floats
     rank: NDArray[np.int64]
     known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A rating in favour of a recommendation; `share` is its part of the estimate, in rating units."""
+    """A rating in favour of a recommendation; `share` is its part of what orders the list."""
 
     item: str
     title: str
@@ -81,25 +85,40 @@ class Reason:
     share: float
 
 
+class Head(TypedDict, total=False):
+    """The algorithm that orders the lists; scorer: a key of KINDS."""
+
+    algorithm: str
+    scorer: str
+    fold_in: FoldIn
+
+
 class Settings(TypedDict, total=False):
     """A model's kind and its rules for lists.
 
     k: the length of a list. min_item_ratings: the ratings an item needs to come first. damping: the
-    average ratings that an item starts with. scale: lowest and highest rating. scorer: a key of KINDS.
+    average ratings that an item starts with. spread: the power of an item's number of ratings by which its
+    score is divided, 0 if missing. scale: lowest and highest rating. scorer: a key of KINDS.
+    ranking: where another algorithm than that of the ratings orders the lists.
     """
 
     k: int
     min_item_ratings: int
     damping: float
+    spread: float
     scale: list[float]
     scorer: str
     algorithm: str
     fold_in: FoldIn
+    ranking: Head
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
-    """Scorer, ids, titles, each user's ratings, and each item's popularity.
+    """Scorers, ids, titles, each user's ratings, and each item's popularity.
+
+    `scorer` estimates ratings. `lister` orders lists and answers what is similar and why, None if `scorer`
+    does.
 
     `rated[start[u]:start[u + 1]]` are the items of user u and `rating[…]` (float32) their ratings, None in a
     model of format 1; `count` and `popularity` have shape (m,), popularity is the damped mean rating.
@@ -115,9 +134,12 @@ class Recommender:
     popularity: Floats
     settings: Settings
     rating: NDArray[np.float32] | None = None
+    lister: Scorer | None = None
 
     def __repr__(self) -> str:
         kind = type(self.scorer).__name__
+        if self.lister is not None:
+            kind += f" and {type(self.lister).__name__}"
         return f"<Recommender by {kind}: {len(self.users)} users, {len(self.items)} items>"
 
     def __post_init__(self) -> None:
@@ -140,7 +162,7 @@ class Recommender:
         """
         item = np.array([self._item_at.get(raw, -1) for raw in items], dtype=np.int64)  # type: ignore[attr-defined]
         if history is not None:
-            scorer, at, _ = self._folded(users[0] if len(users) else "", history)
+            scorer, at, _ = self._folded(self.scorer, self._fold_in, users[0] if len(users) else "", history)
             return self._clipped(scorer.pairs(np.full(len(item), at), item))
         user = np.array([self._at(raw) for raw in users], dtype=np.int64)
         return self._clipped(self.scorer.pairs(user, item))
@@ -156,8 +178,10 @@ class Recommender:
         """
         [lists] = [self.list_for(user, k, history)] if history is not None else self.recommend([user], k)
         return [
-            Pick(self.items[item], self.titles[item], float(estimate), int(rank))
-            for item, estimate, rank in zip(lists.item, lists.estimate, lists.rank, strict=True)
+            Pick(self.items[item], self.titles[item], float(estimate), float(score), int(rank))
+            for item, estimate, score, rank in zip(
+                lists.item, lists.estimate, lists.score, lists.rank, strict=True
+            )
         ]
 
     def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
@@ -180,16 +204,19 @@ class Recommender:
     def list_for(self, user: str, k: int | None, history: History) -> Lists:
         """Return the list of one user with ratings since the training, see `top_n`."""
         k = self._length(k)
-        scorer, at, rated = self._folded(user, history)
+        lister, at, rated = self._folded(*self._lister, user, history)
         row = np.zeros(len(rated), dtype=np.int64)
         if at < 0:
             listed = self._popular(row, rated, k)
         else:
-            listed = self._filled(scorer, np.array([at]), row, rated, k)
-        return self._as_lists(*listed, np.array([at]), 0)
+            listed = self._filled(lister, np.array([at]), row, rated, k)
+        rater = lister
+        if self.lister is not None:
+            rater, at, _ = self._folded(self.scorer, self._fold_in, user, history)
+        return self._as_lists(*listed, rater, np.array([at]), 0)
 
     def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
-        """Return the n ratings of the user that add most to an item's estimate, most first.
+        """Return the n ratings of the user that add most to an item's place in the list, most first.
 
         None for models without such reasons (neighbouring users, deviations, biases), an unknown item,
         and a user without ratings. Raises InputError for ratings off the scale.
@@ -198,7 +225,8 @@ class Recommender:
         rated, rating = self._ratings_of(user, history or {})
         if at < 0 or not len(rated):
             return []
-        shares = self.scorer.reasons(at, rated, rating, self.settings.get("fold_in", {}), self._at(user))
+        lister, how = self._lister
+        shares = lister.reasons(at, rated, rating, how or {}, self._at(user))
         if shares is None:
             return []
         return [
@@ -208,7 +236,7 @@ class Recommender:
         ]
 
     def similar(self, item: str, k: int | None = None) -> list[Pick]:
-        """Return the k items nearest to an item; `Pick.estimate` is the similarity, higher is nearer.
+        """Return the k items nearest to an item; a Pick's estimate and score are the similarity.
 
         The similarity is the model's own or that of its factors, otherwise the cosine of the items' sets of
         users. As in `top_n`, items with many ratings come first; the similarity of the others is
@@ -218,7 +246,7 @@ class Recommender:
         at = self._item_at.get(item, -1)  # type: ignore[attr-defined]
         if at < 0:
             raise InputError(f"item {item!r} is unknown. Ask for one that was among the ratings.")
-        nearness = self.scorer.similar(at)
+        nearness = self._lister[0].similar(at)
         if nearness is None:
             raters = np.searchsorted(self.start, np.flatnonzero(self.rated == at), side="right") - 1
             shared = np.zeros(len(self.items))
@@ -233,9 +261,20 @@ class Recommender:
         like = [(of[score > 0], place[score > 0], score[score > 0]) for of, place, score in parts]
         _, near, similarity = _cut(like, k)
         return [
-            Pick(self.items[i], self.titles[i], value, rank)
+            Pick(self.items[i], self.titles[i], value, value, rank)
             for rank, (i, value) in enumerate(zip(near.tolist(), similarity.tolist(), strict=True), start=1)
         ]
+
+    @property
+    def _fold_in(self) -> FoldIn | None:
+        return self.settings.get("fold_in")
+
+    @property
+    def _lister(self) -> tuple[Scorer, FoldIn | None]:
+        """What orders the lists, and its inputs of folding in."""
+        if self.lister is None:
+            return self.scorer, self._fold_in
+        return self.lister, self.settings["ranking"].get("fold_in")
 
     @cached_property
     def _eligible(self) -> NDArray[np.int64]:
@@ -283,7 +322,7 @@ class Recommender:
         row = np.repeat(np.arange(len(asked)), length)
         place = np.arange(len(row)) + np.repeat(self.start[at[asked]] - np.cumsum(length) + length, length)
         seen = self.rated[place]
-        row, item, score = self._filled(self.scorer, at[asked], row, seen, k)
+        row, item, score = self._filled(self._lister[0], at[asked], row, seen, k)
         parts = [(asked[row], item, score)]
         if len(asked) < len(at):
             nothing = np.zeros(0, dtype=np.int64)
@@ -293,7 +332,7 @@ class Recommender:
             parts.append((np.repeat(strangers, len(item)), np.tile(item, again), np.tile(score, again)))
         row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         order = np.argsort(row, kind="stable")
-        return self._as_lists(row[order], item[order], score[order], at, first)
+        return self._as_lists(row[order], item[order], score[order], self.scorer, at, first)
 
     def _filled(
         self, scorer: Scorer, user: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
@@ -303,7 +342,8 @@ class Recommender:
         `seen[i]` is an item that the user of row `row[i]` has rated. Returns rows, ascending, with items and
         scores, best first.
         """
-        parts = [self._best(scorer.of_users(user, self._eligible), self._eligible, row, seen, k)]
+        score = self._spread(scorer.of_users(user, self._eligible), self._eligible)
+        parts = [self._best(score, self._eligible, row, seen, k)]
         if not len(self._rest):
             return parts[0]
         short = np.flatnonzero(np.bincount(parts[0][0], minlength=len(user)) < k)
@@ -311,17 +351,35 @@ class Recommender:
         for first in range(0, len(short), step):
             part = short[first : first + step]
             mine = np.isin(row, part)
-            shrunk = self._shrunk(scorer.of_users(user[part], self._rest))
+            shrunk = self._spread(self._shrunk(scorer.of_users(user[part], self._rest)), self._rest)
             at, item, score = self._best(shrunk, self._rest, np.searchsorted(part, row[mine]), seen[mine], k)
             parts.append((part[at], item, score))
         return _cut(parts, k)
 
     def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
         """Return the k most popular unseen items, in the order of `_filled`, in row 0."""
-        parts = [self._best(self.popularity[self._eligible][None], self._eligible, row, seen, k)]
+        popularity = self.popularity
+        if self.lister is not None:
+            popularity = self.lister.of_user(-1, np.arange(len(self.items)))
+        parts = [self._best(popularity[self._eligible][None], self._eligible, row, seen, k)]
         if len(parts[0][0]) < k and len(self._rest):
-            parts.append(self._best(self.popularity[self._rest][None], self._rest, row, seen, k))
+            parts.append(self._best(popularity[self._rest][None], self._rest, row, seen, k))
         return _cut(parts, k)
+
+    def _spread(self, score: Floats, items: NDArray[np.int64]) -> Floats:
+        """Return the scores, shape (b, p), by which p items are ordered, see `Lists`.
+
+        Source: H. Steck, "Item popularity and recommendation accuracy" (RecSys 2011,
+        doi:10.1145/2043932.2043957), whose measure counts what is found less by a power of its popularity.
+        """
+        power = self.settings.get("spread", 0.0)
+        if not power:
+            return score
+        low, high = self.settings["scale"]
+        score -= low
+        score /= high - low
+        score *= np.maximum(self.count[items], 1) ** -power
+        return score
 
     def _shrunk(self, estimate: Floats) -> Floats:
         """Return estimates for `_rest`, shrunk towards the user's mean; fewer ratings shrink more."""
@@ -354,11 +412,22 @@ class Recommender:
         row: NDArray[np.int64],
         item: NDArray[np.int64],
         score: Floats,
+        rater: Scorer,
         at: NDArray[np.int64],
         first: int,
     ) -> Lists:
         rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
-        return Lists(row + first, item, self._clipped(score), rank, at[row] >= 0)
+        known = at[row] >= 0
+        low, high = self.settings["scale"]
+        spread = known & bool(self.settings.get("spread"))
+        share = np.where(spread, score, (score - low) / (high - low))
+        if self.lister is None:
+            again = np.flatnonzero(spread)
+            estimate = score.copy()
+            estimate[again] = rater.pairs(at[row[again]], item[again])
+        else:
+            estimate = rater.pairs(at[row], item)
+        return Lists(row + first, item, self._clipped(estimate), share, rank, known)
 
     def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
         """Return a user's items and ratings: those of the training, overridden by the history."""
@@ -380,20 +449,22 @@ class Recommender:
                 known[item] = float(rating)
         return np.array([*known], dtype=np.int64), np.array([*known.values()], dtype=np.float64)
 
-    def _folded(self, user: str, history: History) -> tuple[Scorer, int, NDArray[np.int64]]:
-        """Return a scorer with the history, the user's index in it (-1: unknown), and the seen items."""
+    def _folded(
+        self, scorer: Scorer, how: FoldIn | None, user: str, history: History
+    ) -> tuple[Scorer, int, NDArray[np.int64]]:
+        """Return the scorer with the history, the user's index in it (-1: unknown), and the seen items."""
         rated, rating = self._ratings_of(user, history)
-        how, at = self.settings.get("fold_in"), self._at(user)
+        at = self._at(user)
         # Without new ratings the trained user is better than a folded-in one.
         adds = at < 0 or self.knows_any(history)
         folded = None
         if len(rated) and how is not None and adds:
-            folded = self.scorer.fold_in(rated, rating, how, at)
+            folded = scorer.fold_in(rated, rating, how, at)
         if folded is not None:
             return folded, folded.n_users - 1, rated
         if at >= 0:
             rated = np.union1d(rated, self.rated[self.start[at] : self.start[at + 1]])
-        return self.scorer, at, rated
+        return scorer, at, rated
 
     def _clipped(self, estimate: Floats) -> Floats:
         low, high = self.settings["scale"]
@@ -409,8 +480,11 @@ class Recommender:
         arrays |= {key: getattr(self, key) for key in ("start", "rated", "count", "popularity")}
         if self.rating is not None:
             arrays["rating"] = self.rating
-        parts = (part.name for part in fields(self.scorer))  # type: ignore[arg-type]
-        return arrays | {f"scorer_{name}": np.asarray(getattr(self.scorer, name)) for name in parts}
+        for prefix, head in (("scorer_", self.scorer), ("lister_", self.lister)):
+            if head is not None:
+                parts = (part.name for part in fields(head))  # type: ignore[arg-type]
+                arrays |= {prefix + name: np.asarray(getattr(head, name)) for name in parts}
+        return arrays
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of all arrays; it is equal for two runs of one configuration."""
@@ -439,10 +513,16 @@ class Recommender:
         words = {
             key: json.loads(arrays.pop(key).tobytes()) for key in ("users", "items", "titles", "settings")
         }
-        parts: dict[str, Any] = {
-            key.removeprefix("scorer_"): arrays.pop(key) for key in list(arrays) if key.startswith("scorer_")
-        }
-        numbers = {key: value.item() for key, value in parts.items() if value.ndim == 0}
-        scorer = KINDS[words["settings"]["scorer"]](**{**parts, **numbers})
+        settings: Settings = words["settings"]
+        scorer = _head(arrays, "scorer_", settings["scorer"])
+        ranking = settings.get("ranking")
+        lister = _head(arrays, "lister_", ranking["scorer"]) if ranking else None
         named: dict[str, Any] = {key: tuple(words[key]) for key in ("users", "items", "titles")}
-        return cls(scorer=scorer, settings=words["settings"], **named, **arrays)
+        return cls(scorer=scorer, lister=lister, settings=settings, **named, **arrays)
+
+
+def _head(arrays: dict[str, Any], prefix: str, kind: str) -> Scorer:
+    """Take a scorer's fields out of stored arrays."""
+    parts = {key.removeprefix(prefix): arrays.pop(key) for key in list(arrays) if key.startswith(prefix)}
+    numbers = {key: value.item() for key, value in parts.items() if value.ndim == 0}
+    return KINDS[kind](**{**parts, **numbers})

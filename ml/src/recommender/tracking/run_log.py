@@ -46,6 +46,8 @@ def log_setup(run_id: str, config: "Config", ratings: "Ratings") -> None:
         "algorithm": config.algorithm,
         "seed": config.seed,
         **{f"params.{key}": value for key, value in config.params.items()},
+        "ranking.algorithm": config.ranking.algorithm,
+        **{f"ranking.params.{key}": value for key, value in config.ranking.params.items()},
         **{f"evaluation.{key}": value for key, value in config.evaluation},
         **{f"recommendation.{key}": value for key, value in config.recommendation},
     }

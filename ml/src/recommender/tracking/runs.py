@@ -97,7 +97,7 @@ def run(
         with mlflow.start_run(
             run_id=run_id,
             experiment_id=at,
-            run_name=None if run_id else name or config.algorithm,
+            run_name=None if run_id else name or config.named,
             nested=nested,
             tags={**tags, **_process()},
         ) as active:
