@@ -12,7 +12,7 @@ from recommender.cli.main import main
 from recommender.config import DataConfig
 from recommender.data import reading, synthetic
 from recommender.errors import InputError
-from recommender.evaluation import metrics
+from recommender.evaluation import metrics, validation
 
 
 @settings(max_examples=30, deadline=None)
@@ -26,7 +26,7 @@ def test_exactly_what_was_asked_for(n: int, seed: int, users: int, items: int) -
 
 
 def test_long_tails_and_a_structure_to_learn() -> None:
-    ratings = synthetic.generate(40_000, users=400, items=800)
+    ratings = synthetic.generate(60_000, users=600, items=1000)
     for codes in (ratings.user, ratings.item):
         count = np.sort(np.bincount(codes))[::-1]
         assert count[: len(count) // 10].sum() > 0.25 * len(ratings)
@@ -41,6 +41,13 @@ def test_long_tails_and_a_structure_to_learn() -> None:
         errors[name] = metrics.rmse(ratings.rating[held_out], estimate)
     # The noise is what nobody can learn, the factors' 0.6 stars what biases cannot.
     assert 0.75 < errors["SVD"] < errors["BaselineOnly"] - 0.05
+
+
+def test_groups_for_lists_to_learn(make_config) -> None:
+    ratings = synthetic.generate(30_000, users=900, items=1500)
+    rules = {"recommendation": {"min_item_ratings": 0}, "evaluation": {"k": 10}}
+    found = validation.lists(ratings, make_config(algorithm="AutoEASE", params={}, **rules), 0).metrics
+    assert found["list_ndcg"] > 1.2 * found["popular_ndcg"]
 
 
 @pytest.mark.parametrize("name", ["ratings.csv", "votes.parquet"])

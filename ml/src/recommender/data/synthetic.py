@@ -11,6 +11,7 @@ from recommender.errors import InputError
 
 # Ratings per multiplication of factors.
 _BLOCK = 2**20
+_GROUPS = 10
 # Range of written times in seconds since 1970: 1996 to 2024.
 _YEARS = (820_454_400, 1_704_067_200)
 
@@ -27,9 +28,10 @@ def generate(
 
     A rating is 3.5 + bias of user (deviation 0.4) + bias of item (0.5) + product of `factors` normal factors
     (0.6) + normal noise (`noise`, in stars), rounded to half stars and clipped to 0.5 and 5. The activity of
-    users is log-normal, the popularity of items a power law of their rank: both have a long tail. Pairs are
-    independent of ratings. By default there are n / 145 users and 6 sqrt(n) items, as in MovieLens' sets.
-    Ids count from 1; ids without a rating are skipped.
+    users is log-normal, the popularity of items a power law of their rank: both have a long tail. Users and
+    items belong to _GROUPS groups, and half of a user's picks are from the own group: what lists can learn.
+    Pairs are independent of ratings. By default there are n / 145 users and 6 sqrt(n) items, as in MovieLens'
+    sets. Ids count from 1; ids without a rating are skipped.
     Raises InputError if n different pairs cannot be drawn.
     """
     items = max(9, int(6 * max(n, 0) ** 0.5)) if items is None else items
@@ -88,12 +90,15 @@ def _pairs(draw: np.random.Generator, n: int, users: int, items: int) -> NDArray
     """Draw n different pairs user * items + item, ascending."""
     activity = np.cumsum(draw.lognormal(0, 1.0, users))
     appeal = np.cumsum((np.arange(items) + 0.005 * items + 1) ** -1.0)
-    place = draw.permutation(items)
+    place, group = draw.permutation(items), draw.integers(_GROUPS, size=users)
     pair = np.zeros(0, dtype=np.int64)
     while len(pair) < n:
         more = int(1.2 * (n - len(pair))) + 16
         user = np.searchsorted(activity, draw.random(more) * activity[-1])
-        item = place[np.searchsorted(appeal, draw.random(more) * appeal[-1])]
+        rank = np.searchsorted(appeal, draw.random(more) * appeal[-1])
+        # An item of nearly the same popularity, of the user's group.
+        own = rank - rank % _GROUPS + group[user]
+        item = place[np.where((draw.random(more) < 0.5) & (own < items), own, rank)]
         pair = np.union1d(pair, user * items + item)
     if len(pair) > n:
         surplus = draw.choice(len(pair), len(pair) - n, replace=False, shuffle=False)
