@@ -17,11 +17,13 @@ LARGEST = 2**20
 SHOWN = {
     "model": {"name", "version", "alias"},
     "dataset": {"name", "ratings", "users", "items"},
-    "metrics": {"rmse", "mae"},
+    "metrics": {"rmse", "mae", "k", "list_ndcg", "popular_ndcg"},
     "recommendations": {"user"},
 }
-PICK = {"item", "title", "estimate", "rank"}
-NUMBERS = {"rmse", "mae", "estimate", "rank"}
+PICK = {"item", "title", "estimate", "rank", "because"}
+# Titles are not needed, and the others are missing in reports of earlier releases.
+OPTIONAL = {"title", "because", "k", "list_ndcg", "popular_ndcg"}
+NUMBERS = {"rmse", "mae", "k", "list_ndcg", "popular_ndcg", "estimate", "rank"}
 
 
 def stop(path: str, message: str) -> NoReturn:
@@ -40,6 +42,10 @@ def value(of: dict[str, Any], name: str) -> Any:
     raise TypeError(f"{name} is of type {type(found).__name__}")
 
 
+def values(of: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value(of, name) for name in names if name not in OPTIONAL or name in of}
+
+
 def read(path: str) -> Any:
     try:
         # without NONBLOCK, opening a FIFO waits for a writer
@@ -48,13 +54,8 @@ def read(path: str) -> Any:
             stop(path, "not a regular file")
         with open(file, encoding="utf-8") as text:
             report = json.loads(text.read(LARGEST))
-        found = {key: {name: value(report[key], name) for name in names} for key, names in SHOWN.items()}
-        # a title is not needed
-        listed = [
-            {name: value(pick, name) for name in PICK if name != "title" or name in pick}
-            for pick in report["recommendations"]["items"]
-        ]
-        found["recommendations"]["items"] = listed
+        found = {key: values(report[key], names) for key, names in SHOWN.items()}
+        found["recommendations"]["items"] = [values(pick, PICK) for pick in report["recommendations"]["items"]]
         return found | {"algorithm": value(report, "algorithm")}
     except OSError as error:
         stop(path, str(error.strerror))

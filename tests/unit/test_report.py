@@ -15,8 +15,11 @@ REPORT: dict[str, Any] = {
     "model": {"name": "dev.movie-recommender", "version": "1", "alias": "champion"},
     "dataset": {"name": "ml", "ratings": 3, "users": 2, "items": 2},
     "algorithm": "SVD",
-    "metrics": {"rmse": 0.8, "mae": 0.6},
-    "recommendations": {"user": "1", "items": [{"item": "7", "title": "Amélie", "estimate": 4.5, "rank": 1}]},
+    "metrics": {"rmse": 0.8, "mae": 0.6, "k": 10, "list_ndcg": 0.4151, "popular_ndcg": 0.2165},
+    "recommendations": {
+        "user": "1",
+        "items": [{"item": "7", "title": "Amélie", "estimate": 4.5, "rank": 1, "because": "Delicatessen (4)"}],
+    },
 }
 
 
@@ -32,6 +35,10 @@ def test_a_report_is_printed_without_what_a_terminal_obeys(tmp_path: pathlib.Pat
     bad = {**REPORT, "algorithm": "\x1b]0;mine\x07SVD"}
     path.write_text(json.dumps(bad), encoding="utf-8")
     assert json.loads(read(path).stdout)["algorithm"] == "?]0;mine?SVD"
+    # of an earlier release
+    before = {**REPORT, "metrics": {"rmse": 0.8, "mae": 0.6}}
+    path.write_text(json.dumps(before))
+    assert json.loads(read(path).stdout) == before
 
 
 def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None:
@@ -61,6 +68,7 @@ def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None
         ("metrics", "rmse", "0.8"),
         ("metrics", "mae", float("inf")),
         ("metrics", "mae", 10**400),
+        ("metrics", "list_ndcg", "high"),
         ("model", "name", [["x"]]),
         ("recommendations", "items", [{**REPORT["recommendations"]["items"][0], "rank": "1"}]),
     ]:
@@ -108,7 +116,7 @@ def test_no_task_of_the_role_reaches_into_the_groups_folder(path: pathlib.Path) 
 def test_items_without_titles_are_named_by_their_ids(
     tmp_path: pathlib.Path, title: dict[str, Any], data: str, line: str, count: str
 ) -> None:
-    pick = {"item": "7", "estimate": 4.5, "rank": 1} | title
+    pick = {"item": "7", "estimate": 4.5, "rank": 1, "because": "Delicatessen (4)"} | title
     report = REPORT | {
         "dataset": REPORT["dataset"] | {"name": data},
         "recommendations": {"user": "1", "items": [pick]},
@@ -132,4 +140,5 @@ def test_items_without_titles_are_named_by_their_ids(
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = (tmp_path / "out").read_text(encoding="utf-8")
-    assert line in shown and count in shown
+    assert f"{line}, because of Delicatessen (4)\n" in shown and count in shown
+    assert "NDCG@10 of its lists 0.415; the most rated items for everybody: 0.216\n" in shown
