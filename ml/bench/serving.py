@@ -21,6 +21,7 @@ from recommender.config import Config, DataConfig, RecommendationConfig
 from recommender.data import reading, synthetic
 from recommender.data.ratings import Ratings
 from recommender.data.reading import from_frame
+from recommender.evaluation import metrics
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -54,6 +55,38 @@ def new_users(ratings: Ratings) -> str:
                 errors[way] += list(part["rating"] - estimates)
         found = (f"{np.sqrt(np.mean(np.square(each))):.3f}" for each in errors.values())
         lines.append(f"| `conf/{name}` | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def new_users_lists(ratings: Ratings) -> str:
+    """NDCG of lists of ten against half of the ratings of new users, as in `new_users`."""
+    draw = np.random.default_rng(0)
+    stranger = draw.permutation(len(ratings.users)) < len(ratings.users) // 5
+    shown = draw.random(len(ratings)) < 0.5
+    new, frame = stranger[ratings.user], ratings.frame()
+    known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
+    lines = ["| NDCG@10 for new users | as strangers | folded in | trained again |", "|---|---|---|---|"]
+    for name in ("bmf.yaml", "ease.yaml", "default.yaml"):
+        recommender, again = (train.fit(each, config.load(CONF / name))[0] for each in (known, more))
+        picks: dict[str, list[list[int]]] = defaultdict(list)
+        for user in np.flatnonzero(stranger):
+            of, mine = ratings.users[user], ratings.user == user
+            history = dict(zip(*(frame[mine & shown][key] for key in ("item", "rating")), strict=True))
+            ways = {
+                "strangers": [pick for pick in recommender.top_n(of, 500) if pick.item not in history][:K],
+                "folded": recommender.top_n(of, K, history),
+                "again": again.top_n(of, K),
+            }
+            for way, listed in ways.items():
+                row = [ratings.items.index(pick.item) for pick in listed]
+                picks[way].append(row + [-1] * (K - len(row)))
+        asked = new & ~shown
+        at = np.searchsorted(np.flatnonzero(stranger), ratings.user[asked])
+        found = (
+            metrics.lists(np.array(rows), at, ratings.item[asked], len(ratings.items))[0]["list_ndcg"]
+            for rows in picks.values()
+        )
+        lines.append(f"| `conf/{name}` | {' | '.join(f'{each:.3f}' for each in found)} |")
     return "\n".join(lines)
 
 
@@ -102,7 +135,8 @@ def sizes(ratings: Ratings) -> str:
     ]
     by_item = {"sim_options": {"user_based": False}}
     models = {
-        "BMF (`conf/default.yaml`)": config.load(CONF / "default.yaml"),
+        "BMF and AutoEASE (`conf/default.yaml`)": config.load(CONF / "default.yaml"),
+        "BMF (`conf/bmf.yaml`)": config.load(CONF / "bmf.yaml"),
         "SVD (`conf/svd.yaml`)": config.load(CONF / "svd.yaml"),
         "EASE (`conf/ease.yaml`)": config.load(CONF / "ease.yaml"),
         "UserEASE (`conf/user_ease.yaml`)": config.load(CONF / "user_ease.yaml"),
@@ -130,7 +164,12 @@ def sizes(ratings: Ratings) -> str:
 def text(progress: Callable[[str], None] = lambda line: None) -> str:
     """Return all tables as Markdown."""
     ratings = reading.read(DataConfig(source=str(EMBEDDED)))
-    tables = {"new users": lambda: new_users(ratings), "lists": lists_of_all, "sizes": lambda: sizes(ratings)}
+    tables = {
+        "new users": lambda: new_users(ratings),
+        "new users' lists": lambda: new_users_lists(ratings),
+        "lists": lists_of_all,
+        "sizes": lambda: sizes(ratings),
+    }
     parts = []
     for name, table in tables.items():
         progress(f"{name} …")
