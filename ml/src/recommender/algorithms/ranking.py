@@ -199,7 +199,8 @@ def _solution(user: Any, item: Any, value: Floats, n: int, k: int, reg: float) -
         inverse = linalg.inv(system, overwrite_a=True)
     inverse /= -np.diag(inverse).copy()
     inverse[np.diag_indices(k)] = 0
-    weights: NDArray[np.float32] = inverse.astype(np.float32)
+    # LAPACK's order is by column, and serving reads rows.
+    weights: NDArray[np.float32] = inverse.astype(np.float32, order="C")
     return weights
 
 

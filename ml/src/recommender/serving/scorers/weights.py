@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.serving.scorers.base import FEW, Floats, FoldIn, Index, PickScorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, PickScorer
 
 # Rows of the weights at once: their copies stay in the processor's cache.
 _ROWS = 32
@@ -43,8 +43,7 @@ class Weights(PickScorer):
         column = np.flatnonzero(self.position[item] >= 0)
         known = np.flatnonzero(self.length[user] > 0)
         if len(column) and len(known):
-            sums = self._sums(user[known]) if len(known) <= FEW else self._product(user[known])
-            score[np.ix_(known, column)] = sums[:, self.position[item[column]]]
+            score[np.ix_(known, column)] = self._sums(user[known])[:, self.position[item[column]]]
         return self.low + (self.high - self.low) * score
 
     def _sums(self, user: Index) -> Floats:
@@ -56,15 +55,6 @@ class Weights(PickScorer):
                 part = slice(at, min(at + _ROWS, end))
                 row += self.value[part] @ self.weights[self.rated[part]]
         return sums
-
-    def _product(self, user: Index) -> Floats:
-        """The sums of many users: faster than each alone, though most factors are 0."""
-        rows = np.zeros((len(user), len(self.weights)))
-        for row, u in zip(rows, user.tolist(), strict=True):
-            span = slice(self.first[u], self.first[u] + self.length[u])
-            np.add.at(row, self.rated[span], self.value[span])
-        product: Floats = rows @ self.weights
-        return product
 
     def fold_in(self, item: Index, rating: Floats, how: FoldIn, known: int = -1) -> Self:
         """Add a user with these ratings, scored like a known one."""
