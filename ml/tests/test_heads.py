@@ -274,6 +274,18 @@ def test_spread_divides_the_score_by_a_power_of_the_ratings(ratings: Ratings, ma
         assert spread.top_n("stranger") == plain.top_n("stranger")
 
 
+def test_of_many_users_some_are_drawn(ratings: Ratings, make_config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(ranking={"algorithm": "AutoEASE"})
+    every = validation.lists(ratings, config, 3)
+    monkeypatch.setattr(validation, "MOST_LISTED", 12)
+    some, again = (validation.lists(ratings, config, 3) for _ in range(2))
+    assert (len(every.ndcg), len(some.ndcg)) == (30, 12)
+    assert some.metrics == again.metrics
+    drawn = np.sort(np.random.RandomState(3).choice(30, 12, replace=False))
+    np.testing.assert_array_equal(some.ndcg, every.ndcg[drawn])
+    np.testing.assert_array_equal(some.popular, every.popular[drawn])
+
+
 def test_more_spread_covers_more(ratings: Ratings, make_config) -> None:
     config = make_config(ranking={"algorithm": "AutoEASE"}, recommendation={"min_item_ratings": 0})
     found = validation.lists(ratings, config, 0, spreads=(0.0, 1.0))
