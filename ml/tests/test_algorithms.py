@@ -299,7 +299,7 @@ def test_user_ease_gives_strangers_what_is_popular() -> None:
 
 
 def test_user_ease_refuses_more_users_than_its_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "MOST", 2)
+    monkeypatch.setattr(ranking, "MOST_USERS", 2)
     trainset = dataset([(user, "x", 5.0) for user in "abc"]).build_full_trainset()
     with pytest.raises(InputError, match=r"at most 2 \(here 3\): take EASE"):
         catalogue.fit(catalogue.make("UserEASE", {}, 0), trainset)
@@ -341,7 +341,7 @@ def test_ease_learns_no_more_items_than_its_memory_bears() -> None:
 def test_auto_ease_takes_the_smaller(
     users: int, items: int, most: int, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "MOST", most)
+    monkeypatch.setattr(ranking, "MOST_USERS", most)
     rows = [(f"u{u}", f"i{i}", 5.0) for u in range(users) for i in range(items) if (u, i) != (0, 0)]
     trainset = dataset(rows).build_full_trainset()
     algo, alone = ranking.AutoEASE().fit(trainset), kind().fit(trainset)

@@ -108,6 +108,22 @@ def test_evaluate_logs_only_when_asked(conf: Path, store: str, environment: str,
     assert mlflow.search_model_versions(filter_string=f"name='{environment}.movie-recommender'") == []
 
 
+def test_random_answers_have_no_lists(conf: Path, capsys) -> None:
+    line = ["evaluate", "--config", str(conf), "--set", "algorithm=NormalPredictor", "--set", "params={}"]
+    assert main(line) == 0
+    assert "lists" not in capsys.readouterr().out
+    assert main([*line, "--set", "ranking.algorithm=AutoEASE"]) == 0
+    assert "lists over the whole catalogue: NDCG@5 0." in capsys.readouterr().out
+
+
+def test_nobody_with_four_ratings(conf: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "few.csv"
+    lines = [f"u{u},i{(u + step) % 9},{1 + (u + step) % 5}" for u in range(12) for step in range(3)]
+    path.write_text("\n".join(["userId,movieId,rating", *lines]) + "\n")
+    assert main(["evaluate", "--config", str(conf), "--data", str(path)]) == 0
+    assert "lists over the whole catalogue: not measured: nobody has four ratings" in capsys.readouterr().out
+
+
 def test_data_by_flags(conf: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "votes.csv"
     path.write_text(

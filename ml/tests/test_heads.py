@@ -13,11 +13,13 @@ from recommender import train
 from recommender.algorithms import catalogue, dump, heads, trainset
 from recommender.config import Config
 from recommender.data.ratings import Ratings
+from recommender.data.reading import from_frame
 from recommender.errors import InputError, Refusal
 from recommender.evaluation import metrics, validation
 from recommender.promotion import evidence, gate, promote
 from recommender.serving import Recommender
 from recommender.serving.answer import answer
+from recommender.serving.scorers import base
 from tests.test_promotion import trained
 
 PAIRS = [
@@ -57,8 +59,8 @@ HISTORIES = [None, {"7": 5.0, "17": 1.0}, {"27": 4.5}]
 def test_one_head_orders_and_the_other_estimates(three, user: str, history) -> None:
     both, rating, ranking = three
     picks, others = (model.top_n(user, 6, history) for model in (both, ranking))
-    if user == "stranger" and history is None:
-        # alone, a head shows strangers the best rated; here it orders them too
+    if user == "stranger" and history is None and isinstance(ranking.scorer, base.PickScorer):
+        # alone, it shows strangers the best rated; here it orders them too
         score = ranking.scorer.of_user(-1, np.arange(len(ranking.items)))
         shown = [score[both.items.index(pick.item)] for pick in picks]
         assert shown == sorted(score, reverse=True)[:6]
@@ -168,7 +170,9 @@ def test_measured_lists_are_those_of_the_model(ratings: Ratings, make_config) ->
 
     mine = picks([[pick.item for pick in model.top_n(user, 5)] for user in ratings.users])
     expected, ndcg = metrics.lists(mine, *held)
-    assert found.metrics == expected | {key: found.metrics[key] for key in ("list_ratings", "popular_ndcg")}
+    more = ("list_ratings", "popular_ndcg", "list_users")
+    assert found.metrics == expected | {key: found.metrics[key] for key in more}
+    assert found.metrics["list_users"] == len(ndcg)
     np.testing.assert_array_equal(found.ndcg, ndcg)
     count = np.bincount(rest.item, minlength=len(ratings.items))
     assert found.metrics["list_ratings"] == pytest.approx(count[mine].mean())
@@ -202,9 +206,12 @@ NOISE = np.tile([0.1, -0.1], 25)
         (measured(GOOD - 0.001), measured(GOOD), False, "-inf standard errors"),
         # no worse than the champion, which is worse than popularity
         (measured(GOOD, GOOD + 0.1 + NOISE), measured(GOOD), False, "of the most rated items: -0.1000"),
-        # a champion of other data, or of an earlier release, is not compared
-        (measured(GOOD), measured(GOOD + 1, holdout="other"), True, "of the most rated items"),
-        (measured(GOOD), gate.Measured("old", {}, "same"), True, "of the most rated items"),
+        # where a champion of other data, or of an earlier release, cannot be compared, as for a first version
+        (measured(GOOD), measured(GOOD + 1, holdout="other"), True, "not compared with dev.m 2, whose"),
+        (measured(GOOD), gate.Measured("old", {}, "same"), True, "not compared with old, whose lists were"),
+        (measured(GOOD, GOOD), gate.Measured("old", {}, "same"), False, "asked are more than 1.645"),
+        (measured(GOOD, holdout=None), measured(GOOD + 1, holdout=None), True, "not compared with dev.m 2"),
+        (measured([]), measured([]), True, "not measured: nobody has four ratings"),
         (gate.Measured("dev.m 2", {}, "same"), None, False, "dev.m 2 has no measured lists"),
         (measured(GOOD), measured(GOOD[1:]), False, "dev.m 2 was measured for other users"),
     ],
@@ -217,15 +224,19 @@ def test_gate_on_lists(candidate, champion, passed: bool, says: str) -> None:
 
 def test_nothing_that_is_no_number_passes() -> None:
     assert not gate.lists(measured([np.nan, 0.5]), None, 1.645).passed
+    assert not gate.lists(measured([np.nan]), None, 1.645).passed
     assert not gate.lists(measured([0.5, 0.5]), measured([np.nan, 0.5]), 1.645).passed
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "", "[]", "{}", '{"ndcg": [1], "popular": []}', '{"ndcg": 1, "popular": 1}',
-        '{"ndcg": [], "popular": []}', '{"ndcg": ["x"], "popular": [1]}',
+        "", "[]", "{}", '{"ndcg": [1], "popular": []}', '{"ndcg": 1, "popular": 1}', "[" * 300_000,
+        '{"ndcg": ["x"], "popular": [1]}', '{"ndcg": [NaN], "popular": [0]}',
+        '{"ndcg": [1.5], "popular": [0]}',
+        f'{{"ndcg": [1{"0" * 400}], "popular": [0]}}', f'{{"ndcg": [0], "popular": [0]{" " * 2**20}}}',
     ],
+    ids=lambda content: content[:30],
 )  # fmt: skip
 def test_evidence_of_another_form_is_none(content: str, tmp_path: Path) -> None:
     assert evidence.read_lists(tmp_path / "missing") is None
@@ -284,6 +295,71 @@ def test_of_many_users_some_are_drawn(ratings: Ratings, make_config, monkeypatch
     drawn = np.sort(np.random.RandomState(3).choice(30, 12, replace=False))
     np.testing.assert_array_equal(some.ndcg, every.ndcg[drawn])
     np.testing.assert_array_equal(some.popular, every.popular[drawn])
+
+
+def test_spread_leaves_scores_below_0_in_their_order(ratings: Ratings, make_config) -> None:
+    head = {"algorithm": "EASE", "params": {"reg": 1}}
+    plain, spread = (
+        train.fit(
+            ratings,
+            make_config(ranking=head, recommendation={"k": 25, "min_item_ratings": 0, "spread": power}),
+        )[0]
+        for power in (0.0, 1.0)
+    )
+    assert any(pick.score < 0 for user in ratings.users for pick in plain.top_n(user))
+    for user in ratings.users:
+        before, after = (
+            [(pick.item, pick.score) for pick in model.top_n(user) if pick.score < 0]
+            for model in (plain, spread)
+        )
+        assert after == before
+
+
+NO_NEW_USERS = {"sim_options": {"name": "pearson_baseline", "user_based": True}}
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_a_list_is_personal_where_its_own_head_knows_the_user(
+    ratings: Ratings, make_config, power: float
+) -> None:
+    """KNNBasic between users takes no new users by pearson_baseline; EASE does."""
+    knn, ease = {"algorithm": "KNNBasic", "params": NO_NEW_USERS}, {"algorithm": "EASE", "params": {}}
+    rules = {"recommendation": {"min_item_ratings": 0, "spread": power}}
+    alone, by_ease, by_knn = (
+        train.fit(ratings, make_config(**keys, **rules))[0]
+        for keys in (ease, {**knn, "ranking": ease}, {**ease, "ranking": knn})
+    )
+    request = pd.DataFrame({"user": ["new"], "history": [{"7": 5, "17": 2}]})
+    columns = ["item", "score", "known_user"]
+    found = answer(by_ease, request)
+    pd.testing.assert_frame_equal(found[columns], answer(alone, request)[columns])
+    assert found.known_user.all()
+    popular = answer(by_knn, request)
+    assert not popular.known_user.any()
+    assert popular.score.between(0, 1).all()
+
+
+def test_the_measured_algorithm_is_the_served_one(make_config) -> None:
+    """Of the items some are held out entirely, and AutoEASE goes by their number."""
+    rows = [(f"u{u}", f"i{(u + step) % 12}", 4.0) for u in range(12) for step in range(4)]
+    rare = {("u11", "i0"), ("u10", "i0"), ("u9", "i0")}
+    ratings = from_frame(
+        pd.DataFrame([row for row in rows if row[:2] not in rare], columns=["user", "item", "rating"])
+    )
+    model, _ = train.fit(ratings, make_config(ranking={"algorithm": "AutoEASE"}))
+    assert model.settings["ranking"]["algorithm"] == "UserEASE"
+    chosen = []
+    for seed in range(20):
+        rest, _ = validation.split(ratings, seed)
+        chosen.append(
+            type(catalogue.fit(catalogue.make("AutoEASE", {}, 0), trainset.full(rest)).chosen).__name__
+        )
+        auto, user = (
+            validation.lists(ratings, make_config(algorithm=name, params={}), seed).ndcg
+            for name in ("AutoEASE", "UserEASE")
+        )
+        np.testing.assert_array_equal(auto, user)
+    assert "EASE" in chosen
 
 
 def test_more_spread_covers_more(ratings: Ratings, make_config) -> None:

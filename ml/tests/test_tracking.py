@@ -69,7 +69,15 @@ def test_report_keeps_its_contract(report: dict, ratings, store: str) -> None:
     assert list(report) == parts.split()
     assert report["dataset"]["ratings"] == len(ratings)
     assert report["dataset"]["digest"] == ratings.digest()
-    listed = ("list_precision", "list_recall", "list_ndcg", "coverage", "list_ratings", "popular_ndcg")
+    listed = (
+        "list_precision",
+        "list_recall",
+        "list_ndcg",
+        "coverage",
+        "list_ratings",
+        "list_users",
+        "popular_ndcg",
+    )
     assert set(report["metrics"]) == {*results.METRICS, *listed, "k"}
     model = report["model"]
     assert (model["name"], model["version"], model["alias"]) == ("staging.movie-recommender", "1", "champion")

@@ -21,7 +21,7 @@ from recommender.algorithms import catalogue
 from recommender.cli.main import main
 from recommender.config import Config
 from recommender.data.ratings import Ratings
-from recommender.errors import RecommenderError
+from recommender.errors import InputError, RecommenderError
 from recommender.evaluation import leaderboard, plots, processes, tune, validation
 from recommender.tracking import stores
 from tests.conftest import ROOT
@@ -153,6 +153,25 @@ def test_random_search_and_lists(
         tuning={"metric": "list_ndcg", "trials": 2, "space": {"reg": {"low": 1.0, "high": 50.0}}},
     )
     assert 0 < tune.tune(ranking, ratings, uri, tmp_path).value <= 1
+
+
+def test_a_search_beside_another_head_for_lists(
+    threads: None, ratings: Ratings, make_config, store: str, tmp_path: Path
+) -> None:
+    import mlflow
+
+    uri = stores.connect(store)
+    keys = {
+        "ranking": {"algorithm": "EASE", "params": {"min_ratings": 2}},
+        "evaluation": {"folds": 2, "k": 5},
+    }
+    searched = {"trials": 2, "space": {"n_factors": [2, 3]}}
+    of_lists = make_config(**keys, tuning={"metric": "list_ndcg", **searched})
+    with pytest.raises(InputError, match="Give EASE as the algorithm, and leave ranking out"):
+        tune.tune(of_lists, ratings, uri, tmp_path)
+    found = tune.tune(make_config(**keys, tuning=searched), ratings, uri, tmp_path)
+    best = yaml.safe_load(mlflow.artifacts.load_text(f"runs:/{found.run_id}/best.yaml"))
+    assert best["ranking"] == keys["ranking"]
 
 
 def test_two_searches_at_once_are_refused(ratings: Ratings, make_config, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ LARGEST = 2**20
 SHOWN = {
     "model": {"name", "version", "alias"},
     "dataset": {"name", "ratings", "users", "items"},
-    "metrics": {"rmse", "mae", "k", "list_ndcg", "popular_ndcg"},
+    "metrics": {"rmse", "mae"},
     "recommendations": {"user"},
 }
 PICK = {"item", "title", "estimate", "rank", "because"}
-# Titles are not needed, and the others are missing in reports of earlier releases.
-OPTIONAL = {"title", "because", "k", "list_ndcg", "popular_ndcg"}
-NUMBERS = {"rmse", "mae", "k", "list_ndcg", "popular_ndcg", "estimate", "rank"}
+# Titles are not needed, and reasons and LISTS are missing in reports of earlier releases.
+OPTIONAL = {"title", "because"}
+LISTS = {"k", "list_ndcg", "popular_ndcg"}
+NUMBERS = {"rmse", "mae", "estimate", "rank"} | LISTS
 
 
 def stop(path: str, message: str) -> NoReturn:
@@ -55,6 +56,8 @@ def read(path: str) -> Any:
         with open(file, encoding="utf-8") as text:
             report = json.loads(text.read(LARGEST))
         found = {key: values(report[key], names) for key, names in SHOWN.items()}
+        if LISTS & report["metrics"].keys():
+            found["metrics"] |= values(report["metrics"], LISTS)
         found["recommendations"]["items"] = [values(pick, PICK) for pick in report["recommendations"]["items"]]
         return found | {"algorithm": value(report, "algorithm")}
     except OSError as error:

@@ -36,7 +36,11 @@ def test_a_report_is_printed_without_what_a_terminal_obeys(tmp_path: pathlib.Pat
     path.write_text(json.dumps(bad), encoding="utf-8")
     assert json.loads(read(path).stdout)["algorithm"] == "?]0;mine?SVD"
     # of an earlier release
-    before = {**REPORT, "metrics": {"rmse": 0.8, "mae": 0.6}}
+    [item] = REPORT["recommendations"]["items"]
+    listed = [{key: value for key, value in item.items() if key != "because"}]
+    before = {
+        **REPORT, "metrics": {"rmse": 0.8, "mae": 0.6}, "recommendations": {"user": "1", "items": listed},
+    }  # fmt: skip
     path.write_text(json.dumps(before))
     assert json.loads(read(path).stdout) == before
 
@@ -62,6 +66,8 @@ def test_what_is_not_a_report_is_refused_at_once(tmp_path: pathlib.Path) -> None
     path.write_text('"' + "x" * 2**21 + '"')
     refused("not the report of a training")
     path.write_text(json.dumps({**REPORT, "metrics": {"rmse": "low"}}))
+    refused("not the report of a training")
+    path.write_text(json.dumps({**REPORT, "metrics": {"rmse": 0.8, "mae": 0.6, "list_ndcg": 0.4}}))
     refused("not the report of a training")
     # each of these would fail what prints it
     for section, name, value in [

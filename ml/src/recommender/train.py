@@ -178,7 +178,7 @@ def train(
                     {"algorithm": config.named, **digests},
                     {ratings.items[0]: ratings.scale[1]},
                 ).model_uri
-                recorded = evidence.log(native, model_uri, recommender, config, dataset_digest)
+                recorded = evidence.log(native, model_uri, recommender, config, dataset_digest, lists)
             recorded["model_digest"] = model_digest
             runs.tag(run_id, recorded)
             run_log.log_seconds(run_id, clock.seconds)
@@ -230,16 +230,15 @@ def train(
 
 
 def log_evaluation(
-    run_id: str, config: Config, ratings: Ratings, evaluation: Evaluation, lists: Lists
+    run_id: str, config: Config, ratings: Ratings, evaluation: Evaluation, lists: Lists | None
 ) -> None:
-    """Log parameters, data, metrics with their plot, and each user's NDCG to the active run."""
+    """Log parameters, data, and metrics with their plot to the active run."""
     from recommender.evaluation import plots
 
     run_log.log_setup(run_id, config, ratings)
     figure = plots.evaluation(evaluation, ratings.scale)
-    mean = {**evaluation.mean(), **lists.metrics}
+    mean = {**evaluation.mean(), **(lists.metrics if lists else {})}
     run_log.log_folds(run_id, mean, [vars(fold) for fold in evaluation.folds], figure)
-    evidence.log_lists(lists.ndcg, lists.popular)
 
 
 def _register_in(model: Model, name: str, version: str) -> None:

@@ -121,13 +121,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result, lists = _measured(settings, ratings)
     print(f"{settings.named} on {ratings.name}: {len(ratings)} ratings")
     print(result.table())
-    print(f"lists over the whole catalogue: {results.lists_line(lists.metrics, settings.evaluation.k)}")
+    if lists is not None:
+        print(f"lists over the whole catalogue: {results.lists_line(lists.metrics, settings.evaluation.k)}")
 
 
-def _measured(settings: "Config", ratings: "Ratings") -> "tuple[Evaluation, Lists]":
+def _measured(settings: "Config", ratings: "Ratings") -> "tuple[Evaluation, Lists | None]":
+    """Cross-validate, and measure lists unless each answer is drawn at random."""
+    from recommender.algorithms import catalogue
     from recommender.evaluation import validation
 
     result = validation.cross_validate(ratings, settings, options.say)
+    if settings.algorithm == catalogue.UNSERVED and not settings.ranking.algorithm:
+        return result, None
     return result, validation.lists(ratings, settings, settings.seed)
 
 
@@ -138,7 +143,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     from recommender.evaluation import tune, validation
     from recommender.tracking import stores
 
-    catalogue.make(settings.algorithm, settings.params, settings.seed)
+    catalogue.of(settings)
     ratings = reading.read(settings.data)
     settings = validation.on_scale(settings, ratings)
     uri = stores.connect(arguments.tracking_uri)

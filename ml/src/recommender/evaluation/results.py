@@ -63,8 +63,9 @@ class Evaluation:
 class Lists:
     """The result of metrics.lists, CPU seconds, and each listed item's number of ratings, shape (n,).
 
-    `metrics` also has list_ratings, the mean of that number, and popular_ndcg, the NDCG of the most rated
-    items, which are the same for everybody but for what each has rated. `ndcg` and `popular` are the two NDCG
+    `metrics` also has list_users, the number of users with held-out ratings, list_ratings, the mean of the
+    listed items' ratings, and popular_ndcg, the NDCG of the most rated items, which are the same for
+    everybody but for what each has rated. `ndcg` and `popular` are the two NDCG
     by user, shapes (u,), for the users with held-out ratings. `curve` has further values of spread, each with
     its metrics.
     """
@@ -80,6 +81,8 @@ class Lists:
 
 def lists_line(numbers: Mapping[str, float], k: int) -> str:
     """Return the metrics of lists of k items as a line for people."""
+    if not numbers["list_users"]:
+        return "not measured: nobody has four ratings, of which one could be held out"
     return (
         f"NDCG@{k} {numbers['list_ndcg']:.4f} (the most rated items: {numbers['popular_ndcg']:.4f}), "
         f"recall@{k} {numbers['list_recall']:.4f}, coverage {numbers['coverage']:.4f}"

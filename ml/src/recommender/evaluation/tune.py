@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from recommender.algorithms import catalogue, trainset
-from recommender.config import Config, Range, RankingConfig, TuningConfig
+from recommender.config import Config, Range, TuningConfig
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError, RecommenderError
 from recommender.evaluation import processes, validation
@@ -56,8 +56,11 @@ def tune(
     if config.tuning is None:
         raise InputError("tuning: missing. Name what to search for, as conf/tune.yaml does.")
     settings = config.tuning
-    # It searches the parameters of `algorithm`.
-    config = config.model_copy(update={"ranking": RankingConfig()})
+    if settings.metric == "list_ndcg" and config.ranking.algorithm:
+        raise InputError(
+            "tuning.metric: list_ndcg is that of ranking.algorithm, and what is searched are params. Give "
+            f"{config.ranking.algorithm} as the algorithm, and leave ranking out."
+        )
     validation.check_folds(ratings, config.evaluation.folds)
     # For its message: refuse unknown keys before the first trial.
     _with(config, dict.fromkeys(settings.space))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.algorithms import catalogue, convert, trainset
+from recommender.algorithms import catalogue, convert, ranking, trainset
 from recommender.config import Config
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
@@ -137,7 +137,11 @@ def lists(ratings: Ratings, config: Config, seed: int, spreads: Sequence[float] 
     """
     rest, out = split(ratings, seed)
     began = time.process_time()
-    algo = catalogue.fit(catalogue.lister(config), trainset.full(rest))
+    algo = catalogue.lister(config)
+    if isinstance(algo, ranking.AutoEASE):
+        # The one that is served: of the items some are held out entirely.
+        algo = algo.choice(len(ratings.users), len(ratings.items))
+    catalogue.fit(algo, trainset.full(rest))
     fitted = time.process_time()
     recommender = convert.recommender(algo, rest, convert.settings_of(config))
     built = time.process_time()
@@ -154,6 +158,7 @@ def lists(ratings: Ratings, config: Config, seed: int, spreads: Sequence[float] 
     found |= {
         "list_ratings": float(ratings_of.mean()) if len(ratings_of) else 0.0,
         "popular_ndcg": by_count["list_ndcg"],
+        "list_users": float(len(ndcg)),
     }
     curve = []
     for spread in spreads:

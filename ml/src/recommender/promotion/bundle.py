@@ -59,7 +59,7 @@ class Content(TypedDict):
 CONTENT = "version.json"
 MODEL, RUN = "model", "run"
 # Files that determine or verify the answers; the rest are plots and notes.
-_SEALED = (f"{MODEL}/", f"{RUN}/native/", f"{RUN}/golden.json")
+_SEALED = (f"{MODEL}/", f"{RUN}/native/", f"{RUN}/golden.json", f"{RUN}/lists.json")
 
 
 def download(run_id: str, source: str, folder: Path) -> None:

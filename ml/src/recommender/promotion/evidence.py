@@ -16,32 +16,46 @@ from recommender.serving.answer import answer
 
 if TYPE_CHECKING:
     from recommender.config import Config
+    from recommender.evaluation.results import Lists
     from recommender.serving.recommender import Recommender
 
 GOLDEN = "golden.json"
 LISTS = "lists.json"
+# Characters of lists.json: twice what the most users that are measured take.
+_LARGEST = 2**19
 _PAIRS, _LISTS = 200, 20
 _STRANGER = "nobody has this id"
 
 
 def log(
-    native: Path, model_uri: str, recommender: "Recommender", config: "Config", dataset_digest: str
+    native: Path,
+    model_uri: str,
+    recommender: "Recommender",
+    config: "Config",
+    dataset_digest: str,
+    lists: "Lists",
 ) -> dict[str, str]:
-    """Log golden.json and the metrics latency_ms and model_bytes to the active run; returns tags to set.
+    """Log golden.json, lists.json and the metrics latency_ms and model_bytes; returns tags to set.
 
-    `native` is the folder logged as native/. The tags are holdout_digest and artifact_digest. The latter
-    covers `native`, the golden sample and the model downloaded from the store, as MLflow adds files to it.
+    All go to the active run. `native` is the folder logged as native/. lists.json has two numbers a user with
+    held-out ratings: the NDCG of the model's list and of the most rated items. Two runs with one
+    holdout_digest have the same users.
+    The tags are holdout_digest and artifact_digest. The latter covers `native`, both files and the model
+    downloaded from the store, as MLflow adds files to it.
     """
     import mlflow
 
     golden, latency = sample(recommender, config.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        path = folder / GOLDEN
-        path.write_text(json.dumps(golden), encoding="utf-8")
-        mlflow.log_artifact(str(path))
+        by_user = {"ndcg": lists.ndcg.round(6).tolist(), "popular": lists.popular.round(6).tolist()}
+        written = {GOLDEN: golden, LISTS: by_user}
+        for name, content in written.items():
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            mlflow.log_artifact(str(folder / name))
         bundle.download_model(model_uri, folder)
-        files = bundle.digests(folder) | {f"{bundle.RUN}/{GOLDEN}": bundle.digest(path)}
+        files = bundle.digests(folder)
+        files |= {f"{bundle.RUN}/{name}": bundle.digest(folder / name) for name in written}
         files |= {f"{bundle.RUN}/native/{each.name}": bundle.digest(each) for each in native.iterdir()}
         model_bytes = bundle.size(folder)
     mlflow.log_metrics({"latency_ms": latency, "model_bytes": model_bytes})
@@ -51,26 +65,19 @@ def log(
     }
 
 
-def log_lists(ndcg: NDArray[np.float64], popular: NDArray[np.float64]) -> None:
-    """Log lists.json to the active run: by user, the NDCG of the model's list and of the most rated items.
-
-    Both have shape (u,), for the users with held-out ratings. Two runs with one holdout_digest have the same
-    users.
-    """
-    import mlflow
-
-    content = {"ndcg": ndcg.round(6).tolist(), "popular": popular.round(6).tolist()}
-    mlflow.log_text(json.dumps(content), LISTS)
-
-
 def read_lists(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return what `log_lists` wrote, None if it is missing or has another form."""
+    """Return a run's lists.json as arrays (u,), None if it is missing or has another form.
+
+    Whoever trains may have written it.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = json.loads(file.read(_LARGEST))
         ndcg, popular = (np.asarray(content[key], dtype=np.float64) for key in ("ndcg", "popular"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return (ndcg, popular) if ndcg.ndim == 1 and ndcg.shape == popular.shape and len(ndcg) else None
+    sound = all(((each >= 0) & (each <= 1)).all() for each in (ndcg, popular))
+    return (ndcg, popular) if sound and ndcg.ndim == 1 and ndcg.shape == popular.shape else None
 
 
 def holdout(dataset_digest: str, config: "Config") -> str:

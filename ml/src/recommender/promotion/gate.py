@@ -149,7 +149,10 @@ def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, f
     passed, texts = True, []
     for key, margin in margins.items():
         if key not in champion.metrics:
-            return Check("metrics", False, f"{champion.label} has no metric {key}", "Choose another metric.")
+            mend = (
+                f"Train the parameters of {champion.label} again and promote that, or choose another metric."
+            )
+            return Check("metrics", False, f"{champion.label} has no metric {key}", mend)
         mine, theirs = candidate.metrics[key], champion.metrics[key]
         gain = theirs - mine if key in _LOWER_IS_BETTER else mine - theirs
         # not <: a NaN passes nothing
@@ -164,8 +167,9 @@ def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, f
 def lists(candidate: Measured, champion: Measured | None, errors: float) -> Check:
     """Check that lists are no worse than the champion's and than the most rated items, beyond noise.
 
-    A first version has to beat the most rated items. By a paired t statistic: the mean over users of the
-    difference in NDCG, in standard errors of that mean; at 1.645 one in twenty equal candidates is refused.
+    Where no champion can be compared, they have to be better than the most rated items. By a paired t
+    statistic: the mean over users of the difference in NDCG, in standard errors of that mean. At 1.645 one in
+    twenty equal candidates is refused.
     Source: M. Smucker, J. Allan, B. Carterette, "A comparison of statistical significance tests for
     information retrieval evaluation" (CIKM 2007, doi:10.1145/1321440.1321528).
     """
@@ -174,13 +178,21 @@ def lists(candidate: Measured, champion: Measured | None, errors: float) -> Chec
             "lists", False, f"{candidate.label} has no measured lists", "Train it again: recommender train."
         )
     mine, popular = candidate.lists
-    rivals = [("the most rated items", popular, champion is None)]
-    if champion is not None and champion.lists is not None and champion.holdout == candidate.holdout:
-        rivals.insert(0, (champion.label, champion.lists[0], False))
-    passed, texts = True, []
+    if not len(mine):
+        return Check("lists", True, "not measured: nobody has four ratings, of which one could be held out")
+    rivals, passed, texts = [], True, []
+    if champion is not None:
+        if champion.lists is None or candidate.holdout is None or champion.holdout != candidate.holdout:
+            texts.append(
+                f"not compared with {champion.label}, whose lists were measured on other data or never"
+            )
+        elif len(champion.lists[0]) != len(mine):
+            found = f"{champion.label} was measured for other users"
+            return Check("lists", False, found, "Train both again: recommender train.")
+        else:
+            rivals.append((champion.label, champion.lists[0], False))
+    rivals.append(("the most rated items", popular, not rivals))
     for label, theirs, beat in rivals:
-        if len(theirs) != len(mine):
-            return Check("lists", False, f"{label} was measured for other users", "Train both again.")
         gain, t = _paired(mine - theirs)
         passed = passed and (t > errors if beat else t >= -errors)
         asked = f"more than {errors:g}" if beat else f"at least {-errors:g}"
@@ -197,7 +209,7 @@ def _paired(difference: Floats) -> tuple[float, float]:
     mean = float(difference.mean())
     error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     if error == 0:
-        return mean, math.copysign(math.inf, mean) if mean else 0.0
+        return mean, mean * math.inf if mean else 0.0
     return mean, mean / error
 
 

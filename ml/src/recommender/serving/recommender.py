@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recommender.errors import InputError
 from recommender.serving import manifest
-from recommender.serving.scorers.base import Floats, FoldIn, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, PickScorer, Scorer
 from recommender.serving.scorers.kinds import KINDS
 
 # The one file beside the manifest of a saved recommender.
@@ -64,7 +64,7 @@ class Lists:
     `user` is the position in the request, `item` indexes Recommender.items, `estimate` is in rating
     units and on the scale, `rank` counts from 1, `known` says whether the list is personal. `score` is what
     the list is ordered by: 0 at the lowest rating and 1 at the highest, not clipped; with a spread above 0,
-    divided by that power of the item's number of ratings.
+    divided by that power of the item's number of ratings, if the list is personal and the score above 0.
     """
 
     user: NDArray[np.int64]
@@ -171,8 +171,9 @@ class Recommender:
         """Return the k best items that the user has not rated, best first; fewer if fewer exist.
 
         Items with `min_item_ratings` ratings come first (if no item has so many, those with the most). The
-        others fill up a short list, see `_shrunk`. An unknown user gets the items of highest
-        popularity. Equal estimates: the item with more ratings first.
+        others fill up a short list, see `_shrunk`. An unknown user gets the items of highest popularity: the
+        number of ratings where EASE or its like is a lister, else the damped mean. Equal estimates: the item
+        with more ratings first.
         `history` (item: rating) are ratings since the training. They complement the user's known ratings; the
         user may be unknown. Raises InputError for ratings off the scale.
         """
@@ -205,7 +206,7 @@ class Recommender:
         """Return the list of one user with ratings since the training, see `top_n`."""
         k = self._length(k)
         lister, at, rated = self._folded(*self._lister, user, history)
-        row = np.zeros(len(rated), dtype=np.int64)
+        row, known = np.zeros(len(rated), dtype=np.int64), np.array([at >= 0])
         if at < 0:
             listed = self._popular(row, rated, k)
         else:
@@ -213,7 +214,7 @@ class Recommender:
         rater = lister
         if self.lister is not None:
             rater, at, _ = self._folded(self.scorer, self._fold_in, user, history)
-        return self._as_lists(*listed, rater, np.array([at]), 0)
+        return self._as_lists(*listed, rater, np.array([at]), known, 0)
 
     def reasons(self, user: str, item: str, n: int = 3, history: History | None = None) -> list[Reason]:
         """Return the n ratings of the user that add most to an item's place in the list, most first.
@@ -279,7 +280,7 @@ class Recommender:
     @cached_property
     def _eligible(self) -> NDArray[np.int64]:
         """Return the items that come first in lists, by descending number of ratings."""
-        return self._by_count(supported(self.count, self.settings["min_item_ratings"]))
+        return self._by_count(supported(self.count, self.settings["min_item_ratings"]) & (self.count > 0))
 
     @cached_property
     def _rest(self) -> NDArray[np.int64]:
@@ -332,7 +333,7 @@ class Recommender:
             parts.append((np.repeat(strangers, len(item)), np.tile(item, again), np.tile(score, again)))
         row, item, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         order = np.argsort(row, kind="stable")
-        return self._as_lists(row[order], item[order], score[order], self.scorer, at, first)
+        return self._as_lists(row[order], item[order], score[order], self.scorer, at, at >= 0, first)
 
     def _filled(
         self, scorer: Scorer, user: NDArray[np.int64], row: NDArray[np.int64], seen: NDArray[Any], k: int
@@ -359,7 +360,7 @@ class Recommender:
     def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
         """Return the k most popular unseen items, in the order of `_filled`, in row 0."""
         popularity = self.popularity
-        if self.lister is not None:
+        if isinstance(self.lister, PickScorer):
             popularity = self.lister.of_user(-1, np.arange(len(self.items)))
         parts = [self._best(popularity[self._eligible][None], self._eligible, row, seen, k)]
         if len(parts[0][0]) < k and len(self._rest):
@@ -378,7 +379,8 @@ class Recommender:
         low, high = self.settings["scale"]
         score -= low
         score /= high - low
-        score *= np.maximum(self.count[items], 1) ** -power
+        # A score below 0 would come the nearer to 0, the more ratings the item has.
+        np.multiply(score, self.count[items] ** -power, out=score, where=score > 0)
         return score
 
     def _shrunk(self, estimate: Floats) -> Floats:
@@ -414,10 +416,12 @@ class Recommender:
         score: Floats,
         rater: Scorer,
         at: NDArray[np.int64],
+        known: NDArray[np.bool_],
         first: int,
     ) -> Lists:
+        """Return lists, whose users are `at` for `rater`; `known` says which lists are personal."""
         rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
-        known = at[row] >= 0
+        known = known[row]
         low, high = self.settings["scale"]
         spread = known & bool(self.settings.get("spread"))
         share = np.where(spread, score, (score - low) / (high - low))
