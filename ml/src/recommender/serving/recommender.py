@@ -172,7 +172,7 @@ class Recommender:
 
         Items with `min_item_ratings` ratings come first (if no item has so many, those with the most). The
         others fill up a short list, see `_shrunk`. An unknown user gets the items of highest popularity: the
-        number of ratings where EASE or its like is a lister, else the damped mean. Equal estimates: the item
+        number of ratings where EASE or its like orders lists, else the damped mean. Equal estimates: the item
         with more ratings first.
         `history` (item: rating) are ratings since the training. They complement the user's known ratings; the
         user may be unknown. Raises InputError for ratings off the scale.
@@ -359,9 +359,9 @@ class Recommender:
 
     def _popular(self, row: NDArray[np.int64], seen: NDArray[Any], k: int) -> Rows:
         """Return the k most popular unseen items, in the order of `_filled`, in row 0."""
-        popularity = self.popularity
-        if isinstance(self.lister, PickScorer):
-            popularity = self.lister.of_user(-1, np.arange(len(self.items)))
+        popularity, (lister, _) = self.popularity, self._lister
+        if isinstance(lister, PickScorer):
+            popularity = lister.of_user(-1, np.arange(len(self.items)))
         parts = [self._best(popularity[self._eligible][None], self._eligible, row, seen, k)]
         if len(parts[0][0]) < k and len(self._rest):
             parts.append(self._best(popularity[self._rest][None], self._rest, row, seen, k))
