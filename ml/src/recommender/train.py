@@ -78,7 +78,8 @@ class Listed(TypedDict):
 class Report(TypedDict):
     """The content of report.json: metrics in rating units or 0 to 1, wall seconds by part.
 
-    ranking: algorithm and params of what orders lists, the algorithm None if there is one for both.
+    ranking: algorithm and params of what orders lists, and chosen, the algorithm that AutoEASE took; None if
+    there is one head for both.
     """
 
     dataset: Dataset
@@ -161,7 +162,11 @@ def train(
         with clock.part("fit"):
             recommender, algo = fit(ratings, config)
             model_digest = recommender.digest()
-        progress(f"trained {config.named} on all ratings ({clock.seconds['fit']:.1f} s); logging to MLflow")
+        chosen = recommender.settings.get("ranking", {}).get("algorithm")
+        progress(
+            f"trained {config.algorithm}{f' + {chosen}' if chosen else ''} on all ratings "
+            f"({clock.seconds['fit']:.1f} s); logging to MLflow"
+        )
         with clock.part("log"):
             log_evaluation(run_id, config, ratings, evaluation, lists)
             for remark in data_reports.log(run_id, ratings, name):
@@ -196,7 +201,7 @@ def train(
                 },
                 "algorithm": config.algorithm,
                 "params": config.params,
-                "ranking": config.ranking.model_dump(),
+                "ranking": {**config.ranking.model_dump(), "chosen": chosen},
                 "metrics": {
                     **{key: round(value, 6) for key, value in {**evaluation.mean(), **lists.metrics}.items()},
                     "k": config.evaluation.k,

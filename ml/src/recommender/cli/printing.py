@@ -55,7 +55,7 @@ def summary(report: "Report") -> str:
     named = (model["name"] or "").partition(".")[2]
     other = named not in ("", names.MODEL)
     ask = f"recommender recommend --model {typed.quoted(named)} --user={typed.quoted(listed['user'])}"
-    ranking = report.get("ranking", {}).get("algorithm")
+    ranking = report["ranking"]["chosen"]
     lister = f", lists by {ranking}" if ranking else ""
     asked = [f"ask it    {ask}"] if other else []
     lines = [
