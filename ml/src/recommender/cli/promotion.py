@@ -18,7 +18,9 @@ def add(commands: options.Commands) -> None:
     verb = commands.add_parser("promote", help="check an exported version and make it champion")
     verb.add_argument("--archive", type=Path, required=True, metavar="PATH", help="archive written by export")
     verb.add_argument("--to", required=True, metavar="ENVIRONMENT", help="as in staging, prod")
-    verb.add_argument("--gate", default="{}", metavar="JSON", help="limits: margins, latency_ms, size_mb")
+    verb.add_argument(
+        "--gate", default="{}", metavar="JSON", help="limits: margins, list_errors, latency_ms, size_mb"
+    )
     verb.add_argument(
         "--override", default="", metavar="CHECK,…", help="checks whose failure is accepted, and recorded"
     )

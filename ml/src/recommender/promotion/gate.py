@@ -143,7 +143,7 @@ def metrics(candidate: Measured, champion: Measured | None, margins: dict[str, f
         )
         mend = (
             f"Train the parameters of {champion.label} (config.yaml of its run) on the new data, with the "
-            "same seed and evaluation, and promote that first."
+            "same seed and evaluation, and promote that first, with OVERRIDE=metrics."
         )
         return Check("metrics", False, found, mend)
     passed, texts = True, []
@@ -200,7 +200,7 @@ def lists(candidate: Measured, champion: Measured | None, errors: float) -> Chec
             f"NDCG {mine.mean():.4f}, {theirs.mean():.4f} of {label}: {gain:+.4f}, "
             f"{t:+.1f} standard errors, asked are {asked}"
         )
-    mend = "Train a model whose lists are better: ranking.algorithm of conf/default.yaml."
+    mend = "Train a model with better lists: ranking.algorithm of conf/default.yaml, or a lower spread."
     return Check("lists", passed, "; ".join(texts), mend)
 
 
