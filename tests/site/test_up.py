@@ -46,7 +46,8 @@ def test_make_up(checkout: Checkout) -> None:
     rmse = float(re.search(r"RMSE ([\d.]+)", output)[1])  # type: ignore[index]
     # 0.81 to 0.82 on this set, whatever the folds; Surprise's own SVD has 0.87
     assert 0.80 < rmse < 0.83
-    assert len(re.findall(r"^ +\d+ +\d\.\d\d +\S.*\(\d{4}\)$", output, re.M)) == 10
+    assert len(re.findall(r"^ +\d+ +\d\.\d\d +\S.*\(\d{4}\), because of \S.* \([\d.]+\)$", output, re.M)) == 10
+    assert re.search(r"NDCG@10 of its lists 0\.4\d\d; the most rated items for everybody: 0\.2\d\d", output)
 
 
 def test_again_changes_nothing_and_says_so(checkout: Checkout) -> None:
