@@ -18,7 +18,7 @@ Index = NDArray[np.integer[Any]]
 
 # Ratings per block: limits memory to some 100 MB.
 PART = 2**20
-# From this many users SlopeOne by item, and compiled code are faster.
+# From this many users SlopeOne by item, and compiled code, are faster.
 FEW = 8
 
 
