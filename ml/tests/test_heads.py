@@ -11,17 +11,15 @@ from pydantic import ValidationError
 
 from recommender import train
 from recommender.algorithms import catalogue, dump, heads, trainset
-from recommender.cli import printing
 from recommender.config import Config
 from recommender.data.ratings import Ratings
 from recommender.data.reading import from_frame
-from recommender.errors import InputError, Refusal
+from recommender.errors import InputError
 from recommender.evaluation import metrics, validation
-from recommender.promotion import evidence, gate, promote
+from recommender.promotion import evidence, gate
 from recommender.serving import Recommender
 from recommender.serving.answer import answer
 from recommender.serving.scorers import base
-from tests.test_promotion import trained
 
 PAIRS = [
     (("SVD", {"n_factors": 4, "n_epochs": 3}), ("AutoEASE", {})),
@@ -144,19 +142,6 @@ def test_params_of_no_algorithm(make_config) -> None:
 # Lists, measured and compared
 
 
-def cliques(folder: Path) -> Path:
-    """Ratings of 60 people in two groups, each of which picks from its own 14 items and a little else."""
-    draw = np.random.default_rng(1)
-    lines = []
-    for user in range(60):
-        own, other = (range(14), range(14, 28)) if user % 2 else (range(14, 28), range(14))
-        items = [*draw.choice(own, 9, replace=False), *draw.choice(other, 2, replace=False)]
-        lines += [f"{user},{item},{draw.integers(3, 6)}" for item in items]
-    folder.mkdir()
-    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating", *lines]) + "\n")
-    return folder / "ratings.csv"
-
-
 def test_measured_lists_are_those_of_the_model(ratings: Ratings, make_config) -> None:
     config = make_config(ranking={"algorithm": "AutoEASE"}, recommendation={"min_item_ratings": 0})
     found = validation.lists(ratings, config, 0)
@@ -243,30 +228,6 @@ def test_evidence_of_another_form_is_none(content: str, tmp_path: Path) -> None:
     assert evidence.read_lists(tmp_path / "missing") is None
     (tmp_path / "lists.json").write_text(content)
     assert evidence.read_lists(tmp_path / "lists.json") is None
-
-
-def test_a_worse_list_is_not_promoted(store: str, environment: str, tmp_path: Path) -> None:
-    """The candidate rates as well; it shows everybody about the same."""
-    folder, target = cliques(tmp_path / "data"), f"{environment}-target"
-    settings = gate.Settings(size_mb=50)
-    for number, ranking in enumerate(({"algorithm": "AutoEASE"}, {"algorithm": "BaselineOnly"}), start=1):
-        report = trained(folder, store, environment, ranking=ranking)
-        # more users than items
-        chosen = {"AutoEASE": "EASE"}.get(ranking["algorithm"], ranking["algorithm"])
-        assert report["ranking"] == {**ranking, "params": {}, "chosen": chosen}
-        assert f"lists by {chosen}, digest" in printing.summary(report)
-        promote.export(environment, "promoted", None, tmp_path / f"{number}.zip")
-    said: list[str] = []
-    promote.promote(tmp_path / "1.zip", target, settings, say=said.append)
-    assert any(line.startswith("  lists    passed") for line in said)
-    with pytest.raises(Refusal) as caught:
-        promote.promote(tmp_path / "2.zip", target, settings)
-    message = str(caught.value)
-    assert f"of {target}.promoted 1: -" in message
-    assert message.count("\n") == 2 and "  lists: NDCG " in message
-    assert message.endswith("If you know better: OVERRIDE=lists")
-    done = promote.promote(tmp_path / "2.zip", target, settings, frozenset({"lists"}))
-    assert f"{target}.promoted 2 is champion" in done
 
 
 def test_spread_divides_the_score_by_a_power_of_the_ratings(ratings: Ratings, make_config) -> None:

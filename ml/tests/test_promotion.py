@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from recommender import train
 from recommender.algorithms import dump
-from recommender.cli import main
+from recommender.cli import main, printing
 from recommender.config import Config
 from recommender.errors import InputError, RecommenderError, Refusal
 from recommender.promotion import bundle, evidence, gate, promote, trial, unfinished, versions
@@ -259,6 +259,43 @@ def test_worse_than_the_champion(world: dict[str, Any], target: str, tried: None
     )
     margins = {"rmse": 0.0, "mae": 0.0, "list_ndcg": -1.0}
     promote.promote(better, target, gate.Settings(margins=margins, list_errors=None))
+
+
+def cliques(folder: Path) -> Path:
+    """Ratings of 60 people in two groups, each of which picks from its own 14 items and a little else."""
+    draw = np.random.default_rng(1)
+    lines = []
+    for user in range(60):
+        own, other = (range(14), range(14, 28)) if user % 2 else (range(14, 28), range(14))
+        items = [*draw.choice(own, 9, replace=False), *draw.choice(other, 2, replace=False)]
+        lines += [f"{user},{item},{draw.integers(3, 6)}" for item in items]
+    folder.mkdir()
+    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating", *lines]) + "\n")
+    return folder / "ratings.csv"
+
+
+def test_a_worse_list_is_not_promoted(store: str, environment: str, tried: None, tmp_path: Path) -> None:
+    """The candidate rates as well; it shows everybody about the same."""
+    folder, target = cliques(tmp_path / "data"), f"{environment}-target"
+    settings = gate.Settings(size_mb=50)
+    for number, ranking in enumerate(({"algorithm": "AutoEASE"}, {"algorithm": "BaselineOnly"}), start=1):
+        report = trained(folder, store, environment, ranking=ranking)
+        # more users than items
+        chosen = {"AutoEASE": "EASE"}.get(ranking["algorithm"], ranking["algorithm"])
+        assert report["ranking"] == {**ranking, "params": {}, "chosen": chosen}
+        assert f"lists by {chosen}, digest" in printing.summary(report)
+        promote.export(environment, "promoted", None, tmp_path / f"{number}.zip")
+    said: list[str] = []
+    promote.promote(tmp_path / "1.zip", target, settings, say=said.append)
+    assert any(line.startswith("  lists    passed") for line in said)
+    with pytest.raises(Refusal) as caught:
+        promote.promote(tmp_path / "2.zip", target, settings)
+    message = str(caught.value)
+    assert f"of {target}.promoted 1: -" in message
+    assert message.count("\n") == 2 and "  lists: NDCG " in message
+    assert message.endswith("If you know better: OVERRIDE=lists")
+    done = promote.promote(tmp_path / "2.zip", target, settings, frozenset({"lists"}))
+    assert f"{target}.promoted 2 is champion" in done
 
 
 def test_measured_on_other_data(
