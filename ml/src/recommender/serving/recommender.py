@@ -376,12 +376,9 @@ class Recommender:
         power = self.settings.get("spread", 0.0)
         if not power:
             return score
-        low, high = self.settings["scale"]
-        score -= low
-        score /= high - low
-        # A score below 0 would come the nearer to 0, the more ratings the item has.
-        np.multiply(score, self.count[items] ** -power, out=score, where=score > 0)
-        return score
+        low, _ = self.settings["scale"]
+        # A score below the lowest rating would come the nearer to it, the more ratings the item has.
+        return np.where(score > low, low + (score - low) * self.count[items] ** -power, score)
 
     def _shrunk(self, estimate: Floats) -> Floats:
         """Return estimates for `_rest`, shrunk towards the user's mean; fewer ratings shrink more."""
@@ -423,14 +420,12 @@ class Recommender:
         rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
         known = known[row]
         low, high = self.settings["scale"]
-        spread = known & bool(self.settings.get("spread"))
-        share = np.where(spread, score, (score - low) / (high - low))
-        if self.lister is None:
-            again = np.flatnonzero(spread)
-            estimate = score.copy()
-            estimate[again] = rater.pairs(at[row[again]], item[again])
-        else:
+        estimate = score
+        if self.lister is not None:
             estimate = rater.pairs(at[row], item)
+        elif self.settings.get("spread"):
+            estimate = np.where(known, rater.pairs(at[row], item), score)
+        share = (score - low) / (high - low)
         return Lists(row + first, item, self._clipped(estimate), share, rank, known)
 
     def _ratings_of(self, user: str, history: History) -> tuple[NDArray[np.int64], Floats]:
