@@ -13,7 +13,7 @@ from recommender.algorithms.heads import TwoHeads
 from recommender.config import Config
 from recommender.data.ratings import Ratings
 from recommender.serving.recommender import Recommender, Settings
-from recommender.serving.scorers.base import Floats, FoldIn, Index, Scorer
+from recommender.serving.scorers.base import Floats, FoldIn, Index, PickScorer, Scorer
 from recommender.serving.scorers.factors import Factors
 from recommender.serving.scorers.neighbours import Neighbours
 from recommender.serving.scorers.peers import Peers
@@ -28,7 +28,7 @@ def fold_in_parameters(algo: Any, scorer: Scorer, ratings: Ratings) -> FoldIn:
 
     EASE and UserEASE: nothing. Neighbourhoods: all keys but noise. Everything else: noise.
     """
-    if isinstance(scorer, (Weights, Peers)):
+    if isinstance(scorer, PickScorer):
         return {}
     if not isinstance(algo, SymmetricAlgo):
         return {"noise": _noise(scorer, ratings)}

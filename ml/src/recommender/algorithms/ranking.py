@@ -21,7 +21,24 @@ Floats = NDArray[np.float64]
 MOST_ITEMS, MOST_USERS = 10_000, 7_000
 
 
-class EASE(surprise.AlgoBase):  # type: ignore[misc]
+class _Picks(surprise.AlgoBase):  # type: ignore[misc]
+    """What EASE and UserEASE share: known users have a `_score`, others the item's `popularity`."""
+
+    popularity: Floats
+
+    def _score(self, u: Any, i: Any) -> Any:
+        raise NotImplementedError
+
+    def estimate(self, u: Any, i: Any) -> float:
+        """The score of an item for a user, on the rating scale; of an unknown item it is the lowest."""
+        low, high = self.trainset.rating_scale
+        if not self.trainset.knows_item(i):
+            return float(low)
+        score = self._score(u, i) if self.trainset.knows_user(u) else self.popularity[i]
+        return float(low + (high - low) * score)
+
+
+class EASE(_Picks):
     """EASE: each item's score is a weighted sum over the items that the user has rated.
 
     The weights are the least squares solution, with ridge `reg` and a diagonal of zeros, of finding each item
@@ -85,20 +102,14 @@ class EASE(surprise.AlgoBase):  # type: ignore[misc]
         )
         return self
 
-    def estimate(self, u: Any, i: Any) -> float:
-        """The score of an item for a user, on the rating scale; of an unknown item it is the lowest."""
-        low, high = self.trainset.rating_scale
-        if not self.trainset.knows_item(i):
-            return float(low)
-        score = self.popularity[i]
-        if self.trainset.knows_user(u) and self.position[i] >= 0:
-            row = slice(self.start[u], self.start[u + 1])
-            if row.stop > row.start:
-                score = self.value[row] @ self.weights[self.rated[row], self.position[i]]
-        return float(low + (high - low) * score)
+    def _score(self, u: Any, i: Any) -> Any:
+        row = slice(self.start[u], self.start[u + 1])
+        if self.position[i] < 0 or row.stop == row.start:
+            return self.popularity[i]
+        return self.value[row] @ self.weights[self.rated[row], self.position[i]]
 
 
-class UserEASE(surprise.AlgoBase):  # type: ignore[misc]
+class UserEASE(_Picks):
     """EASE over the users: an item's score for a user is a weighted sum over the others who have rated it.
 
     The weights are the least squares solution, with ridge `reg`, of finding a user's row of ratings from all
@@ -154,18 +165,11 @@ class UserEASE(surprise.AlgoBase):  # type: ignore[misc]
         self.inverse: Floats = linalg.inv(system, overwrite_a=True)
         return self
 
-    def estimate(self, u: Any, i: Any) -> float:
-        """The score of an item for a user, on the rating scale; of an unknown item it is the lowest."""
-        low, high = self.trainset.rating_scale
-        if not self.trainset.knows_item(i):
-            return float(low)
-        score = self.popularity[i]
-        if self.trainset.knows_user(u):
-            at = np.flatnonzero(self.rated == i)
-            other = np.searchsorted(self.start, at, side="right") - 1
-            weights = np.where(other == u, 0.0, self.inverse[u, other])
-            score = -(weights @ self.value[at]) / (self.inverse[u, u] * self.scale[u])
-        return float(low + (high - low) * score)
+    def _score(self, u: Any, i: Any) -> Any:
+        at = np.flatnonzero(self.rated == i)
+        other = np.searchsorted(self.start, at, side="right") - 1
+        weights = np.where(other == u, 0.0, self.inverse[u, other])
+        return -(weights @ self.value[at]) / (self.inverse[u, u] * self.scale[u])
 
 
 class AutoEASE(surprise.AlgoBase):  # type: ignore[misc]
