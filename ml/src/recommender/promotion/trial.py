@@ -15,6 +15,7 @@ from recommender.serving import manifest
 from recommender.tracking import registry, stores
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 # Limit in seconds for loading and answering.
 PROBE_TIMEOUT = 300
@@ -63,7 +64,7 @@ def run_checks(
             f"{champion.name} {champion.version}",
             champion_run.data.metrics if champion_run else {},
             registry.tags(champion).get("holdout_digest"),
-            _lists(champion),
+            _lists(champion_run) if champion_run else None,
         )
     yield gate.metrics(candidate, theirs, settings.margins)
     if settings.list_errors is not None:
@@ -93,14 +94,12 @@ def run_checks(
     yield latency
 
 
-def _lists(version: "ModelVersion") -> tuple[gate.Floats, gate.Floats] | None:
-    """Return each user's NDCG as the version's run has it, None if it has not."""
+def _lists(run: "Run") -> tuple[gate.Floats, gate.Floats] | None:
+    """Return each user's NDCG as a run has it, None if it has not."""
     import mlflow
 
-    run_id = str(version.run_id)
-    if registry.run_of(version) is None:
-        return None
-    stores.require_server_store(str(mlflow.MlflowClient().get_run(run_id).info.artifact_uri))
+    run_id = run.info.run_id
+    stores.require_server_store(str(run.info.artifact_uri))
     if evidence.LISTS not in {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     with tempfile.TemporaryDirectory() as scratch:
