@@ -31,13 +31,22 @@ def chosen(kind: str, **params: Any) -> Config:
     return Config.model_validate({"algorithm": kind, "params": params, "data": {"source": "x"}})
 
 
-def new_users(ratings: Ratings) -> str:
-    """Measure RMSE on half of the ratings of new users, a fifth of all; the other half is their history."""
+def _with_strangers(ratings: Ratings) -> tuple[Any, Any, Any, Ratings, Ratings]:
+    """A fifth of the users as new ones, and half of the ratings as what is shown of them.
+
+    Returns masks of users and ratings, the ratings as a frame, those of the other users, and these with what
+    is shown.
+    """
     draw = np.random.default_rng(0)
     stranger = draw.permutation(len(ratings.users)) < len(ratings.users) // 5
     shown = draw.random(len(ratings)) < 0.5
     new, frame = stranger[ratings.user], ratings.frame()
-    known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
+    return stranger, shown, frame, from_frame(frame[~new]), from_frame(frame[~new | shown])
+
+
+def new_users(ratings: Ratings) -> str:
+    """Measure RMSE on half of the ratings of new users, a fifth of all; the other half is their history."""
+    stranger, shown, frame, known, more = _with_strangers(ratings)
     lines = ["| RMSE for new users | as strangers | folded in | trained again |", "|---|---|---|---|"]
     for name in ("svd.yaml", "tuned.yaml", "default.yaml"):
         recommender, again = (train.fit(each, config.load(CONF / name))[0] for each in (known, more))
@@ -60,11 +69,7 @@ def new_users(ratings: Ratings) -> str:
 
 def new_users_lists(ratings: Ratings) -> str:
     """NDCG of lists of ten against half of the ratings of new users, as in `new_users`."""
-    draw = np.random.default_rng(0)
-    stranger = draw.permutation(len(ratings.users)) < len(ratings.users) // 5
-    shown = draw.random(len(ratings)) < 0.5
-    new, frame = stranger[ratings.user], ratings.frame()
-    known, more = from_frame(frame[~new]), from_frame(frame[~new | shown])
+    stranger, shown, frame, known, more = _with_strangers(ratings)
     lines = ["| NDCG@10 for new users | as strangers | folded in | trained again |", "|---|---|---|---|"]
     for name in ("bmf.yaml", "ease.yaml", "default.yaml"):
         recommender, again = (train.fit(each, config.load(CONF / name))[0] for each in (known, more))
@@ -80,7 +85,7 @@ def new_users_lists(ratings: Ratings) -> str:
             for way, listed in ways.items():
                 row = [ratings.items.index(pick.item) for pick in listed]
                 picks[way].append(row + [-1] * (K - len(row)))
-        asked = new & ~shown
+        asked = stranger[ratings.user] & ~shown
         at = np.searchsorted(np.flatnonzero(stranger), ratings.user[asked])
         found = (
             metrics.lists(np.array(rows), at, ratings.item[asked], len(ratings.items))[0]["list_ndcg"]
