@@ -35,11 +35,7 @@ def test_only_a_whole_first_run_builds_ahead(otherwise: dict[str, Any], begun: b
 
 
 def test_all_builds_take_turns_by_one_lock() -> None:
-    locks = {
-        "conda": "__conda_lock",
-        "jupyter_screen": "__jupyter_screen_build_lock",
-        "mlflow_server": "__mlflow_server_build_lock",
-    }
+    locks = {"conda": "__conda_lock", "locked_environment": "__locked_environment_builds"}
     values = {yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text())[name] for role, name in locks.items()}
     # /run is root's: an account could lay a link in /run/lock
     assert values == {"/run/environment-builds.lock"}

@@ -60,19 +60,15 @@ class Build:
                     shutil.copy(ROOT / "ml" / name, folder)
             return ["make", "-C", str(folder), f"VENV={self.environment}", f"{self.environment}/.complete"]
         variables: dict[str, Any] = {
-            f"{self.name}_python": str(self.folder / "bin/python3"),
-            f"__{self.name}_venv": str(self.environment),
-            f"__{self.name}_env": str(self.environment),
-            f"__{self.name}_root": str(self.environment.parent),
-            f"__{self.name}_current": str(self.folder / "current"),
-            f"__{self.name}_custom": str(self.environment / "custom"),
-            f"__{self.name}_download_file": "/dev/null",
-            f"__{self.name}_build_lock": str(self.folder / "lock"),
+            "locked_environment_python": str(self.folder / "bin/python3"),
+            "locked_environment_path": str(self.environment),
+            "locked_environment_current": str(self.folder / "current"),
+            "locked_environment_download": "/dev/null",
+            "locked_environment_proof": "pass",
+            "__locked_environment_builds": str(self.folder / "lock"),
         }
-        tasks = yaml.safe_load((ROOT / "roles" / self.name / "tasks/build.yml").read_text())
-        [shell] = [
-            task["ansible.builtin.shell"] for task in tasks if ".complete" in str(task.get("ansible.builtin.shell"))
-        ]
+        [task] = yaml.safe_load((ROOT / "roles/locked_environment/tasks/main.yml").read_text())
+        shell = task["ansible.builtin.shell"]
         text = Templar(DataLoader(), variables=variables).template(trust_as_template(shell["cmd"]))
         return ["sh", "-c", text]
 
@@ -92,7 +88,7 @@ class Build:
         return self.log.read_text()
 
 
-@pytest.fixture(params=["jupyter_screen", "mlflow_server", "ml"])
+@pytest.fixture(params=["locked_environment", "ml"])
 def build(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Build:
     return Build(tmp_path, request.param)
 
@@ -119,9 +115,9 @@ def test_one_that_was_cut_off_is_made_without_what_uv_kept(build: Build) -> None
 
 def test_a_build_that_was_cut_off_costs_the_next_one_of_another_role_its_cache(tmp_path: pathlib.Path) -> None:
     builds = []
-    for name in ("mlflow_server", "jupyter_screen"):
+    for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        builds.append(Build(tmp_path / name, name))
+        builds.append(Build(tmp_path / name, "locked_environment"))
         builds[-1].cache = tmp_path / "uv"
     first, second = builds
     first.log.with_suffix(".cut").touch()
@@ -147,24 +143,20 @@ def test_one_that_failed_is_tried_again_with_what_uv_kept(build: Build) -> None:
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="servers have it, macOS has not")
 def test_a_build_waits_for_another_and_uses_what_that_has_made(tmp_path: pathlib.Path) -> None:
-    for name in ("jupyter_screen", "mlflow_server"):
-        (tmp_path / name).mkdir()
-        build = Build(tmp_path / name, name)
-        with (build.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            waiting = build.start()
-            with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(0.5)
-            build.environment.mkdir()
-            (build.environment / ".complete").touch()
-        assert waiting.wait() == 0
-        assert not build.called()
-        assert [path.name for path in build.environment.parent.iterdir()] == ["a"]
+    build = Build(tmp_path, "locked_environment")
+    with (build.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = build.start()
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        build.environment.mkdir()
+        (build.environment / ".complete").touch()
+    assert waiting.wait() == 0
+    assert not build.called()
+    assert [path.name for path in build.environment.parent.iterdir()] == ["a"]
 
 
 def test_no_account_can_hold_the_lock(tmp_path: pathlib.Path) -> None:
-    for name in ("jupyter_screen", "mlflow_server"):
-        (tmp_path / name).mkdir()
-        build = Build(tmp_path / name, name)
-        assert build.run() == 0
-        assert (build.folder / "lock").stat().st_mode & 0o777 == 0o600
+    build = Build(tmp_path, "locked_environment")
+    assert build.run() == 0
+    assert (build.folder / "lock").stat().st_mode & 0o777 == 0o600

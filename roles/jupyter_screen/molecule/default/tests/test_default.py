@@ -88,8 +88,8 @@ def show(host: Host, name: str, of: str) -> str:
 
 
 def jupyter_pid(host: Host, name: str = "analyst") -> int:
-    """Returns the id of a person's JupyterLab, 0 where there is none."""
-    return int(host.run("pgrep -u %s -x jupyter-lab", name).stdout or 0)
+    """Returns the id of a person's JupyterLab, 0 where there is none. A child that it has just forked has its name."""
+    return int(host.run("pgrep -o -u %s -x jupyter-lab", name).stdout or 0)
 
 
 def running(host: Host, name: str = "analyst") -> bool:
