@@ -120,6 +120,14 @@ def test_a_stored_model_carries_what_serving_needs_and_no_more() -> None:
     assert {name.partition(".")[0] for name in needed} == carried
 
 
+def test_nothing_else_imports_the_http_server() -> None:
+    """Stored models and training go without it: its framework is in another environment."""
+    app = {name for name in sources() if name.startswith("serving.app")}
+    assert len(app) > 5
+    others = {name: needed for name, needed in graph(sources()).items() if name not in app}
+    assert [name for name, needed in others.items() if needed & app] == []
+
+
 def test_the_face_alone_loads_numpy_and_nothing_larger() -> None:
     line = "import sys, recommender.serving; assert not {'pandas', 'mlflow', 'surprise'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", line], env={"PYTHONPATH": str(ROOT / "src")}, check=True)

@@ -154,6 +154,10 @@ class Recommender:
         """Check that one of the history's items was among the ratings."""
         return any(item in self._item_at for item in history)  # type: ignore[attr-defined]
 
+    def knows_item(self, item: str) -> bool:
+        """Check that the item was among the ratings."""
+        return item in self._item_at  # type: ignore[attr-defined]
+
     def estimate(self, users: Sequence[str], items: Sequence[str], history: History | None = None) -> Floats:
         """Return estimates clipped to the scale for n pairs of raw ids; unknown ids get Surprise's estimate.
 
@@ -177,13 +181,21 @@ class Recommender:
         `history` (item: rating) are ratings since the training. They complement the user's known ratings; the
         user may be unknown. Raises InputError for ratings off the scale.
         """
+        return self.personal_top_n(user, k, history)[0]
+
+    def personal_top_n(
+        self, user: str, k: int | None = None, history: History | None = None
+    ) -> tuple[list[Pick], bool]:
+        """Return the list of `top_n`, and whether it is personal; other lists have the popular items."""
         [lists] = [self.list_for(user, k, history)] if history is not None else self.recommend([user], k)
-        return [
+        personal = bool(lists.known.all()) if len(lists.known) else self.knows(user)
+        picks = [
             Pick(self.items[item], self.titles[item], float(estimate), float(score), int(rank))
             for item, estimate, score, rank in zip(
                 lists.item, lists.estimate, lists.score, lists.rank, strict=True
             )
         ]
+        return picks, personal
 
     def recommend(self, users: Sequence[str] | None = None, k: int | None = None) -> Iterator[Lists]:
         """Yield the lists of `top_n` for these users or for all, in blocks of bounded memory.
@@ -508,7 +520,11 @@ class Recommender:
         """
         manifest.check(folder, ARRAYS)
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+            return cls.of_arrays({key: stored[key] for key in stored.files})
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Recommender":
+        """Make a recommender of the arrays that `arrays` returns; takes them out of the dictionary."""
         words = {
             key: json.loads(arrays.pop(key).tobytes()) for key in ("users", "items", "titles", "settings")
         }
@@ -517,7 +533,8 @@ class Recommender:
         ranking = settings.get("ranking")
         lister = _head(arrays, "lister_", ranking["scorer"]) if ranking else None
         named: dict[str, Any] = {key: tuple(words[key]) for key in ("users", "items", "titles")}
-        return cls(scorer=scorer, lister=lister, settings=settings, **named, **arrays)
+        rest: dict[str, Any] = arrays
+        return cls(scorer=scorer, lister=lister, settings=settings, **named, **rest)
 
 
 def _head(arrays: dict[str, Any], prefix: str, kind: str) -> Scorer:

@@ -135,7 +135,8 @@ def log_model(native: Path, arrays: Path, metadata: dict[str, Any], example: dic
 def _copy_code(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        # The HTTP server comes with a deployment, not with a model.
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "app"))
     else:
         shutil.copy(source, target)
 

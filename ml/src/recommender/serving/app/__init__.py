@@ -1,0 +1,1 @@
+"""Serve a promoted model over HTTP; needs numpy and the web framework, and imports nothing above serving."""
