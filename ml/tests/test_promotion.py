@@ -1,11 +1,16 @@
 """From one environment to the next and back, in a real MLflow store: the gate, and what faults leave."""
 
+import fcntl
+import http.server
 import json
 import shutil
+import sys
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import mlflow
 import numpy as np
@@ -19,8 +24,10 @@ from recommender.algorithms import dump
 from recommender.cli import main, printing
 from recommender.config import Config
 from recommender.errors import InputError, RecommenderError, Refusal
-from recommender.promotion import bundle, evidence, gate, promote, trial, unfinished, versions
-from recommender.tracking import registry
+from recommender.promotion import bundle, evidence, gate, promote, trial, unfinished, versions, watch
+from recommender.promotion.service import Service
+from recommender.tracking import listener, registry, stores
+from tests.conftest import ROOT
 from tests.test_typed import in_a_shell
 
 # a tiny set's lists are noise
@@ -692,3 +699,261 @@ def test_verbs(world: dict[str, Any], store: str, target: str, tried: None, tmp_
 def test_a_server_that_is_not_there(tmp_path: Path, capsys) -> None:
     assert main.main(["models", "dev", "--tracking-uri", "http://127.0.0.1:9"]) == 1
     assert "cannot be reached" in capsys.readouterr().err
+
+
+# The service of an environment: its command without processes, which tries bundles for real.
+TOOL = """#!{python}
+import json, pathlib, sys
+from recommender.serving.app import trial
+place, (verb, environment, *words) = pathlib.Path({place!r}), sys.argv[1:]
+bundles, state = place / environment, place / f"{{environment}}.json"
+bundles.mkdir(exist_ok=True)
+nothing = {{"served": None, "damaged": None, "refused": None}}
+now = json.loads(state.read_text()) if state.exists() else nothing
+with (place / "log").open("a") as log:
+    log.write(f"{{verb}} {{words[0] if verb == 'switch' else ''}}".strip() + "\\n")
+if (place / f"{{verb}} fails").exists():
+    sys.exit("model-server: no process of it runs")
+if verb == "accept":
+    given = dict(zip(words[::2], words[1::2]))
+    labels, model, golden = json.loads(given["--labels"]), given["--model"], given["--golden"]
+    found = trial.accepted(pathlib.Path(model), pathlib.Path(golden), labels, bundles, None, [])
+    now["refused"] = {{**labels, **found}} if found["refused"] else None
+    now.setdefault("bundles", {{}})[found.get("bundle")] = {{**labels, "bundle": found.get("bundle")}}
+    print(json.dumps(found))
+elif verb in ("switch", "drop"):
+    now["served"] = now["bundles"][words[0]] if words else None
+else:
+    each = {{"served": now["served"] and now["served"]["bundle"]}}
+    print(json.dumps({{"switching": False, "processes": {{"1": each}}, **now}}))
+state.write_text(json.dumps(now))
+sys.exit(3 if verb == "accept" and found["refused"] else 0)
+"""
+
+
+@pytest.fixture
+def served(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """The target's service."""
+    place = tmp_path / "served"
+    place.mkdir()
+    tool = place / "model-server"
+    tool.write_text(TOOL.format(python=sys.executable, place=str(place)))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    return Service(str(tool), target)
+
+
+def said(service: Service) -> list[str]:
+    """The verbs of the service's command since the last question."""
+    log = Path(service.tool).parent / "log"
+    verbs = [line.split()[0] for line in log.read_text().splitlines()]
+    log.unlink()
+    return verbs
+
+
+def now(service: Service) -> str | None:
+    found = service.status()["served"]
+    return found["version"] if found else None
+
+
+def test_what_is_promoted_is_served_first(
+    world: dict[str, Any], target: str, tried: None, served: Service
+) -> None:
+    promote.promote(world["archives"][0], target, USUAL, service=served)
+    assert said(served) == ["status", "accept", "switch"]
+    promote.promote(world["archives"][1], target, ANYTHING, service=served)
+    found = served.status()["served"]
+    champion = registry.version(f"{target}.{MODEL}", None)
+    tags = registry.tags(champion)
+    assert (found["name"], found["version"], found["run_id"]) == (
+        f"{target}.{MODEL}", str(champion.version), champion.run_id,
+    )  # fmt: skip
+    assert found["artifact_digest"] == tags["artifact_digest"] and found["algorithm"] == tags["algorithm"]
+    promote.rollback(target, MODEL, service=served)
+    assert (now(served), left(target)["aliases"]) == ("1", {"champion": "1", "previous": "2"})
+
+
+def test_what_the_service_refuses_is_no_champion(
+    world: dict[str, Any], target: str, tried: None, served: Service, tmp_path: Path
+) -> None:
+    promote.promote(world["archives"][0], target, USUAL, service=served)
+    before = left(target)
+
+    def other_answers(folder: Path, content: dict[str, Any]) -> None:
+        golden = folder / bundle.RUN / evidence.GOLDEN
+        recorded = json.loads(golden.read_text())
+        recorded["pairs"]["estimate"][3] += 1
+        golden.write_text(json.dumps(recorded))
+
+    lying = altered(world["archives"][1], tmp_path / "lying", other_answers, reseal=True)
+    with pytest.raises(Refusal, match=r"cannot be served: the estimate of user .* at the training"):
+        promote.promote(lying, target, ANYTHING, service=served)
+    assert (now(served), left(target)) == ("1", before)
+
+
+@pytest.mark.parametrize("verb", ["accept", "switch"])
+def test_a_service_that_does_not_answer(
+    world: dict[str, Any], target: str, tried: None, served: Service, verb: str
+) -> None:
+    promote.promote(world["archives"][0], target, USUAL, service=served)
+    before = left(target)
+    fails = Path(served.tool).parent / f"{verb} fails"
+    fails.touch()
+    with pytest.raises(RecommenderError, match="no process of it runs"):
+        promote.promote(world["archives"][1], target, ANYTHING, service=served)
+    fails.unlink()
+    assert (now(served), left(target)) == ("1", before)
+    with pytest.raises(InputError, match=r"Run site.yml --tags serving"):
+        promote.promote(world["archives"][1], target, ANYTHING, service=Service("/nowhere/tool", target))
+
+
+def test_a_first_version_that_does_not_become_champion_is_not_served(
+    world: dict[str, Any], target: str, tried: None, served: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "move_aliases", lambda *_: (_ for _ in ()).throw(ConnectionError("gone")))
+        with pytest.raises(RecommenderError):
+            promote.promote(world["archives"][0], target, USUAL, service=served)
+    assert now(served) is None and left(target)["aliases"] == {}
+
+
+def test_a_champion_that_is_not_served_is_served_by_the_same_verb(
+    world: dict[str, Any], target: str, tried: None, served: Service
+) -> None:
+    promote.promote(world["archives"][0], target, USUAL)
+    assert now(served) is None
+    told = promote.promote(world["archives"][0], target, USUAL, service=served)
+    assert told.endswith("and is champion already. It is served again.") and now(served) == "1"
+    assert promote.promote(world["archives"][0], target, USUAL, service=served).endswith("champion already.")
+    served._ask("drop")
+    assert promote.rollback(target, MODEL, "1", served).endswith("champion already. It is served again.")
+    assert now(served) == "1"
+
+
+def test_the_version_before_is_served_again_where_the_alias_does_not_move(
+    world: dict[str, Any], target: str, tried: None, served: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote.promote(world["archives"][0], target, USUAL, service=served)
+    before = left(target)
+
+    def lost(*_: Any) -> None:
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "move_aliases", lost)
+        with pytest.raises(RecommenderError):
+            promote.promote(world["archives"][1], target, ANYTHING, service=served)
+    assert (now(served), left(target)) == ("1", before)
+
+
+def test_what_needs_no_attempt(tmp_path: Path) -> None:
+    labels = {"version": "3", "run_id": "r3"}
+    assert watch.settled(tmp_path) == set()
+    (tmp_path / "bundles/current").mkdir(parents=True)
+    (tmp_path / "bundles/current/about.json").write_text(json.dumps({"labels": labels}))
+    (tmp_path / "refused.json").write_text("{}")
+    assert watch.settled(tmp_path) == {("3", "r3")}
+    (tmp_path / "refused.json").write_text(json.dumps({"version": "4", "run_id": "r4", "refused": "slow"}))
+    assert watch.settled(tmp_path) == {("3", "r3"), ("4", "r4")}
+    # some processes may serve another version
+    (tmp_path / "switching").touch()
+    assert watch.settled(tmp_path) == set()
+
+
+def test_a_version_that_fails_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
+    attempts, tried = watch.Attempts(), []
+    for now in range(0, 8 * 3600, 20):
+        if attempts.due("prod", ("4", "r4")):
+            tried.append(now)
+            attempts.failed("prod", ("4", "r4"))
+    assert tried[:4] == [0, 60, 180, 420] and len(tried) < 15
+    assert attempts.due("prod", ("5", "r5")) and attempts.due("dev", ("4", "r4"))
+
+
+def test_a_moved_champion_starts_the_unit_and_a_problem_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = tmp_path / "started"
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$*" >> {started}\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    answers: list[Any] = [("1", "r1"), None, RecommenderError("down"), RecommenderError("down"), None]
+
+    def answer(name: str, uri: str) -> Any:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(watch, "champion", answer)
+    problems: dict[str, str] = {}
+    while answers:
+        watch.watch({"prod": "prod.films"}, "http://127.0.0.1:1", tmp_path, problems)
+    assert started.read_text() == "start model-server-follow-prod.service\n"
+    assert capsys.readouterr().out == "down\nprod.films: MLflow answers again\n"
+
+
+class Registry(http.server.BaseHTTPRequestHandler):
+    """What the follower asks of MLflow, answered from the store."""
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        asked = dict(parse_qsl(query))
+        if path.endswith("registered-models/search"):
+            name = asked["filter"].split("'")[1]
+            aliases = [{"alias": a, "version": v} for a, v in registry.aliases(name).items()]
+            answer: dict[str, Any] = {"registered_models": [{"name": name, "aliases": aliases}]}
+        else:
+            of = registry.version(asked["name"], asked["version"])
+            answer = {"model_version": {"version": of.version, "run_id": of.run_id}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_service_follows_a_champion_that_moved_otherwise(
+    world: dict[str, Any],
+    target: str,
+    tried: None,
+    served: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    name, lock = f"{target}.{MODEL}", tmp_path / "locks" / "target.lock"
+    server = http.server.HTTPServer(("127.0.0.1", 0), Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(stores, "connect", lambda uri: uri)
+    monkeypatch.delenv(listener.ACCOUNT, raising=False)
+    uri = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert served.follow(name, uri, lock) == ""
+        for archive, settings in ((world["archives"][0], USUAL), (world["archives"][1], ANYTHING)):
+            promote.promote(archive, target, settings)
+        assert served.follow(name, uri, lock) == f"{name} 2 is served"
+        said(served)
+        assert served.follow(name, uri, lock) == "" and said(served) == ["status"]
+        assert watch.champion(name, uri) == ("2", registry.version(name, "2").run_id)
+        assert watch.champion("nobody.knows", uri) is None
+        # as on MLflow's page
+        MlflowClient().set_registered_model_alias(name, "champion", "1")
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            # somebody promotes: that ends with the served version
+            assert served.follow(name, uri, lock) == "" and now(served) == "2"
+        assert served.follow(name, uri, lock) == f"{name} 1 is served"
+        assert lock.read_text().startswith("the follower of the model server, process ")
+        (Path(served.tool).parent / "accept fails").touch()
+        MlflowClient().set_registered_model_alias(name, "champion", "2")
+        with pytest.raises(RecommenderError):
+            served.follow(name, uri, lock)
+        assert now(served) == "1"
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(RecommenderError, match="does not say which version"):
+        served.follow(name, uri, lock)

@@ -9,12 +9,17 @@ import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recommender import names, typed
 from recommender.errors import InputError, RecommenderError, Refusal
 from recommender.promotion import bundle, gate, trial, unfinished
+from recommender.promotion.service import Service
 from recommender.promotion.unfinished import PENDING
 from recommender.tracking import registry, run_log, runs, stores
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 _UNDONE = (
     "\nAn unfinished promotion is undone, now or by the next run. If the aliases had begun to move, the next "
@@ -43,10 +48,12 @@ def promote(
     by: str = "",
     sandbox: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    service: Service | None = None,
 ) -> str:
-    """Check an exported version, copy it into the target and make it champion.
+    """Check an exported version, copy it into the target, serve it and make it champion.
 
     `sandbox` tries the model's own code in a systemd unit, which needs root. `by` names the promoting person.
+    `service` serves the target's champion; the version becomes champion only once it is served.
     `say` gets each check and step. Returns a sentence with the new version.
     Raises Refusal with all failed checks, InputError, and RecommenderError for errors of MLflow.
     """
@@ -73,7 +80,10 @@ def promote(
         champion = registry.version(name, before) if before else None
         digest = content["tags"].get("artifact_digest")
         if champion and digest and registry.tags(champion).get("artifact_digest") == digest:
-            return f"{name} {before} is {content['name']} {content['version']}, and is champion already."
+            again = service is not None and service.ensure(champion, say)
+            return f"{name} {before} is {content['name']} {content['version']}, and is champion already" + (
+                ". It is served again." if again else "."
+            )
         failed = []
         for check in trial.run_checks(content, folder, target, champion, settings, sandbox):
             verdict = "passed" if check.passed else "OVERRIDDEN" if check.name in overridden else "FAILED"
@@ -103,19 +113,24 @@ def promote(
         tags = {key: value for key, value in {**content["tags"], **origin}.items() if value}
         say(f"copying to {target}")
         try:
-            version = _copy(content, folder, name, {**tags, "environment": target}, before)
+            version = _copy(content, folder, name, {**tags, "environment": target})
+            serving = service.serving(version, folder, say) if service else contextlib.nullcontext()
+            with serving:
+                registry.move_aliases(name, str(version.version), before)
+            unfinished.done(version)
         except BaseException:
             # If this fails, the next run does it.
             with contextlib.suppress(Exception):
                 unfinished.remove_unfinished(name, say)
             raise
     was = f"; {before} is previous" if before else ""
-    return f"{name} {version} is champion, copied from {content['name']} {content['version']}{was}."
+    return f"{name} {version.version} is champion, copied from {content['name']} {content['version']}{was}."
 
 
-def rollback(environment: str, model: str, number: str | None = None) -> str:
+def rollback(environment: str, model: str, number: str | None = None, service: Service | None = None) -> str:
     """Make a version, by default `previous`, champion and the champion `previous`; return a sentence.
 
+    `service` serves it first.
     Raises InputError without a version to go back to, Refusal if its files were changed.
     """
     name = names.registered_name(environment, model)
@@ -130,15 +145,23 @@ def rollback(environment: str, model: str, number: str | None = None) -> str:
         version = registry.version(name, wanted)
         wanted = str(version.version)
         if wanted == champion:
+            if service and service.ensure(version):
+                return f"{name} {wanted} is champion already. It is served again."
             return f"{name} {wanted} is champion already. Nothing was changed."
-        trial.check_whole(version)
-        registry.move_aliases(name, wanted, champion)
+        with tempfile.TemporaryDirectory() as scratch:
+            if service:
+                trial.fetch_whole(version, Path(scratch))
+            else:
+                trial.check_whole(version)
+            serving = service.serving(version, Path(scratch)) if service else contextlib.nullcontext()
+            with serving:
+                registry.move_aliases(name, wanted, champion)
     after = f", {champion} is previous. Another rollback undoes this one" if champion else ""
     return f"{name} {wanted} is champion{after}."
 
 
-def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str], before: str | None) -> str:
-    """Write the version into this registry, move the aliases last and return its number."""
+def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str]) -> "ModelVersion":
+    """Write the version into this registry and return it; it is marked as unfinished."""
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -175,16 +198,13 @@ def _copy(content: bundle.Content, folder: Path, name: str, tags: dict[str, str]
     client.set_terminated(run_id, "FINISHED", source["end_time"])
     with contextlib.suppress(mlflow.exceptions.MlflowException):
         client.create_registered_model(name)
-    version = client.create_model_version(
+    return client.create_model_version(
         name,
         place,
         run_id,
         tags={**tags, PENDING: tags["promoted_at"]},
         description=content["description"] or None,
     )
-    registry.move_aliases(name, str(version.version), before)
-    unfinished.done(version)
-    return str(version.version)
 
 
 # Tags of a run that belong to its own store or promotion.

@@ -114,15 +114,20 @@ def check_whole(version: "ModelVersion") -> None:
 
     Raises Refusal if they differ, Untrusted if the tracking server does not keep them itself.
     """
-    recorded = registry.tags(version).get("artifact_digest")
-    if not recorded:
+    if not registry.tags(version).get("artifact_digest"):
         # Trained before digests were recorded.
         registry.check_places(version)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        bundle.download(str(version.run_id), str(version.source), Path(scratch))
-        found = gate.digest(bundle.artifact_digest(bundle.digests(Path(scratch))), recorded)
-    if not found.passed:
+        fetch_whole(version, Path(scratch))
+
+
+def fetch_whole(version: "ModelVersion", folder: Path) -> None:
+    """Download a version's artifacts into `folder` (see bundle.download); raises as `check_whole` does."""
+    bundle.download(str(version.run_id), str(version.source), folder)
+    recorded = registry.tags(version).get("artifact_digest")
+    found = gate.digest(bundle.artifact_digest(bundle.digests(folder)), recorded)
+    if recorded and not found.passed:
         raise Refusal(
             f"{version.name} {version.version} is damaged: {found.found}. The champion is unchanged."
         )
