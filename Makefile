@@ -10,6 +10,8 @@ VERSION :=
 OVERRIDE :=
 MODEL :=
 VENDOR :=
+CLIENT :=
+REMOVE :=
 INVENTORY := inventory/$(or $(VENDOR),local)
 NAME :=
 ADDRESS :=
@@ -50,7 +52,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback bench who status doctor add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key bench who status doctor add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -103,6 +105,10 @@ promote: $(READY) ## copy a version, if it passes the gate: make promote FROM=de
 rollback: $(READY) ## swap champion and previous, or name a version: make rollback ENV=prod [VERSION=2] [MODEL=…]
 	@$(if $(ENV),,echo "ENV is missing. Type for example: make rollback ENV=prod" >&2; exit 2)
 	@$(MADE) bin/models -i $(INVENTORY) rollback --environment '$(ENV)' --version '$(VERSION)' --model '$(MODEL)'
+
+key: $(READY) ## a key for a client of the served model, shown once: make key ENV=prod CLIENT=shop; without CLIENT their ids; REMOVE=id
+	@$(if $(ENV),,echo "ENV is missing. Type for example: make key ENV=prod CLIENT=shop" >&2; exit 2)
+	@$(MADE) bin/models -i $(INVENTORY) key --environment '$(ENV)' --client '$(CLIENT)' --remove '$(REMOVE)'
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)

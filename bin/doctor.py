@@ -41,6 +41,7 @@ VARIABLES = {
     "own_keys": "{{ operator_keys | length > 0 }}",
     "jupyters": "{{ ([analyst] + jupyter_people | map(attribute='name')) if 'workbench' in group_names else [] }}",
     "mlflow": "{{ 'tracking' in group_names }}",
+    "served": "{{ served_environments }}",
 }
 # Prints a name and its values a line, the time last, so that it is compared as it arrives. Arguments: units of systemd.
 BEGIN = "what the doctor sees:"
@@ -141,7 +142,8 @@ def judge_login(said: str, server: dict[str, Any], inventory: str) -> list[Check
 def units_of(server: dict[str, Any]) -> list[str]:
     """What must be active on a server."""
     jupyters = [f"jupyter-screen@{name}.service" for name in server["jupyters"]]
-    return ["firewall.service", *jupyters, *(["mlflow.service"] if server["mlflow"] else [])]
+    models = [f"model-server-{name}@1.service" for name in server["served"]]
+    return ["firewall.service", *jupyters, *(["mlflow.service"] if server["mlflow"] else []), *models]
 
 
 def set_up(server: dict[str, Any], inventory: str) -> str:

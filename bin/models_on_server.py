@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 ROOT = pathlib.Path("/var/lib/recommender-registry")
 # Seconds without a byte after which the connection counts as lost.
 SILENCE = 60
+# What recommender.promotion.service writes into the lock while it follows a moved champion, and seconds to wait for it.
+FOLLOWER, PATIENCE = "the follower of the model server", 120
 # Exit codes: of sysexits.h, temporary failures.
 BUSY = UNFINISHED = 75
 
@@ -36,11 +38,21 @@ def locked(environment: str, by: str) -> int:
     """A descriptor that holds an environment's lock; the command inherits it until its end."""
     path = ROOT / f"{environment}.lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = path.read_text(encoding="utf-8", errors="replace") or "somebody"
-        stop(f"{environment} is being changed by {holder}. Nothing was done; try again when that has ended.", BUSY)
+    # an earlier release left it readable, and an account that can read a file can lock it
+    os.fchmod(lock, 0o600)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8", errors="replace") or "somebody"
+            if not holder.startswith(FOLLOWER) or time.monotonic() > end:
+                stop(
+                    f"{environment} is being changed by {holder}. Nothing was done; try again when that has ended.",
+                    BUSY,
+                )
+            time.sleep(0.2)
     os.ftruncate(lock, 0)
     os.write(lock, f"{by}, process {os.getpid()}".encode())
     return lock

@@ -46,7 +46,7 @@ PARTS = {
 FIRST = [
     "site-lockout", "lint-yamllint", "site-up", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
     "site-promotion", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "site-vultr", "molecule-recommender",
+    "molecule-model_server", "site-vultr", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
 CONTAINERS = {"site-up": ("bare-server-", "chromium-")}

@@ -196,6 +196,14 @@ def jupyter_people(name: str, value: Any) -> Iterator[str]:
             yield from port(1024)(f"port in entry {position} of {name} ({person['name']})", person["port"])
 
 
+environment = kind(lambda value: value in ("dev", "staging", "prod"), "dev, staging or prod")
+
+
+def serving_clients(name: str, value: Any) -> Iterator[str]:
+    form = "{name: shop, per_second: 50}"
+    return each(entry(form, options("model_server", "model_server_clients"), closed=True), f"[{form}]")(name, value)
+
+
 def mlflow_users(name: str, value: Any) -> Iterator[str]:
     form = "{name: ana, accounts: [ana]}"
     known: dict[str, dict[str, Any]] = {
@@ -211,6 +219,7 @@ def mlflow_users(name: str, value: Any) -> Iterator[str]:
 def taken(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ports of the loopback that two settings name."""
     named = {name: settings[name] for name in ("jupyter_port", "mlflow_port")}
+    named |= {f"{key} in serving_ports": value for key, value in settings["serving_ports"].items()}
     for position, person in enumerate(settings["jupyter_people"], 1):
         named[f"entry {position} of jupyter_people ({person['name']})"] = person["port"]
     places: dict[float | None, list[str]] = {}
@@ -219,6 +228,16 @@ def taken(settings: Mapping[str, Any]) -> Iterator[str]:
     for value, names in places.items():
         if value is not None and len(names) > 1:
             yield f"{' and '.join(names)} name the same port, {value:.0f}: give each a port of its own"
+
+
+def no_port(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Served environments without a port: a mapping that is set replaces the default one."""
+    for name in settings["serving_environments"]:
+        if name not in settings["serving_ports"]:
+            yield (
+                f"serving_ports has no port for {name}, which serving_environments lists: "
+                "give each a port, as {dev: 8000, staging: 8001, prod: 8002}"
+            )
 
 
 def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -266,6 +285,12 @@ CHECKS: dict[str, Check] = {
     "mlflow_users": mlflow_users,
     "tunnel_ports": mapping(port(1), "{mlflow: 5000}"),
     "registry_servers": mapping(text, "{staging: NAME}"),
+    "serving_ports": mapping(port(1024), "{dev: 8000, staging: 8001, prod: 8002}"),
+    "serving_environments": each(environment, "[prod]"),
+    "serving_workers": kind(lambda value: number(value) in range(1, 17), "a number from 1 to 16"),
+    "serving_keep_requests": switch,
+    "serving_clients": serving_clients,
+    "serving_public": scalar,
     "promotion_gate": mapping(
         lambda name, value: iter(()), "{margins: {rmse: 0}, list_errors: 1.645, latency_ms: 500, size_mb: 500}"
     ),
@@ -289,7 +314,7 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         if name != "ansible_port" or value != known.get("ssh_port"):
             found += faults
         known[name] = value
-    for together in () if found else (idle, taken, no_public_key):
+    for together in () if found else (idle, taken, no_port, no_public_key):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
             found += together(known)

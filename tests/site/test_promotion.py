@@ -11,6 +11,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -180,7 +181,16 @@ class Site:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
+    def serves(self, environment: str = "prod") -> str:
+        """The version that each process of an environment's service answers with."""
+        server = self.prod if environment == "prod" else self.staging
+        status = json.loads(server.sh(f"model-server status {environment}"))
+        assert {each["served"] for each in status["processes"].values()} == {status["served"]["bundle"]}
+        assert len(status["processes"]) == 2
+        return str(status["served"]["version"])
+
     def prod_is(self, champion: str, previous: str, versions: list[str]) -> None:
+        assert self.serves() == champion
         assert self.prod.left("prod") == {
             "aliases": {"champion": champion, "previous": previous}, "versions": versions, "runs of no version": 0,
             "unfinished": [],
@@ -221,6 +231,8 @@ def test_dev_to_staging_on_one_server(site: Site) -> None:
     assert re.search(r"loads +passed +python 3\.11\.\d+, .*, without Surprise", output)
     again = site.make("promote", "FROM=dev", "TO=staging", "VERSION=1")
     assert f"staging.{MODEL} 1 is dev.{MODEL} 1, and is champion already." in again
+    assert "every process of staging answers with it" in output
+    assert site.serves("staging") == "1"
 
 
 def test_what_is_worse_or_skips_a_step_is_refused(site: Site) -> None:
@@ -278,6 +290,16 @@ def test_rollback_and_forward(site: Site) -> None:
     site.prod_is("2", "1", ["1", "2"])
 
 
+def test_an_alias_that_moved_on_mlflows_page_is_followed(site: Site) -> None:
+    move = f"import mlflow\nmlflow.MlflowClient().set_registered_model_alias('prod.{MODEL}', 'champion', sys.argv[1])"
+    for version in ("1", "2"):
+        site.prod.inside(MLFLOW, "-c", CONNECT + move, version)
+        deadline = time.monotonic() + 150
+        while site.serves() != version:
+            assert time.monotonic() < deadline, site.prod.sh("journalctl -u model-server-follow-prod --no-pager")
+            time.sleep(1)
+
+
 def test_connection_lost_while_sending(site: Site, tmp_path: pathlib.Path) -> None:
     (tmp_path / "cut.py").write_text(CUT_AFTER)
     proxy = f"-o ProxyCommand='/usr/bin/python3 {tmp_path}/cut.py %h %p 5000000'"
@@ -320,6 +342,14 @@ def test_disk_full(site: Site) -> None:
         "cd /var/lib/mlflow && umount /var/lib/recommender-registry && systemctl stop mlflow && umount artifacts &&"
         f"rmdir artifacts && mv kept artifacts && systemctl start mlflow && {ANSWERS}"
     )
+
+
+def test_a_service_that_cannot_switch_refuses_the_promotion(site: Site) -> None:
+    site.prod.sh("systemctl stop 'model-server-prod@*'")
+    output = site.make("promote", "FROM=staging", "TO=prod", "OVERRIDE=metrics", code=1)
+    assert "No process of prod runs: systemctl status" in output
+    site.prod.sh("systemctl start model-server-prod@1 model-server-prod@2")
+    site.prod_is("3", "2", ["1", "2", "3"])
 
 
 def test_tampered_artifact(site: Site) -> None:

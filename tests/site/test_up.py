@@ -33,6 +33,12 @@ def champion(mlflow: str) -> str:
     return version
 
 
+def served(links: dict[str, str]) -> str:
+    """The version of dev that is served."""
+    version: str = get(f"{links['model of dev']}/v1/models")["served"]["version"]
+    return version
+
+
 def test_check_mode_on_a_fresh_server(checkout: Checkout) -> None:
     checkout.run("make", ".server")
     assert recap(checkout.run(*CHECK, fast=True))["failed"] == 0
@@ -63,7 +69,7 @@ def test_check_mode_sees_no_change(checkout: Checkout) -> None:
 def test_the_doctor_finds_nothing_wrong(checkout: Checkout) -> None:
     output = checkout.run("make", "doctor")
     assert "ok    ports: 22/tcp listen, the firewall lets in 22/tcp" in output
-    assert "ok    services: firewall, jupyter-screen@analyst, mlflow run" in output
+    assert "ok    services: firewall, jupyter-screen@analyst, mlflow, model-server-dev@1" in output
 
 
 def test_root_and_passwords_are_refused(ssh: Any) -> None:
@@ -91,6 +97,19 @@ def test_through_the_tunnel(checkout: Checkout) -> None:
             get(f"{base}/api/kernelspecs")
         assert "MLflow" in get(links["mlflow"])
         assert list(versions(links["mlflow"])) == [champion(links["mlflow"])] == ["1"]
+        assert served(links) == "1"
+        picks = get(f"{links['model of dev']}/v1/recommend?user=1&k=3")["items"]
+        assert all(re.search(r"\(\d{4}\)$", pick["title"]) for pick in picks) and len(picks) == 3
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            get(f"{links['model of prod']}/health/ready")
+
+
+def test_status_tells_what_is_served(checkout: Checkout) -> None:
+    output = checkout.run("make", "status")
+    assert re.search(
+        rf"dev: {re.escape(MODEL)} version 1, \d+ requests, \d+ errors, 99 of 100 within [\d.]+ ms", output
+    )
+    assert "prod: no version yet; make promote" in output
 
 
 def test_the_analyst_attaches_to_the_screen_session(ssh: Any) -> None:
@@ -107,7 +126,7 @@ def test_all_is_back_after_a_restart_without_ansible(checkout: Checkout, setting
     assert state == ["active"] * 4
     with tunnel(checkout) as links:
         assert "JupyterLab" in get(links["jupyter"])
-        assert champion(links["mlflow"]) == "1"
+        assert champion(links["mlflow"]) == served(links) == "1"
     test_another_machine_finds_only_ssh_open(settings)
 
 
@@ -118,6 +137,12 @@ def test_make_train_on_the_server_adds_a_version(checkout: Checkout, ssh: Any, u
     with tunnel(checkout) as links:
         assert version in versions(links["mlflow"])
         assert champion(links["mlflow"]) == version
+        deadline = time.monotonic() + 150
+        while served(links) != version:
+            assert time.monotonic() < deadline, ssh(
+                "deploy", "sudo", "journalctl", "-u", "model-server-follow-dev"
+            ).stdout
+            time.sleep(1)
 
 
 def test_the_champion_recommends(ssh: Any) -> None:

@@ -333,6 +333,47 @@ def test_the_notebooks_run_as_deployed_with_postgresql_and_spark(settings: dict[
     assert any("Spark: the same ratings: True" in printed for printed in text), text
 
 
+def test_the_page_of_the_served_model(checkout: Checkout, chromium: Browser) -> None:
+    with tunnel(checkout) as links, new_page(chromium) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(links["model of dev"])
+        expect(page.locator("#served")).to_contain_text("dev.movie-recommender version")
+        # by keyboard alone
+        page.get_by_label("User id, as in the ratings").press_sequentially("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#list > li")).to_have_count(10)
+        expect(page.locator("#about")).to_contain_text("For user 1, by version")
+        expect(page.locator("#list .why").first).to_contain_text("because of")
+        page.get_by_label("Or rate a few yourself").fill("matrix")
+        page.keyboard.press("Enter")
+        page.get_by_label("Your rating of Matrix, The (1999)").select_option("5")
+        expect(page.locator("#about")).to_contain_text("For you, by version")
+        expect(page.locator("#list .why").first).to_contain_text("because of Matrix, The (1999)")
+        expect(page.locator("#list .line").filter(has_text="Matrix, The (1999)")).to_have_count(0)
+        page.get_by_role("button", name="What is similar to").first.click()
+        expect(page.locator("#similar > li")).to_have_count(10)
+        page.get_by_role("button", name="Close").click()
+        page.get_by_label("User id, as in the ratings").fill("nobody at all")
+        page.keyboard.press("Enter")
+        expect(page.locator("#about")).to_contain_text("Nothing is known of user nobody at all")
+        page.get_by_label("User id, as in the ratings").fill("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#about")).to_contain_text("For user 1, by version")
+        screenshot(page, "served-model")
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.get_by_role("button", name="Show the list").click()
+        expect(page.get_by_role("heading", name="The list")).to_be_in_viewport()
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 360
+        screenshot(page, "served-model-phone")
+        page.goto(f"{links['model of dev']}/docs")
+        expect(page.get_by_text("/v1/recommend", exact=True).first).to_be_visible()
+        assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {
+            links["model of dev"].split("/")[2]
+        }
+
+
 def test_mlflow_shows_the_run_and_the_registry(checkout: Checkout, page: Page) -> None:
     with tunnel(checkout) as links:
         name = "dev.movie-recommender"

@@ -38,7 +38,7 @@ time 1795860000
 SERVER: dict[str, Any] = {
     "name": "recommender-dev", "host": "198.51.100.7", "port": 22, "user": "deploy", "key": "",
     "options": "-o UserKnownHostsFile=.known_hosts", "local": False, "faults": [], "clock": 300, "own_keys": True,
-    "ports": [{"port": 22, "comment": "SSH"}], "upgrades": True, "jupyters": ["analyst"], "mlflow": True,
+    "ports": [{"port": 22, "comment": "SSH"}], "upgrades": True, "jupyters": ["analyst"], "mlflow": True, "served": [],
 }  # fmt: skip
 HERE = "inventory/vultr"
 AGAIN = "ansible-playbook site.yml -i inventory/vultr --limit recommender-dev"

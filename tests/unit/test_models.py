@@ -16,7 +16,7 @@ HOST = {
     "host": "192.0.2.7", "port": 2222, "key": "", "options": "", "user": "deploy",
     "servers": {"dev": "desk", "staging": "", "prod": ""}, "tracking_uri": "http://127.0.0.1:5000",
     "tracking_account": "mlflow", "python": "/opt/mlflow/current/bin/python", "credentials": "/etc/mlflow/admin.env",
-    "gate": {},
+    "gate": {}, "serves": [],
 }  # fmt: skip
 # Says of one host what bin/models asks, and writes down what ssh is called with.
 STUB = """#!{python}

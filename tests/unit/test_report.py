@@ -97,6 +97,7 @@ def test_a_report_that_is_refused_fails_no_run(tmp_path: pathlib.Path) -> None:
     refused = read(tmp_path / "report.json")
     training = {"rc": refused.returncode, "stdout": refused.stdout, "stderr": refused.stderr}
     given = {"environment_name": "dev", "operator": "deploy", "analyst": "ana", "training": training}
+    given["served_environments"] = []
     (tmp_path / "templates").symlink_to(ROOT / "playbooks/templates")
     again = {"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": [showing]}
     (tmp_path / "play.yml").write_text(json.dumps([again]))
@@ -128,7 +129,8 @@ def test_items_without_titles_are_named_by_their_ids(
         "recommendations": {"user": "1", "items": [pick]},
     }
     given = {
-        "report": report, "report_refused": "", "environment_name": "dev", "operator": "deploy", "ansible_facts": {},
+        "report": report, "report_refused": "", "served_environments": [],
+        "environment_name": "dev", "operator": "deploy", "ansible_facts": {},
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
     }  # fmt: skip
     task = {
