@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from recommender import typed
 from recommender.errors import InputError, RecommenderError
+from recommender.serving import manifest
 from recommender.tracking import registry, stores
 
 if TYPE_CHECKING:
@@ -100,15 +101,9 @@ def _strip(model: Path) -> None:
         shutil.rmtree(cache)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 (hex) of each file below run/ and model/, by its path relative to `folder`."""
-    return {path.relative_to(folder).as_posix(): digest(path) for path in _files(folder)}
+    return {path.relative_to(folder).as_posix(): manifest.sha256(path) for path in _files(folder)}
 
 
 def artifact_digest(files: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recommender.promotion import bundle
+from recommender.serving import manifest
 from recommender.serving.answer import answer
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def log(
             mlflow.log_artifact(str(folder / name))
         bundle.download_model(model_uri, folder)
         files = bundle.digests(folder)
-        files |= {f"{bundle.RUN}/{name}": bundle.digest(folder / name) for name in written}
-        files |= {f"{bundle.RUN}/native/{each.name}": bundle.digest(each) for each in native.iterdir()}
+        files |= {f"{bundle.RUN}/{name}": manifest.sha256(folder / name) for name in written}
+        files |= {f"{bundle.RUN}/native/{each.name}": manifest.sha256(each) for each in native.iterdir()}
         model_bytes = bundle.size(folder)
     mlflow.log_metrics({"latency_ms": latency, "model_bytes": model_bytes})
     return {

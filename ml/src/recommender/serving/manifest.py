@@ -35,7 +35,7 @@ def write(folder: Path, about: dict[str, Any]) -> None:
         },
         **about,
         "files": {
-            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(folder.iterdir())
         },
     }
@@ -65,7 +65,7 @@ def check(folder: Path, needed: str) -> dict[str, Any]:
         raise InputError(f"{path}: not a manifest of a {needed} ({error!r}). {_MEND}") from error
     for name, digest in sorted(expected.items()):
         try:
-            found = _sha256(folder / name)
+            found = sha256(folder / name)
         except FileNotFoundError as error:
             raise InputError(f"{folder / name}: missing, but the manifest lists it. {_MEND}") from error
         if found != digest:
@@ -76,6 +76,7 @@ def check(folder: Path, needed: str) -> dict[str, Any]:
     return content
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

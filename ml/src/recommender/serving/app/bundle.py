@@ -64,7 +64,7 @@ def lay_out(model: Path, golden: Path, labels: Mapping[str, str], place: Path) -
                 np.save(part / "arrays" / f"{key}.npy", stored[key], allow_pickle=False)
         shutil.copyfile(golden, part / GOLDEN)
         files = {
-            path.relative_to(part).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            path.relative_to(part).as_posix(): {"sha256": manifest.sha256(path), "bytes": path.stat().st_size}
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
@@ -114,7 +114,8 @@ def _check(folder: Path, whole: bool) -> tuple[dict[str, Any], dict[str, str]]:
             raise InputError(f"{folder / ABOUT}: it was changed. Fetch the version again.")
         for name, expected in files.items():
             path = folder / name
-            if path.stat().st_size != expected["bytes"] or (whole and _sha256(path) != expected["sha256"]):
+            same = path.stat().st_size == expected["bytes"]
+            if not same or (whole and manifest.sha256(path) != expected["sha256"]):
                 raise InputError(f"{path}: it is damaged or was changed. Fetch the version again.")
         return files, labels
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -149,8 +150,3 @@ def adopt(made: Path, place: Path) -> Path:
 
 def _name(labels: Mapping[str, str], files: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([{**labels}, files], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
