@@ -3,8 +3,9 @@
 
 Makes a throw-away server with the whole site and prints three tables. The first: latencies, requests a second, memory
 and time to the first answer of both, asked by one client in the same container, one after the other. The second: what a
-second container, in the network of the first, saw of a load of 500 requests a second during 20 promotions, 20
-rollbacks, 5 restarts, an upgrade and a kill. The third: five times what one process can answer, and 1,000 switches.
+second container, in the network of the first, saw of a load of 500 requests a second while 20 new versions are tried
+and served and 20 are switched back, with 5 restarts, an upgrade and a kill. The third: five times what one process can
+answer, and 1,000 switches.
 """
 
 import argparse
