@@ -3,7 +3,7 @@
 
 Makes a throw-away server with the whole site and prints three tables. The first: latencies, requests a second, memory
 and time to the first answer of both, asked by one client in the same container, one after the other. The second: what a
-second container, in the network of the first, saw of a load of 500 requests a second while 20 new versions are tried
+second container, in the network of the first, saw of a load of 500 requests a second (--rate) while 20 new versions are tried
 and served and 20 are switched back, with 5 restarts, an upgrade and a kill. The third: five times what one process can
 answer, and 1,000 switches.
 """
@@ -221,7 +221,8 @@ class Bench:
         self.sh("systemctl kill -s KILL model-server-dev@1.service")
         if load.poll() is not None:
             raise SystemExit(f"{seconds} s were too short for the switches. Give --load more.")
-        if load.wait(seconds + 60):
+        (folder / "load.stop").touch()
+        if load.wait(60):
             raise SystemExit("The container that asks failed.")
         answers = [json.loads(line) for line in (folder / "load").read_text().splitlines()]
         refused = sum(each["status"] == 503 for each in answers)
@@ -293,7 +294,8 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement of the first table (default: 10)")
-    parser.add_argument("--load", type=int, default=300, help="seconds of the load of the second (default: 300)")
+    parser.add_argument("--rate", type=int, default=500, help="requests a second of the second (default: 500)")
+    parser.add_argument("--load", type=int, default=1500, help="seconds that it may take at most (default: 1500)")
     arguments = parser.parse_args()
     bench = site()
     fixture = subprocess.check_output([ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"], text=True).strip()
@@ -317,7 +319,7 @@ def main() -> None:
                 ours.sh(f"{more} && systemctl start model-server-follow-dev.service")
                 served = json.loads(ours.sh(f"{TOOL} status dev"))["served"]
                 versions[served.pop("bundle")] = served
-            ours.switched(dict([*versions.items()][-2:]), 500, arguments.load, folder)
+            ours.switched(dict([*versions.items()][-2:]), arguments.rate, arguments.load, folder)
             mine.write_text(yaml.safe_dump({"serving_workers": 1}))
             server.site("--tags", "serving")
             ours.held_up([*versions], arguments.seconds)

@@ -98,7 +98,8 @@ def test_a_report_that_is_refused_fails_no_run(tmp_path: pathlib.Path) -> None:
     training = {"rc": refused.returncode, "stdout": refused.stdout, "stderr": refused.stderr}
     given = {"environment_name": "dev", "operator": "deploy", "analyst": "ana", "training": training}
     given["served_environments"] = []
-    (tmp_path / "templates").symlink_to(ROOT / "playbooks/templates")
+    for folder in ("templates", "filter_plugins"):
+        (tmp_path / folder).symlink_to(ROOT / "playbooks" / folder)
     again = {"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": [showing]}
     (tmp_path / "play.yml").write_text(json.dumps([again]))
     command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
@@ -142,6 +143,7 @@ def test_items_without_titles_are_named_by_their_ids(
     }
     play = {"hosts": "localhost", "gather_facts": False, "connection": "local", "vars": given, "tasks": [task]}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    (tmp_path / "filter_plugins").symlink_to(ROOT / "playbooks/filter_plugins")
     (tmp_path / "local").mkdir()
     (tmp_path / "local/hosts").write_text("localhost\n")
     command = ["ansible-playbook", "-i", str(tmp_path / "local/hosts"), "play.yml"]
