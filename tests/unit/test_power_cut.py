@@ -16,9 +16,10 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).parents[2]
-# makes the environment that `python -m venv FOLDER` would
+# makes the environment that `python -m venv FOLDER` would; without pip it has no uv either
 PYTHON = """#!/bin/sh
 [ "$1 $2" = "-m venv" ] || exit 0
+if [ "$3" = --without-pip ]; then mkdir -p "$4/bin" && cp /bin/true "$4/bin/python"; exit; fi
 mkdir -p "$3/bin"
 printf '#!/bin/sh\\nexit 0\\n' > "$3/bin/pip"
 cp "$3/bin/pip" "$3/bin/python"
@@ -101,6 +102,17 @@ def test_it_is_on_disk_before_its_marker(build: Build) -> None:
     # no marker was there yet
     assert ".complete" not in steps[-1]
     assert not any("cache" in step for step in steps if step.startswith("uv"))
+
+
+def test_pip_is_needed_once(tmp_path: pathlib.Path) -> None:
+    build = Build(tmp_path, "locked_environment")
+    assert build.run() == 0
+    shutil.rmtree(build.environment)
+    # would install nothing that runs
+    (build.folder / "bin/python3").write_text(PYTHON.replace("exit 0", "exit 1"))
+    assert build.run() == 0
+    assert "\nuv pip sync " in build.called()
+    assert not [path for path in build.cache.iterdir() if not path.name.startswith("uv-")]
 
 
 def test_one_that_was_cut_off_is_made_without_what_uv_kept(build: Build) -> None:
