@@ -151,7 +151,7 @@ class Site:
             )
         self.staging.sh(
             "export UV_CACHE_DIR=/var/cache/uv SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt;"
-            "cd /srv/ml && python3 -m venv job &&"
+            "cd /srv/ml && python3 -m venv --without-pip job &&"
             "/opt/mlflow/current/bin/uv pip sync -q --python job/bin/python --require-hashes requirements.txt"
         )
         for epochs in ("25", "1"):
