@@ -31,8 +31,7 @@ PARTS = {
     "site-up": f"{PYTEST} tests/site/test_{{up,workbench,down}}.py",
     "site-lockout": f"{PYTEST} tests/site/test_lockout.py",
     "site-portability": f"{PYTEST} tests/site/test_portability.py",
-    "site-promotion": f"{PYTEST} tests/site/test_promotion.py",
-    "site-vultr": f"{PYTEST} tests/site/test_vultr.py",
+    "site-vultr": f"{PYTEST} tests/site/test_{{vultr,promotion}}.py",
     **{
         # molecule keys this folder on the role's name alone: two checkouts would share it
         f"molecule-{role}": f"cd roles/{role} && "
@@ -45,11 +44,11 @@ PARTS = {
 # each worker is handed two to begin with.
 FIRST = [
     "site-lockout", "lint-yamllint", "site-up", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
-    "site-promotion", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "molecule-model_server", "site-vultr", "molecule-recommender",
+    "site-vultr", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
+    "molecule-model_server", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
-CONTAINERS = {"site-up": ("bare-server-", "chromium-")}
+CONTAINERS = {"site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-")}
 # Docker's folders of control groups: version 1, version 2 under systemd, version 2 without. Elsewhere there are none.
 GROUPS = (
     ("cpuacct/docker/*/cpuacct.usage", r"(\d+)", 1e9),

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -228,3 +229,88 @@ def get(url: str) -> Any:
     with urllib.request.urlopen(request, timeout=20) as answer:
         body = answer.read()
     return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body.decode()
+
+
+class Vultr:
+    """A checkout whose inventory/vultr has a fresh server with Debian 12 in its one line; both ends speak German.
+
+    The server trusts the user's key for root. An agent holds the key; nothing names it to Ansible.
+    """
+
+    def __init__(self, checkout: Checkout, home: pathlib.Path, state: pathlib.Path) -> None:
+        self.checkout, self.state, self.key = checkout, state, home / ".ssh/id_ed25519"
+        self.container = f"vultr-{os.getpid()}"
+        self.mine = checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml"
+        self.hosts = checkout.folder / "inventory/vultr/hosts.yml"
+        self.key.parent.mkdir(mode=0o700)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        self.agent = subprocess.Popen(["ssh-agent", "-D", "-a", home / "agent"], stdout=subprocess.DEVNULL)
+        checkout.environment |= {"HOME": str(home), "SSH_AUTH_SOCK": str(home / "agent")}
+        add = "timeout 10 sh -c 'until ssh-add -q .ssh/id_ed25519; do sleep 0.2; done'"
+        subprocess.run(add, shell=True, cwd=home, env=checkout.environment, check=True)
+
+    def create(self, name: str, suite: str, port: int, **settings: object) -> str:
+        """Makes a container; returns its address."""
+        container = {
+            "cloud_server_vendor": "local", "cloud_server_name": name, "cloud_server_image": suite,
+            "cloud_server_local_key": str(self.key), "cloud_server_local_known_hosts": str(self.state / "known_hosts"),
+            "ansible_host": "127.0.0.1", "ansible_port": port, **settings,
+        }  # fmt: skip
+        (self.state / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"bare": container}}}))
+        self.checkout.run(".venv/bin/ansible-playbook", "playbooks/create.yml", "-i", str(self.state / "hosts.yml"))
+        inspect = json.loads(subprocess.check_output(["docker", "inspect", name]))[0]
+        return str(inspect["NetworkSettings"]["IPAddress"])
+
+    def start(self) -> None:
+        select = [ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"]
+        # variables for a host that cannot reach conda's own hosts; empty where they answer
+        fixture = subprocess.check_output(select, env=self.checkout.environment, text=True).strip()
+        volumes = [f"{pathlib.Path(fixture).parent}:/srv/conda-fixture:ro"] if fixture else []
+        if fixture:
+            self.mine.write_text(pathlib.Path(fixture).read_text())
+        port = 20000 + os.getpid() % 12000
+        self.address = self.create(self.container, "bookworm", port, cloud_server_local_volumes=volumes)
+        self.speak_german()
+        text = self.hosts.read_text()
+        assert text.count("ansible_host: 203.0.113.10") == 1
+        self.hosts.write_text(text.replace("203.0.113.10", self.address))
+
+    def speak_german(self) -> None:
+        """German for every login on the server, and for the checkout's own commands."""
+        make = """
+        apt-get install -qy --no-install-recommends locales
+        localedef -i de_DE -f UTF-8 de_DE.UTF-8
+        printf 'LANG=de_DE.UTF-8\nLANGUAGE=de\n' > /etc/default/locale
+        """
+        inside = ["docker", "exec", self.container, "sh", "-ec", make]
+        subprocess.run(inside, check=True, stdout=subprocess.DEVNULL)
+        # not --quiet, which Debian 12's client does not know
+        copy = ["docker", "cp", f"{self.container}:/usr/share/i18n", str(self.state)]
+        subprocess.run(copy, check=True, stdout=subprocess.DEVNULL)
+        (self.state / "locale").mkdir()
+        target = str(self.state / "locale/de_DE.UTF-8")
+        compile_here = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", target]
+        subprocess.run(compile_here, env={**os.environ, "I18NPATH": str(self.state / "i18n")}, check=True)
+        german = {
+            "LC_ALL": "de_DE.UTF-8",
+            "LANG": "de_DE.UTF-8",
+            "LANGUAGE": "de",
+            "LOCPATH": str(self.state / "locale"),
+        }
+        self.checkout.environment |= german
+
+    def end(self) -> None:
+        subprocess.run(["docker", "rm", "-f", self.container], check=True, stdout=subprocess.DEVNULL)
+        self.agent.terminate()
+
+
+@pytest.fixture(scope="session")
+def vultr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vultr]:
+    """The server that two modules use, one after the other."""
+    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    vultr = Vultr(checkout, tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("state"))
+    try:
+        vultr.start()
+        yield vultr
+    finally:
+        vultr.end()
