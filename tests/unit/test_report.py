@@ -129,8 +129,14 @@ def test_items_without_titles_are_named_by_their_ids(
         "dataset": REPORT["dataset"] | {"name": data},
         "recommendations": {"user": "1", "items": [pick]},
     }
+    status = {
+        "served": {"name": "dev.films", "version": "1", "bundle": "b1"}, "damaged": None, "wanted": 1,
+        "refused": {"version": "2", "refused": "an estimate is not a number"},
+        "processes": {"1": {"served": "b1", "requests": 0, "errors": 0, "p99_ms": 0}},
+    }  # fmt: skip
     given = {
-        "report": report, "report_refused": "", "served_environments": [],
+        "report": report, "report_refused": "", "served_environments": ["dev"], "serving_ports": {"dev": 8000},
+        "served": {"results": [{"item": "dev", "rc": 0, "stdout": json.dumps(status)}, {"item": "prod"}]},
         "environment_name": "dev", "operator": "deploy", "ansible_facts": {},
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
     }  # fmt: skip
@@ -151,4 +157,7 @@ def test_items_without_titles_are_named_by_their_ids(
     assert done.returncode == 0, done.stdout + done.stderr
     shown = (tmp_path / "out").read_text(encoding="utf-8")
     assert f"{line}, because of Delicatessen (4)\n" in shown and count in shown
+    assert (
+        "dev: dev.films version 1, 0 requests, 0 errors; version 2 was REFUSED: an estimate is not a number\n" in shown
+    )
     assert "NDCG@10 of its lists 0.415; the most rated items for everybody: 0.216\n" in shown
