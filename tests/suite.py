@@ -43,8 +43,8 @@ PARTS = {
 # The longest first, so that the workers end at about the same time; a quick one behind each of the first three, because
 # each worker is handed two to begin with.
 FIRST = [
-    "site-lockout", "lint-yamllint", "site-up", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
-    "site-vultr", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
+    "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
+    "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
     "molecule-model_server", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
