@@ -300,8 +300,9 @@ class Vultr:
         self.checkout.environment |= german
 
     def end(self) -> None:
-        subprocess.run(["docker", "rm", "-f", self.container], check=True, stdout=subprocess.DEVNULL)
+        # first: where no container was made, its removal may fail
         self.agent.terminate()
+        subprocess.run(["docker", "rm", "-f", self.container], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
