@@ -48,6 +48,7 @@ def test_make_up(checkout: Checkout) -> None:
     output = checkout.run("make", "up")
     assert "next: make tunnel" in output
     assert re.search(rf"Model +{re.escape(MODEL)} version 1 \(champion\)", output)
+    assert re.search(r"^ +dev: dev\.movie-recommender version 1, ", output, re.M)
     assert re.search(r"BMF on ml-latest-small: 100836 ratings, 610 users, 9724 films", output)
     rmse = float(re.search(r"RMSE ([\d.]+)", output)[1])  # type: ignore[index]
     # 0.81 to 0.82 on this set, whatever the folds; Surprise's own SVD has 0.87
