@@ -18,6 +18,8 @@ case "$*" in
   *"-p 22 "*) [ ! -e "$FOLDER/closed" ] || { echo "port 22: denied" >&2; exit 255; } ;;
   *"-p 23 "*) sleep 60 ;;
 esac
+# what was asked for ran, but for a forced command
+[ -e "$FOLDER/forced" ] || exit 97
 """
 
 
@@ -26,6 +28,7 @@ def command(folder: pathlib.Path, ports: list[Any]) -> list[str]:
     (folder / "ssh").write_text(SSH)
     (folder / "ssh").chmod(0o755)
     variables = {"access_ports": ports, "access_operator": "deploy", "__access_host": "198.51.100.7"}
+    variables["__access_got_in"] = 97
     variables["__access_login"] = str(folder / "ssh")
     shell = task["ansible.builtin.shell"]
     return [
@@ -60,6 +63,14 @@ def test_without_a_login_each_port_says_why(tmp_path: pathlib.Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert sorted(result.stderr.splitlines()) == ["port 2222: timed out", "port 22: denied"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["closed", "moving", "ssh"]
+
+
+def test_a_forced_command_is_no_way_in(tmp_path: pathlib.Path) -> None:
+    """It ends with 0, whatever it was asked for."""
+    (tmp_path / "forced").touch()
+    result = run(tmp_path, [22])
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "deploy gets in, and sudo does not run\n"
 
 
 @pytest.mark.parametrize("ports", [[22], [None]])
