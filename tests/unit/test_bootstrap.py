@@ -17,6 +17,7 @@ PEOPLE = [
     {"name": "analyst", "role": "analyst", "state": "present"},
     {"name": "ana", "role": "analyst"},
     {"name": "tina", "role": "tunnel"},
+    {"name": "nas", "role": "command"},
     {"name": "gone", "role": "analyst", "state": "absent"},
 ]
 
@@ -48,7 +49,7 @@ def test_analysts_may_have_one() -> None:
     assert refusal() == refusal("ana") == ""
 
 
-@pytest.mark.parametrize(("name", "role"), [("tina", "tunnel"), ("deploy", "operator")])
+@pytest.mark.parametrize(("name", "role"), [("tina", "tunnel"), ("nas", "command"), ("deploy", "operator")])
 def test_others_may_not(name: str, role: str) -> None:
     said = refusal("ana", name)
     assert f"{name} has a Jupyter (jupyter_people) and is of role {role} in people" in said

@@ -38,6 +38,7 @@ TEAM = [
     {"name": "admin", "role": "analyst", "keys": "k"},
     {"name": "tina", "role": "tunnel", "keys": "k", "ports": [5000]},
     {"name": "gone", "role": "operator", "state": "absent"},
+    {"name": "nas", "role": "command", "keys": "k", "command": "internal-sftp"},
 ]
 READ = [{"experiment": "*", "permission": "READ"}, {"model": "*", "permission": "READ"}]
 
@@ -66,8 +67,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "job/conf/shop.yaml").write_text("tracking: {experiment: shops, model: shop}\n")
     job = {"recommender_source": str(folder / "job"), "recommender_config": "conf/shop.yaml"}
     groups["staging"]["hosts"]["staging-two"] = job
-    # the third is gone, and so are the logins
-    groups["dev"]["hosts"]["dev-gone"] = {"people": [*TEAM[:2], TEAM[-1]]}
+    # the third is gone, a program is nobody, and so there are no logins
+    groups["dev"]["hosts"]["dev-gone"] = {"people": [*TEAM[:2], *TEAM[-2:]]}
     (copy / "hosts.yml").write_text(yaml.safe_dump(groups))
     (folder / "play.yml").write_text(yaml.safe_dump(PLAY))
     run = subprocess.run(

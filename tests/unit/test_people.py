@@ -22,6 +22,12 @@ ANALYST = {"name": "analyst", "role": "analyst", "keys": KEY}
             [DEPLOY, ANALYST, {"name": "tina", "role": "tunnel", "keys": KEY, "ports": 5000}, {"name": "ana"}],
             ["tina: ports is 5000; it must be a list: ports: [5000]", "ana: role is ''"],
         ),
+        (
+            [DEPLOY, ANALYST, {"name": "nas", "role": "command", "keys": KEY, "command": "true\nMatch all"}],
+            ["nas: command is", "it must be one line without control characters"],
+        ),
+        # whose keys run one command is no way in
+        ([{**DEPLOY, "role": "command", "command": "true"}, ANALYST], ["its operators are: none."]),
         ([ANALYST], ["does not have deploy with role operator"]),
     ],
 )

@@ -37,6 +37,7 @@ SERVER: dict[str, Any] = {
         {"name": "deploy", "role": "operator"},
         {"name": "analyst", "role": "analyst"},
         {"name": "tina", "role": "tunnel", "ports": [5000, "9000"]},
+        {"name": "nas", "role": "command", "command": "internal-sftp"},
         {"name": "gone", "role": "analyst", "state": "absent"},
     ],
     "ports": {"jupyter of ana": 8889, "jupyter of analyst": 8888, "mlflow": 5000},
@@ -53,6 +54,14 @@ def test_ones_own_jupyter_comes_first_and_a_tunnel_has_its_ports_alone() -> None
 def test_who_is_not_among_the_people_is_told_who_is(name: str) -> None:
     with pytest.raises(SystemExit, match=f"{name} is not among the people of one: deploy, analyst, tina"):
         tunnel.person(SERVER, name)
+
+
+def test_an_account_that_runs_one_command_is_refused() -> None:
+    said = "nas has role command in people: it runs one command on one"
+    with pytest.raises(SystemExit, match=said):
+        tunnel.services(SERVER, tunnel.person(SERVER, "nas"))
+    with pytest.raises(SystemExit, match=said):
+        tunnel.ssh_config(SERVER, "nas")
 
 
 def test_a_server_that_keeps_nothing_is_said() -> None:
@@ -129,6 +138,7 @@ def test_sshd_lets_tunnels_go_to_addresses_alone() -> None:
     variables = {
         "permitted": trust_as_template(settings["ssh_hardening_permit_open"]), "tunnel_ports": {"mlflow": 5000},
         "ansible_managed": "", "__access_keys": "", "__access_allowed": ["tina"], "__access_keep": [],
+        "__access_commands": [],
         "__access_present": [{"name": "tina", "role": "tunnel", "ports": [5000, 9000]}],
     }  # fmt: skip
     templar = Templar(DataLoader(), variables=variables)
@@ -150,7 +160,9 @@ def test_sshd_lets_people_with_a_shell_go_to_the_loopback_alone() -> None:
     variables = {
         "ansible_managed": "", "__access_keys": "", "__access_allowed": [], "__access_keep": [], **permitted,
         "access_permit_listen": [], "__access_forwards": found,
+        "__access_commands": [{"name": "nas", "role": "command", "command": "echo '#1' # all"}],
         "__access_present": [
+            {"name": "nas", "role": "command", "ports": []},
             {"name": "tina", "role": "tunnel", "ports": [5000]}, {"name": "deploy", "role": "operator", "ports": []},
             {"name": "ana", "role": "analyst", "ports": []},
         ],
@@ -158,7 +170,9 @@ def test_sshd_lets_people_with_a_shell_go_to_the_loopback_alone() -> None:
     template = (ROOT / "roles/access/templates/00-access.conf.j2").read_text()
     lines = Templar(DataLoader(), variables=variables).template(trust_as_template(template))
     blocks = {block.split()[0]: block for block in lines.split("Match User ")[1:]}
-    assert list(blocks) == ["tina", "ana", "deploy"]
+    assert list(blocks) == ["tina", "nas", "ana", "deploy"]
+    assert "\n    ForceCommand echo '#1' # all\n" in blocks["nas"]
+    assert "PermitOpen" not in blocks["nas"]
     assert re.findall(r"PermitOpen .*", blocks["ana"]) == [
         "PermitOpen 127.0.0.1:* [::1]:* localhost:* [/home/ana/forward.sock]:*"
     ]

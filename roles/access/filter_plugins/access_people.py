@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-ROLES = ("operator", "analyst", "tunnel")
+ROLES = ("operator", "analyst", "tunnel", "command")
 KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ssh-rsa")
 # Bits by the curve's name (RFC 5656, section 10.1).
 CURVES = {"nistp256": 256, "nistp384": 384, "nistp521": 521}
@@ -127,6 +127,22 @@ def read_ports(ports: Any) -> tuple[list[int], list[str]]:
     return found, errors
 
 
+def command_faults(command: Any) -> Iterator[str]:
+    """What is wrong with the one command of an account, which sshd_config takes as the rest of a line."""
+    if not isinstance(command, str) or not command:
+        yield f"command is {shown(command)}; it must be what the account runs: command: internal-sftp"
+        return
+    # isprintable: no line's end either
+    if not command.isprintable() or command != command.strip() or command.startswith(("#", "=")):
+        yield (
+            f"command is {shown(command)}; it must be one line without control characters, and begin with neither"
+            " blank, # nor ="
+        )
+    # sshd counts quotes as this does, also those of a comment; a shell reads '\' otherwise
+    if not re.fullmatch(r"""([^'"]|'[^']*'|"[^"]*")*""", re.sub(r"""\\[\\'"]""", "", command)):
+        yield f"command is {shown(command)}, where sshd misses the end of a quote: put it into a script, and name that"
+
+
 def read_sources(keys: Any) -> tuple[list[str], list[str]]:
     """Lines, files and folders of keys, and what is wrong with them."""
     form = "it must be a public key, a path, or a list of them: keys: [keys/me.pub]"
@@ -164,8 +180,8 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
     """The people in full, and every fault of the list in words.
 
     folder is what paths are relative to, rsa_bits the least size of an RSA key, ecdsa whether ECDSA keys are taken.
-    Returns people, each with name, role, state, ports (int) and keys (line, type, bits, fingerprint), and errors (str);
-    people is not to be used while there are errors.
+    Returns people, each with name, role, state, command, ports (int) and keys (line, type, bits, fingerprint), and
+    errors (str); people is not to be used while there are errors.
     """
     if not isinstance(people, list):
         said = f"it is {shown(people)}; it must be a list of people, each with name, role and keys"
@@ -182,9 +198,10 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
         name = given if isinstance(given, str) else ""
         who = name or f"entry {position}"
         mistakes = []
-        if unknown := set(person) - {"name", "role", "keys", "ports", "state"}:
+        if unknown := set(person) - {"name", "role", "keys", "ports", "command", "state"}:
             mistakes.append(
-                f"there is no {', '.join(sorted(map(str, unknown)))}; known are name, role, keys, ports and state"
+                f"there is no {', '.join(sorted(map(str, unknown)))};"
+                " known are name, role, keys, ports, command and state"
             )
         if not isinstance(given, str):
             mistakes.append(f"the name is {shown(given)}, which YAML does not read as text: put a name into quotes")
@@ -195,7 +212,15 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
         state, role = person.get("state", "present"), person.get("role", "")
         if state not in ("present", "absent"):
             mistakes.append(f"state is {state}; it can be present or absent")
-        entry: dict[str, Any] = {"name": name, "role": role, "state": state, "ports": [], "keys": []}
+        command = person.get("command", "")
+        entry: dict[str, Any] = {
+            "name": name,
+            "role": role,
+            "state": state,
+            "ports": [],
+            "command": command,
+            "keys": [],
+        }
         found.append(entry)
         if state != "absent":
             if role not in ROLES:
@@ -204,6 +229,10 @@ def access_people(people: Any, folder: str, rsa_bits: int, ecdsa: bool = False) 
             if not wrong and (role == "tunnel") != bool(entry["ports"]):
                 wrong = ["ports are what a person of role tunnel may reach: list them there, and only there"]
             mistakes += wrong
+            if role == "command":
+                mistakes += command_faults(command)
+            elif "command" in person:
+                mistakes.append("command is what an account of role command runs: give it there, and only there")
             sources, wrong = read_sources(person.get("keys", []))
             entry["keys"], damaged = read_keys(sources, folder, rsa_bits, ecdsa)
             mistakes += wrong

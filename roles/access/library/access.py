@@ -32,14 +32,15 @@ options:
 """
 # The group that an account is in tells that this role manages it, and as what.
 GROUP = "access-{}"
-# from the one who may do most
-ROLES = ("operator", "analyst", "tunnel")
+# from the one who may do most; of the last two, neither may do what the other does
+ROLES = ("operator", "analyst", "tunnel", "command")
 PROC = pathlib.Path("/proc")
 # A user that no account and no process has.
 UNUSED = 4294967000
 # Seconds in which all processes of an account must have ended.
 SECONDS = 30
-SHELLS = {"operator": "/bin/bash", "analyst": "/bin/bash", "tunnel": "/usr/sbin/nologin"}
+# sshd runs a forced command by the shell: bash would first read the account's own .bashrc
+SHELLS = {"operator": "/bin/bash", "analyst": "/bin/bash", "tunnel": "/usr/sbin/nologin", "command": "/bin/sh"}
 
 
 class Host:
@@ -117,6 +118,12 @@ def refused(gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return doubtful if len(doubtful) > 1 or any(person["role"] == "operator" for person in doubtful) else []
 
 
+def differing(host: Host, name: str, role: str) -> list[str]:
+    """usermod's options for what an account of that role must have, and has otherwise."""
+    shell = ["--shell", SHELLS[role]] if host.users[name].pw_shell != SHELLS[role] else []
+    return shell + (["--password", "*"] if role == "command" and host.shadow[name][1] != "*" else [])
+
+
 def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
     for role in ROLES:
         if GROUP.format(role) not in host.groups:
@@ -128,15 +135,13 @@ def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
             host.run("useradd", "--create-home", "--user-group", "--key", "HOME_MODE=0700", "--password", "*",
                      "--shell", SHELLS[role], "--groups", GROUP.format(role), name)  # fmt: skip
             continue
-        changes = []
+        changes = [] if shrinks(host.role(name), role) else differing(host, name, role)
         password, expiry = host.shadow[name][1], host.shadow[name][7]
-        if password.startswith("!"):
+        if password.startswith("!") and "--password" not in changes:
             # not the old password: the account may have been locked for a reason
             changes += ["--password", "*"]
         if expiry:
             changes += ["--expiredate", ""]
-        if host.users[name].pw_shell != SHELLS[role] and not shrinks(host.role(name), role):
-            changes += ["--shell", SHELLS[role]]
         if host.role(name) is None:
             changes += ["--append", "--groups", GROUP.format(role)]
         if changes:
@@ -144,7 +149,8 @@ def open_accounts(host: Host, people: list[dict[str, Any]]) -> None:
 
 
 def shrinks(before: str | None, after: str) -> bool:
-    return before is not None and ROLES.index(after) > ROLES.index(before)
+    lower = before is not None and ROLES.index(after) > ROLES.index(before)
+    return lower or (before, after) == ("command", "tunnel")
 
 
 def sound(path: pathlib.Path) -> bool:
@@ -268,8 +274,8 @@ def revoke(host: Host, people: list[dict[str, Any]]) -> None:
             if name not in wanted:
                 # the role's own group goes last, all others now
                 host.run("usermod", "--lock", "--expiredate", "1", "--groups", GROUP.format(role), name)
-            elif host.users[name].pw_shell != SHELLS[wanted[name]]:
-                host.run("usermod", "--shell", SHELLS[wanted[name]], name)
+            elif changes := differing(host, name, wanted[name]):
+                host.run("usermod", *changes, name)
             if ends and not host.module.check_mode:
                 # lingering units would start again
                 pathlib.Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)

@@ -206,6 +206,8 @@ def main() -> None:
         if ways:
             roles = [name.removeprefix("access-") for name in groups_of(account) if name.startswith("access-")]
             role = roles[0] if roles else "not in the list"
+            if role != "tunnel" and (forced := options.get("forcecommand", ["none"])) != ["none"]:
+                role += f", runs only: {' '.join(forced)}"
             people.append({"name": account.pw_name, "role": role, "ways": ways})
     module.exit_json(changed=False, people=people)
 

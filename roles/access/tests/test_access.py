@@ -98,6 +98,28 @@ def test_nobody_is_removed_by_mistake(
     assert said == refused
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "less"),
+    [
+        ("operator", "command", True), ("analyst", "command", True), ("tunnel", "command", True),
+        ("command", "tunnel", True), ("command", "analyst", False), ("command", "command", False),
+        ("analyst", "tunnel", True), ("tunnel", "analyst", False), (None, "command", False),
+    ],
+)  # fmt: skip
+def test_sessions_end_that_the_new_role_would_not_allow(
+    access: ModuleType, before: Any, after: str, less: bool
+) -> None:
+    assert access.shrinks(before, after) is less
+
+
+def test_an_account_with_one_command_has_no_password_and_the_plain_shell(access: ModuleType) -> None:
+    host = SimpleNamespace(users={"ana": SimpleNamespace(pw_shell="/bin/bash")}, shadow={"ana": ["ana", "$y$hash"]})
+    assert access.differing(host, "ana", "command") == ["--shell", "/bin/sh", "--password", "*"]
+    assert access.differing(host, "ana", "analyst") == []
+    host.shadow["ana"][1], host.users["ana"].pw_shell = "*", "/bin/sh"
+    assert access.differing(host, "ana", "command") == []
+
+
 def test_an_interrupted_removal_is_completed(access: ModuleType) -> None:
     left, said = gone(access, {"bob": BOB}, "bob", [], {"bob": BOB})
     assert len(left) == 3

@@ -171,14 +171,14 @@ def test_every_fault_of_the_list_is_told_at_once(keys: pathlib.Path) -> None:
     for said in (
         "bob: is there twice",
         "Eve: the name must be of a-z",
-        "Eve: role is 'admin'; it can be operator, analyst, tunnel",
+        "Eve: role is 'admin'; it can be operator, analyst, tunnel, command",
         "entry 4: the name must be of a-z",
         "tina: ports are what a person of role tunnel may reach",
         "toni: port 0 is not a number from 1 to 65535",
         "toni: port ssh is not a number from 1 to 65535",
         "carl: ports are what a person of role tunnel may reach",
         "dora: state is gone; it can be present or absent",
-        "emil: there is no key; known are name, role, keys, ports and state",
+        "emil: there is no key; known are name, role, keys, ports, command and state",
     ):
         assert any(error.startswith(said) for error in errors), (said, errors)
 
@@ -186,7 +186,7 @@ def test_every_fault_of_the_list_is_told_at_once(keys: pathlib.Path) -> None:
 def test_who_is_absent_needs_no_key() -> None:
     people, errors = read({"name": "ana", "state": "absent"})
     assert errors == []
-    assert people == [{"name": "ana", "role": "", "state": "absent", "ports": [], "keys": []}]
+    assert people == [{"name": "ana", "role": "", "state": "absent", "ports": [], "command": "", "keys": []}]
 
 
 def test_ports_become_numbers(keys: pathlib.Path) -> None:
@@ -195,6 +195,62 @@ def test_ports_become_numbers(keys: pathlib.Path) -> None:
     )
     assert errors == []
     assert people[0]["ports"] == [8888, 5000]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "internal-sftp -d /srv/copies",
+        "rclone serve restic --stdio --append-only 'my repository'",
+        r"""printf '%s\n' "it's $HOME" \" '' # 100%=all""",
+    ],
+)
+def test_an_account_may_have_one_command(keys: pathlib.Path, command: str) -> None:
+    text = (keys / "ed25519256.pub").read_text()
+    people, errors = read({"name": "nas", "role": "command", "keys": [text], "command": command})
+    assert errors == []
+    assert (people[0]["command"], people[0]["ports"], len(people[0]["keys"])) == (command, [], 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("", "command is empty; it must be what the account runs: command: internal-sftp"),
+        (None, "command is empty; it must be what"),
+        (["true"], 'command is ["true"]; it must be what'),
+        (True, "command is true; it must be what"),
+        ("true\nMatch all", "it must be one line without control characters"),
+        ("true\r", "it must be one line"),
+        ("a\tb", "it must be one line"),
+        ("a\u2028b", "it must be one line"),
+        (" true", "it must be one line"),
+        ("# true", "it must be one line"),
+        ("= true", "it must be one line"),
+        ("echo it's", "where sshd misses the end of a quote"),
+        ('echo "', "where sshd misses the end of a quote"),
+        # the shell takes it, sshd does not
+        (r"echo 'a\'", "where sshd misses the end of a quote"),
+        ("true # don't", "where sshd misses the end of a quote"),
+    ],
+)
+def test_a_command_that_sshd_would_read_otherwise_is_refused(keys: pathlib.Path, command: Any, said: str) -> None:
+    _, errors = read({"name": "nas", "role": "command", "keys": "ed25519256.pub", "command": command}, folder=keys)
+    assert len(errors) == 1
+    assert errors[0].startswith("nas: command is ")
+    assert said in errors[0]
+
+
+def test_role_and_command_go_together(keys: pathlib.Path) -> None:
+    nas = {"name": "nas", "role": "command", "keys": "ed25519256.pub"}
+    assert read(nas, folder=keys)[1] == [
+        "nas: command is empty; it must be what the account runs: command: internal-sftp"
+    ]
+    _, errors = read({**nas, "command": "true", "ports": [22]}, ana("ed25519256.pub", command="true"), folder=keys)
+    assert errors == [
+        "nas: ports are what a person of role tunnel may reach: list them there, and only there",
+        "ana: command is what an account of role command runs: give it there, and only there",
+    ]
+    assert read({"name": "nas", "state": "absent", "role": "command", "command": "'"})[1] == []
 
 
 @pytest.mark.parametrize("people", [None, "ana", {"name": "ana"}, ["ana"], 3])

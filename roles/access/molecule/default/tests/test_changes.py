@@ -8,6 +8,7 @@ import time
 
 import pytest
 import testinfra
+import yaml
 
 ROLE = pathlib.Path(__file__).resolve().parents[3]
 INVENTORY = ROLE.parents[1] / "molecule/hosts.py"
@@ -17,11 +18,9 @@ EC2 = f"""mkdir -p {DROPINS} && printf '[Service]\nExecStart=\nExecStart=%s\n' \
   > {DROPINS}/ec2.conf && systemctl daemon-reload"""
 NO_EC2 = f"rm -r {DROPINS} && systemctl daemon-reload"
 KEY = {"keys": "id_ed25519.pub"}
-FIRST = [
-    {"name": "deploy", "role": "operator", **KEY},
-    {"name": "ana", "role": "analyst", **KEY},
-    {"name": "tina", "role": "tunnel", **KEY, "ports": [8888]},
-]
+(CONVERGE,) = yaml.safe_load((ROLE / "molecule/default/converge.yml").read_text())
+# deploy, ana, tina, and two accounts with one command
+FIRST = CONVERGE["vars"]["first_people"]
 GUESTS = [{"name": "carl", "role": "analyst", **KEY}, {"name": "bob", "role": "operator", **KEY}]
 
 
@@ -138,6 +137,42 @@ def test_who_comes_back_finds_everything(login, nothing_armed):
     assert login("ana", "ls kept").returncode == 0
 
 
+def test_an_account_with_one_command_comes_changes_and_goes(connection, login, host, nothing_armed):
+    spare = {"name": "spare", "role": "command", **KEY, "command": "echo in; exec cat"}
+    with host.sudo():
+        # somebody's old account, with a password and a way to run more at login
+        host.check_output("useradd --create-home --shell /bin/bash --password '$6$salt$hash' old")
+        host.check_output(
+            "echo 'echo out' > /home/old/.bashrc && mkdir /home/old/.ssh && cp /home/old/.bashrc /home/old/.ssh/rc"
+        )
+    converge([*FIRST, spare, {**spare, "name": "old"}])
+    assert login("old", "id").stdout == "in\n"
+    with host.sudo():
+        assert host.check_output("getent shadow old").split(":")[1] == "*"
+        assert host.check_output("getent passwd old").endswith(":/bin/sh")
+    sessions = [
+        subprocess.Popen([*connection(name), "id"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("spare", "old")
+    ]
+    for session in sessions:
+        assert session.stdout.readline() == b"in\n"
+    tunnel = {"name": "spare", "role": "tunnel", **KEY, "ports": [8888]}
+    converge([*FIRST, tunnel, {"name": "old", "state": "absent"}])
+    assert [session.wait(timeout=10) for session in sessions] == [255] * 2
+    assert "Permission denied" in login("old").stderr
+    assert login("spare").returncode == 1
+    with host.sudo():
+        assert host.check_output("passwd --status old").split()[1] == "L"
+        assert host.check_output("id -nG spare") == "spare access-tunnel"
+    # a command that always ends well does not pass for the operator's way in
+    converge([*FIRST, {**spare, "command": "true"}])
+    assert login("spare", "sudo -n true").returncode == 0
+    assert "failed=0" in converge([*FIRST, {"name": "spare", "role": "operator", **KEY}], "-e", "access_operator=spare")
+    assert login("spare", "sudo", "-n", "id", "-u").stdout.strip() == "0"
+    converge([*FIRST, {"name": "spare", "state": "absent"}])
+    assert "Permission denied" in login("spare", "true").stderr
+
+
 @pytest.mark.parametrize(
     ("people", "said"),
     [
@@ -180,7 +215,7 @@ def test_a_vendors_own_way_in_is_refused(host, variables, lay, undo, said, nothi
 def test_a_key_that_lets_nobody_in_is_taken_back(login, host, make_key, tmp_path, nothing_armed):
     state = "cat /etc/ssh/authorized_keys.d/* /etc/ssh/sshd_config.d/00-access.conf"
     before = host.check_output(state)
-    output = converge([{**FIRST[0], "keys": f"{make_key(tmp_path)}.pub"}, FIRST[1]], code=2)
+    output = converge([{**FIRST[0], "keys": f"{make_key(tmp_path)}.pub"}, FIRST[1], *FIRST[3:]], code=2)
     assert "access of debian13 is as it was before" in output
     assert "Permission denied (publickey" in output
     assert host.check_output(state) == before

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import socket
 import subprocess
 import time
@@ -70,6 +71,74 @@ def test_a_tunnel_has_its_port_and_nothing_else(login):
     assert login("tina", "sftp", options=("-s",)).returncode == 1
 
 
+def test_an_account_runs_its_one_command_whatever_is_asked_for(login, connection):
+    for asked in ((), ("id",), ("sudo", "-n", "true"), ("/bin/sh", "-c", "id")):
+        ran = login("copies", *asked)
+        expected = ["it's  #1", "/home/copies", "/bin/sh", " ".join(asked), "no agent", "no X", "not a tty", ""]
+        assert (ran.returncode, ran.stdout.split("|")) == (0, expected), ran.stderr
+    for terminal in login("copies", options=("-tt",)), login("nas", options=("-tt",)):
+        assert "PTY allocation request failed" in terminal.stderr
+    # asked for as a subsystem, it is the command all the same
+    assert login("copies", "sftp", options=("-s",)).stdout.startswith("it's  #1|/home/copies|/bin/sh|")
+
+
+def test_an_account_with_one_command_forwards_nothing(login, connection, tmp_path, monkeypatch):
+    agent = os.path.relpath(tmp_path / "agent")
+    for user in ("copies", "nas"):
+        for there in ("127.0.0.1:22", "[::1]:22", "localhost:8888"):
+            assert "administratively prohibited" in login(user, options=("-W", there)).stderr
+        for there in ("5678:127.0.0.1:22", "/tmp/there:127.0.0.1:22"):
+            remote = login(user, options=("-N", "-o", "ExitOnForwardFailure=yes", "-R", there))
+            assert "remote port forwarding failed" in remote.stderr
+        local = os.path.relpath(tmp_path / user)
+        with running([*connection(user, "-N", "-L", f"{local}:/run/dbus/system_bus_socket")]):
+            assert reached(local) == ""
+    # ssh asks for its forwarding only where it has an agent itself
+    monkeypatch.setenv("SSH_AUTH_SOCK", agent)
+    with running(["ssh-agent", "-D", "-a", agent]):
+        deadline = time.monotonic() + 20
+        while not os.path.exists(agent):
+            assert time.monotonic() < deadline, "ssh-agent does not listen"
+            time.sleep(0.1)
+        # the analyst's shows that it would be forwarded
+        agents = [login(user, "echo $SSH_AUTH_SOCK", options=("-A",)) for user in ("ana", "copies")]
+    assert "/agent." in agents[0].stdout
+    assert "|no agent|" in agents[1].stdout
+
+
+def test_internal_sftp_is_a_command_too_and_the_only_one_that_answers_sftp(login, connection, tmp_path):
+    (tmp_path / "sent").write_text("a copy")
+
+    def sftp(user, batch):
+        through = shlex.join([*connection(user, "-s"), "sftp"])
+        return subprocess.run(
+            ["sftp", "-b", "-", "-D", through], input=batch, capture_output=True, text=True, timeout=30
+        )
+
+    done = sftp("nas", f"put {tmp_path}/sent kept\nget kept {tmp_path}/back\n")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "back").read_text() == "a copy"
+    for asked in ((), ("id",)):
+        refused = login("nas", *asked)
+        assert (refused.returncode, "uid=" in refused.stdout) == (1, False)
+        assert "This service allows sftp connections only" in refused.stdout + refused.stderr
+    assert sftp("copies", f"put {tmp_path}/sent kept\n").returncode != 0
+
+
+def test_an_account_with_one_command_has_no_password_and_no_sudo(host):
+    with host.sudo():
+        for name, command in (("nas", "internal-sftp"), ("copies", None)):
+            asked = host.check_output("sshd -T -C user=%s,host=localhost,addr=127.0.0.1", name).splitlines()
+            assert {"authenticationmethods publickey", "disableforwarding yes", "permittty no", "permittunnel no",
+                    "permituserrc no", "allowagentforwarding no", "x11forwarding no"} <= set(asked)  # fmt: skip
+            (forced,) = [line for line in asked if line.startswith("forcecommand ")]
+            assert forced == f"forcecommand {command}" if command else forced.startswith("forcecommand printf '%s|' ")
+            assert host.check_output("getent shadow %s", name).split(":")[1] == "*"
+            assert host.check_output("getent passwd %s", name).endswith(":/bin/sh")
+            assert "not allowed to run sudo" in host.run("LC_ALL=C sudo -n -l -U %s", name).stdout
+            assert host.check_output("id -nG %s", name) == f"{name} access-command"
+
+
 def test_socks_reaches_nothing_but_the_port(connection):
     proxy = subprocess.Popen([*connection("tina", "-N", "-D", "127.0.0.1:28080")], stderr=subprocess.PIPE, text=True)
     try:
@@ -109,7 +178,9 @@ def test_the_report_names_everybody_and_every_key(host, variables):
     ).split()[1]
     for name, role in (("deploy", "operator"), ("ana", "analyst"), ("tina", "tunnel")):
         assert [name, role] in [line.split() for line in output.splitlines()]
-    assert output.count(fingerprint) == 3
+    assert "nas              command, runs only: internal-sftp\n" in output
+    assert "copies           command, runs only: printf '%s|' \"it's" in output
+    assert output.count(fingerprint) == 5
 
 
 @contextlib.contextmanager
