@@ -27,7 +27,7 @@ from recommender import train
 from recommender.data.ratings import Ratings
 from recommender.errors import InputError
 from recommender.promotion import evidence
-from recommender.serving.app import answers, app, bundle, clients, guard, trial
+from recommender.serving.app import answers, app, bundle, clients, guard, service, trial
 from recommender.serving.app.counts import Counts
 from recommender.serving.app.live import Live
 from recommender.serving.app.ring import Ring, kept
@@ -494,3 +494,32 @@ def test_the_serving_process_loads_numpy_and_its_framework_alone() -> None:
     script = f"import sys, recommender.serving.app.server; print([*({heavy} & set(sys.modules))])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PROCESS = {"served": "b3"}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ({}, []),
+        ({"served": None, "processes": {1: {"served": None}, 2: {"served": None}}}, []),
+        ({"served": None, "damaged": "b3"}, ["damaged: b3"]),
+        ({"refused": {"version": "4", "refused": "NaN"}}, ["refused: version 4: NaN"]),
+        ({"processes": {1: PROCESS, 2: {"error": "gone"}}}, ["processes: 1 of 2 answer: journalctl"]),
+        ({"processes": {1: PROCESS, 2: {"served": "b2"}}}, ["2 of 2 answer, and not all with the served"]),
+        ({"processes": {1: PROCESS, 2: {"served": "b2"}}, "switching": True}, []),
+    ],
+)  # fmt: skip
+def test_faults_of_what_is_served(
+    status: dict[str, Any], says: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_well = {
+        "served": {"bundle": "b3"}, "damaged": None, "switching": False, "refused": None, "wanted": 2,
+        "processes": {1: PROCESS, 2: PROCESS},
+    }  # fmt: skip
+    here = service.Service.__new__(service.Service)
+    here.environment = "prod"
+    monkeypatch.setattr(service.Service, "status", lambda self: all_well | status)
+    found = here.faults()
+    assert len(found) == len(says) and all(part in line for part, line in zip(says, found, strict=True))

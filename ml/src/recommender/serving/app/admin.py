@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     switch.add_argument("bundle")
     verb("status", lambda s, a: s.status(), "the served version and its processes")
+    verb("faults", lambda s, a: print("\n".join(s.faults())), "what is wrong, a line each")
     verb("drop", lambda s, a: s.drop(), "serve nothing")
     verb("renew", lambda s, a: s.renew(), "restart the processes without losing a request")
     verb(

@@ -211,6 +211,24 @@ class Service:
             "processes": processes,
         }
 
+    def faults(self) -> list[str]:
+        """Return what is wrong with what is served, a line each. No version yet is not a fault."""
+        status, found = self.status(), []
+        if status["damaged"]:
+            found.append(f"damaged: {status['damaged']}: promote or roll back, which serves a version again")
+        if refused := status["refused"]:
+            found.append(f"refused: version {refused['version']}: {refused['refused']}")
+        answers = [each for each in status["processes"].values() if "error" not in each]
+        about = status["served"]
+        agree = not about or status["switching"] or all(each["served"] == about["bundle"] for each in answers)
+        if len(answers) < status["wanted"] or not agree:
+            which = "" if agree else ", and not all with the served version"
+            found.append(
+                f"processes: {len(answers)} of {status['wanted']} answer{which}: "
+                f"journalctl -u 'model-server-{self.environment}@*'"
+            )
+        return found
+
     # The keys
 
     def keys(self) -> dict[str, dict[str, str]]:
