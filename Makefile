@@ -52,7 +52,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback key bench who status doctor add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key bench who status notify-test doctor add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -115,6 +115,9 @@ who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/v
 
 status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
+
+notify-test: $(READY) ## send a test message from each server by each channel: make notify-test [INVENTORY=inventory/vultr] [HOST=name]
+	@$(MADE) $(FIND) ansible-playbook playbooks/notify_test.yml -i $(INVENTORY) $(LIMIT)
 
 doctor: $(READY) ## look at this machine and at each server, say what is wrong and what mends it: make doctor [VENDOR=vultr] [HOST=name]
 	@bin/doctor.py -i '$(INVENTORY)' $(if $(LIMIT),'$(HOST)')

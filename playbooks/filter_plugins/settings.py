@@ -136,14 +136,28 @@ def entry(form: str, options: Mapping[str, Mapping[str, Any]], closed: bool) -> 
 
 
 @cache
-def firewall() -> Any:
-    """The role's own reader of its rules."""
-    path = ROLES / "firewall/filter_plugins/firewall_rules.py"
-    spec = importlib.util.spec_from_file_location("firewall_rules", path)
+def plugin(path: str) -> Any:
+    """The file of a role."""
+    spec = importlib.util.spec_from_file_location(path.rpartition("/")[2].removesuffix(".py"), ROLES / path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def firewall() -> Any:
+    """The role's own reader of its rules."""
+    return plugin("firewall/filter_plugins/firewall_rules.py")
+
+
+def notify(name: str, value: Any) -> Iterator[str]:
+    """The role's own check of its variables, without their values, some of which are secret."""
+    yield from plugin("notify/filter_plugins/notify.py").faults({name: value}, together=False)
+
+
+def no_mail_server(settings: Mapping[str, Any]) -> Iterator[str]:
+    both = {name: settings[name] for name in ("notify_mail", "notify_smtp")}
+    yield from plugin("notify/filter_plugins/notify.py").faults(both)
 
 
 def rule(name: str, value: Any) -> Iterator[str]:
@@ -294,6 +308,12 @@ CHECKS: dict[str, Check] = {
     "promotion_gate": mapping(
         lambda name, value: iter(()), "{margins: {rmse: 0}, list_errors: 1.645, latency_ms: 500, size_mb: 500}"
     ),
+    "notify_webhook": notify,
+    "notify_webhook_body": notify,
+    "notify_webhook_headers": notify,
+    "notify_mail": notify,
+    "notify_smtp": notify,
+    "notify_lines": notify,
     "minimum_memory_mb": a_number,
     "minimum_disk_gb": a_number,
     "maximum_clock_offset": a_number,
@@ -314,7 +334,7 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         if name != "ansible_port" or value != known.get("ssh_port"):
             found += faults
         known[name] = value
-    for together in () if found else (idle, taken, no_port, no_public_key):
+    for together in () if found else (idle, taken, no_port, no_mail_server, no_public_key):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
             found += together(known)

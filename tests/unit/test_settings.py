@@ -158,6 +158,8 @@ SETTINGS: dict[str, Any] = {
     "registry_servers": {}, "serving_ports": {"dev": 8000, "prod": 8002}, "serving_environments": ["dev", "prod"],
     "serving_workers": 2, "serving_keep_requests": True, "serving_public": "",
     "serving_clients": [{"name": "shop", "per_second": 5}],
+    "notify_webhook": "", "notify_webhook_body": {"text": "{text}"}, "notify_webhook_headers": {},
+    "notify_mail": "", "notify_smtp": {}, "notify_lines": [{"name": "backup", "command": "server-backup late"}],
     "promotion_gate": {"margins": {"rmse": 0}, "list_errors": 1.645}, "minimum_memory_mb": 1800,
     "minimum_disk_gb": 6, "maximum_clock_offset": 300,
 }  # fmt: skip
@@ -215,6 +217,12 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
         ({"registry_servers": ["dev"]}, "registry_servers is a list: give a mapping"),
         ({"tunnel_ports": {"x": "http"}}, "x in tunnel_ports is 'http': give a port"),
         ({"minimum_disk_gb": "6 GB"}, "minimum_disk_gb is '6 GB': give a number"),
+        ({"notify_webhook": "hooks.example.org/x"}, "notify_webhook is not a URL: give https://"),
+        ({"notify_mail": "ana"}, "notify_mail is 'ana': give one address"),
+        ({"notify_mail": "a@example.org"}, "notify_mail is set and notify_smtp is not: give {host: "),
+        ({"notify_smtp": {"host": "a", "prot": 25}}, "notify_smtp has prot, which nothing reads: it may have host"),
+        ({"notify_smtp": {"host": "a", "port": 70000}}, "port in notify_smtp is 70000: give a number from 1 to 65535"),
+        ({"notify_lines": [{"name": "backup"}]}, "entry 1 of notify_lines must have name and command"),
         ({"site_ca_bundle": "/nowhere"}, "site_ca_bundle is '/nowhere': give the path of a file"),
     ],
 )  # fmt: skip
