@@ -185,6 +185,18 @@ def test_certificates_are_read_without_following_a_link(tmp_path: pathlib.Path) 
     assert [path for path, _ in program.certificates([str(tmp_path)])] == [str(tmp_path / "deep/a.crt")]
 
 
+def test_a_real_certificate_is_read(tmp_path: pathlib.Path) -> None:
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "40", "-subj", "/CN=a.example.org"]
+    paths = ["-keyout", str(tmp_path / "a.key"), "-out", str(tmp_path / "a.crt")]
+    subprocess.run([*made, *paths], check=True, capture_output=True)
+    (tmp_path / "b.crt").write_text("-----BEGIN CERTIFICATE-----\ncut off")
+    settings, now = SETTINGS | {"certificates": [str(tmp_path)]}, time.time()
+    broken = f"certificate {tmp_path}/b.crt"
+    assert program.look_at_certificates(settings, now) == {broken: f"The certificate {tmp_path}/b.crt cannot be read."}
+    later = program.look_at_certificates(settings, now + 39 * DAY)
+    assert set(later) == {broken, f"certificate {tmp_path}/a.crt"}
+
+
 def test_a_reboot_is_due_since_the_first_update_that_asked() -> None:
     since, found = program.reboot(None, NOW - 1 * DAY, NOW, 7)
     assert (since, found) == (NOW - 1 * DAY, {})
