@@ -17,6 +17,7 @@ from .checks import check, check_switch, probe
 from .copies import backup, compare, migrate, restore, undo
 from .logins import credentials, users
 from .move import move
+from .snapshot import load, save, verify
 from .store import Refused, gc
 
 
@@ -35,9 +36,13 @@ def main() -> int:
         "credentials": lambda _: credentials(json.load(sys.stdin)),
         "users": lambda address: users(json.loads(sys.stdin.read() or "{}"), address),
         "gc": gc,
+        "save": save,
+        "verify": lambda folder: verify(folder, arguments.artifacts),
+        "load": load,
     }
     parser.add_argument("verb", choices=list(verbs))
     parser.add_argument("argument", nargs="?", default="")
+    parser.add_argument("artifacts", nargs="?", default="", help="of verify: the folder that they were restored to")
     arguments = parser.parse_args()
     try:
         verbs[arguments.verb](arguments.argument)

@@ -17,11 +17,16 @@ from .store import BACKUPS, URI, Refused, connect, counts, is_there, run
 
 def backup(label: str) -> None:
     """Copies the database into the folder of the backups; prints the copy's path and the numbers of rows as JSON."""
+    print(json.dumps(kept(label)))
+
+
+def kept(label: str) -> dict[str, Any]:
+    """Copies the database into the folder of the backups; gives the copy's path and the numbers of rows."""
     engine = connect(os.environ[URI])
     result: dict[str, Any] = {"file": "", "counts": counts(engine)}
     if is_there(engine) and engine.name in ("sqlite", "postgresql"):
         BACKUPS.mkdir(mode=0o750, exist_ok=True)
-        time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         file = BACKUPS / f"{label}-{time}.{'db' if engine.name == 'sqlite' else 'dump'}"
         part = file.with_name(f".{file.name}")
         try:
@@ -35,7 +40,7 @@ def backup(label: str) -> None:
         finally:
             part.unlink(missing_ok=True)
         result["file"] = str(file)
-    print(json.dumps(result))
+    return result
 
 
 def copy_sqlite(source: str, target: str) -> None:

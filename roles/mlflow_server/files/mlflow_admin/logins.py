@@ -19,6 +19,7 @@ from .store import URI, Refused, connect, write
 # what earlier runs gave, lest it be taken for what a user has made
 GRANTED = pathlib.Path("/var/lib/mlflow/granted.json")
 PASSWORD = r"[A-Za-z0-9._~@+=:,/-]{12,128}"
+USERS = sa.table("users", sa.column("username"), sa.column("is_admin"), sa.column("password_hash"))
 # kinds of a permission, as mlflow_server_users and as MLflow call them
 RESOURCES = {"experiment": "experiment", "model": "registered_model"}
 
@@ -138,6 +139,19 @@ def credentials(wanted: dict[str, Any]) -> None:
         raise Refused("\n".join(failed))
 
 
+def renew_admin(connection: sa.Connection) -> bool:
+    """Makes the database's admin the one of this host's file; false where it is already, or there is none."""
+    from werkzeug.security import check_password_hash, generate_password_hash
+
+    name, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    known = connection.scalar(sa.select(USERS.c.password_hash).where(USERS.c.username == name))
+    if known is None or check_password_hash(known, password):
+        return False
+    changed = USERS.update().where(USERS.c.username == name)
+    connection.execute(changed.values(password_hash=generate_password_hash(password), is_admin=True))
+    return True
+
+
 def users(wanted: dict[str, Any], address: str) -> None:
     """Makes the server's users those that are wanted, through its API so that its cache learns of it.
 
@@ -149,23 +163,15 @@ def users(wanted: dict[str, Any], address: str) -> None:
         address: of the server.
     """
     import requests
-    from werkzeug.security import check_password_hash, generate_password_hash
+    from werkzeug.security import check_password_hash
 
     if not wanted:
         raise Refused("The users on the server were not changed.")
     changes = list(wanted["changes"])
     admin = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
-    table = sa.table("users", sa.column("username"), sa.column("is_admin"), sa.column("password_hash"))
     with connect(os.environ[URI]).begin() as connection:
-        present = {row.username: row for row in connection.execute(sa.select(table))}
-        # made anew on the host, while the server knows the one before
-        if not check_password_hash(present[admin[0]].password_hash, admin[1]):
-            changed = (
-                table.update()
-                .where(table.c.username == admin[0])
-                .values(password_hash=generate_password_hash(admin[1]), is_admin=True)
-            )
-            connection.execute(changed)
+        present = {row.username: row for row in connection.execute(sa.select(USERS))}
+        if renew_admin(connection):
             changes.append("password of admin")
 
     def ask(method: str, path: str, expected: tuple[int, ...] = (200, 204), **content: Any) -> Any:

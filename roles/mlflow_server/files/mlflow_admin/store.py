@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import subprocess
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 
 BACKUPS = pathlib.Path(os.environ.get("MLFLOW_ADMIN_BACKUPS", "/var/lib/mlflow/backups"))
+# whoever reads artifacts holds it shared, and what deletes them holds it alone
+LOCK = pathlib.Path(os.environ.get("MLFLOW_ADMIN_LOCK", "/opt/mlflow/artifacts.lock"))
+# seconds that it is waited for: by a copy, and by the deletion
+COPY_WAITS, GC_WAITS = 120, 3600
 URI = "MLFLOW_BACKEND_STORE_URI"
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
 # where they were while it was told by the command line alone
@@ -93,13 +101,19 @@ def holds_data(engine: sa.Engine) -> bool:
 
 def revisions(engine: sa.Engine) -> tuple[str | None, bool]:
     """Revision of the database's schema, and whether this MLflow's migrations know it."""
-    import mlflow.store
-    from alembic.script import ScriptDirectory
-
     with engine.connect() as connection:
         current = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    script = ScriptDirectory(str(pathlib.Path(mlflow.store.__file__).parent / "db_migrations"))
-    return current, current is None or any(revision.revision == current for revision in script.walk_revisions())
+    return current, current is None or is_known("alembic_version", current)
+
+
+def is_known(table: str, revision: str) -> bool:
+    """Whether this MLflow's migrations know a revision: that of the tables, or of the users' (alembic_version_auth)."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    folder = "server/auth/db/migrations" if table == "alembic_version_auth" else "store/db_migrations"
+    script = ScriptDirectory(str(pathlib.Path(mlflow.__file__).parent / folder))
+    return any(found.revision == revision for found in script.walk_revisions())
 
 
 def libpq(url: sa.URL) -> dict[str, str]:
@@ -162,19 +176,54 @@ def write(file: pathlib.Path, text: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def held(operation: int, seconds: float) -> Iterator[bool]:
+    """Holds the lock of the artifacts; gives whether it was free within the seconds.
+
+    Raises:
+        Refused: there is no lock, as the role has not run since it knows of it.
+    """
+    try:
+        # reading suffices: the file is root's, and the account only reads it
+        descriptor = os.open(LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        raise Refused(f"{LOCK} is missing: run site.yml --tags tracking.") from None
+    try:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    yield False
+                    return
+                time.sleep(0.2)
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def gc(age: str) -> None:
-    """Deletes for good what was deleted longer ago than the age, artifacts included, through the server."""
+    """Deletes for good what was deleted longer ago than the age, artifacts included, through the server.
+
+    Waits for a backup that copies artifacts. After an hour it leaves them to its next run.
+    """
     from mlflow.cli import cli
 
-    cli.main(
-        [
-            "gc",
-            "--older-than",
-            age,
-            "--backend-store-uri",
-            os.environ[URI],
-            "--artifacts-destination",
-            os.environ[DESTINATION],
-        ],
-        standalone_mode=False,
-    )
+    with held(fcntl.LOCK_EX, GC_WAITS) as free:
+        if not free:
+            print(f"Nothing was deleted: somebody has read artifacts for {GC_WAITS} s (sudo fuser -v {LOCK}).")
+            return
+        cli.main(
+            [
+                "gc",
+                "--older-than",
+                age,
+                "--backend-store-uri",
+                os.environ[URI],
+                "--artifacts-destination",
+                os.environ[DESTINATION],
+            ],
+            standalone_mode=False,
+        )

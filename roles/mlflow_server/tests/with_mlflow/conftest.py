@@ -31,7 +31,12 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def database(templates: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def database(
+    templates: pathlib.Path,
+    tmp_path: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> pathlib.Path:
     """The database in force, with data; copies of it go to the folder beside it."""
     path = tmp_path / "mlflow.db"
     shutil.copy(templates / "full.db", path)
@@ -40,6 +45,9 @@ def database(templates: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytes
     for name in ("checks", "copies"):
         module = __import__(f"mlflow_admin.{name}", fromlist=[""])
         monkeypatch.setattr(module, "BACKUPS", tmp_path / "backups")
+    lock = tmp_path_factory.mktemp("locks") / "artifacts.lock"
+    lock.touch()
+    monkeypatch.setattr(__import__("mlflow_admin.store", fromlist=[""]), "LOCK", lock)
     return path
 
 
