@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recommender.errors import RecommenderError
-from recommender.serving.app import deploy
+from recommender.serving.app import deploy, service
 from recommender.serving.app.service import Service
 
 # The exit code of a candidate that must not be served.
@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("client")
     remove = verb("remove-key", lambda s, a: s.remove_key(a.id), "make a key invalid")
     remove.add_argument("id")
+
+    proved = verbs.add_parser("prove", help="try a copy of a bundle that lies elsewhere, and serve nothing")
+    proved.add_argument("folder", type=Path, help="the copy, named as the bundle is")
+    proved.set_defaults(run=lambda arguments: service.prove(arguments.folder))
 
     applied = verbs.add_parser(
         "apply", help="run the services as their files say, and no others; site.yml does this"

@@ -35,6 +35,45 @@ _CONFINED = (
 ).split()
 
 
+def prove(folder: Path) -> dict[str, Any]:
+    """Try a copy of a bundle, wherever it is, as a version is tried; nothing is switched or kept.
+
+    Raises InputError if the folder is not named as a bundle, and RecommenderError if it is not whole, or
+    answers otherwise than its training did.
+    """
+    folder = folder.resolve()
+    if not (folder.is_dir() and re.fullmatch(r"[0-9a-f]{16}", folder.name)):
+        raise InputError(
+            f"{folder}: not a folder with the name of a bundle, as those in {VAR}/prod/bundles have."
+        )
+    inside = f"/tmp/{folder.name}"
+    findings = _confined([f"--property=BindReadOnlyPaths={folder}:{inside}"], ["prove", inside], [])
+    if refused := findings.pop("refused"):
+        raise RecommenderError(refused.replace(inside, str(folder)))
+    return {**system.content(folder / bundle.ABOUT)["labels"], **findings}
+
+
+def _confined(options: list[str], words: list[str], requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the findings of recommender.serving.app.trial in a unit without rights."""
+    command = [
+        *_CONFINED, *options, f"--setenv=PYTHONPATH={os.environ['PYTHONPATH']}",
+        sys.executable, "-sP", "-m", trial.__name__, *words,
+    ]  # fmt: skip
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, input=json.dumps(requests), check=False)
+    try:
+        findings: dict[str, Any] = json.loads(done.stdout)
+        if re.fullmatch(r"[0-9a-f]{16}", str(findings.get("bundle", "0" * 16))) and "refused" in findings:
+            return findings
+    except ValueError:
+        pass
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    why = f"the process that tries it ended with {done.returncode}: {last}"
+    if time.monotonic() - began >= _TRIAL:
+        why = f"it was not tried within {_TRIAL} s"
+    return {"refused": why, "unsure": True}
+
+
 class Service:
     """The service of an environment on this host. Raises InputError if it has none."""
 
@@ -90,28 +129,15 @@ class Service:
         if before and (self.bundles / before).is_dir():
             inside[self.bundles / before] = f"/tmp/{before}"
             more = ["--before", f"/tmp/{before}"]
-        command = [
-            *_CONFINED, f"--property=BindPaths={work}:/tmp/out",
+        options = [
+            f"--property=BindPaths={work}:/tmp/out",
             *(f"--property=BindReadOnlyPaths={path}:{place}" for path, place in inside.items()),
             f"--property=LimitDATA={self.settings['memory']}",
             f"--property=MemoryMax={self.settings['memory']}",
-            f"--setenv=PYTHONPATH={os.environ['PYTHONPATH']}", sys.executable, "-sP", "-m", trial.__name__,
-            "/tmp/model", "/tmp/golden.json", "--labels", labels, "--place", "/tmp/out", *more,
-        ]  # fmt: skip
+        ]
+        words = ["accept", "/tmp/model", "/tmp/golden.json", "--labels", labels, "--place", "/tmp/out", *more]
         kept = [request for path in (self.folder / "state").glob("*.ring") for request in ring.kept(path)]
-        began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, input=json.dumps(kept), check=False)
-        try:
-            findings: dict[str, Any] = json.loads(done.stdout)
-            if re.fullmatch(r"[0-9a-f]{16}", str(findings.get("bundle", "0" * 16))) and "refused" in findings:
-                return findings
-        except ValueError:
-            pass
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        why = f"the process that tries it ended with {done.returncode}: {last}"
-        if time.monotonic() - began >= _TRIAL:
-            why = f"it was not tried within {_TRIAL} s"
-        return {"refused": why, "unsure": True}
+        return _confined(options, words, kept)
 
     def switch(self, name: str) -> None:
         """Make every process serve a bundle, then every start; all as before if one process cannot.

@@ -136,14 +136,21 @@ def accepted(
 def main() -> int:
     """Read the command line, and the last requests (JSON) from standard input; print the findings as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("golden", type=Path)
-    parser.add_argument("--labels", type=json.loads, required=True)
-    parser.add_argument("--place", type=Path, required=True, help="folder of bundles")
-    parser.add_argument("--before", help="the bundle that is served")
+    verbs = parser.add_subparsers(required=True, dest="verb")
+    accept = verbs.add_parser("accept", help="lay out a model and try it")
+    accept.add_argument("model", type=Path)
+    accept.add_argument("golden", type=Path)
+    accept.add_argument("--labels", type=json.loads, required=True)
+    accept.add_argument("--place", type=Path, required=True, help="folder of bundles")
+    accept.add_argument("--before", help="the bundle that is served")
+    prove = verbs.add_parser("prove", help="try a bundle")
+    prove.add_argument("bundle", type=Path)
     given = parser.parse_args()
     requests = json.load(sys.stdin)
-    found = accepted(given.model, given.golden, given.labels, given.place, given.before, requests)
+    if given.verb == "prove":
+        found = {"bundle": given.bundle.name, **tried(given.bundle, None, requests)}
+    else:
+        found = accepted(given.model, given.golden, given.labels, given.place, given.before, requests)
     print(json.dumps(found))
     return 0
 

@@ -28,6 +28,21 @@ digest = hashlib.sha256(open("recommender.npz", "rb").read()).hexdigest()
 manifest["files"]["recommender.npz"]["sha256"] = digest
 json.dump(manifest, open("manifest.json", "w"))
 """
+# A bundle whose recorded answers are others, with digests and a name that fit.
+OTHER_ANSWERS = """
+import json, pathlib, sys
+sys.path.insert(0, "/opt/model-server/current/src")
+from recommender.serving import manifest
+from recommender.serving.app import bundle
+folder = pathlib.Path(sys.argv[1])
+golden, about = json.loads((folder / "golden.json").read_text()), json.loads((folder / "about.json").read_text())
+golden["pairs"]["estimate"][0] += 2e-6
+(folder / "golden.json").write_text(json.dumps(golden))
+changed = {"sha256": manifest.sha256(folder / "golden.json"), "bytes": (folder / "golden.json").stat().st_size}
+about["files"]["golden.json"] = changed
+(folder / "about.json").write_text(json.dumps(about))
+folder.rename(folder.with_name(bundle._name(about["labels"], about["files"])))
+"""
 # How far ahead a service's clock is, in seconds.
 AHEAD = f"""
 import email.utils, time, urllib.request
@@ -206,6 +221,35 @@ def test_a_version_is_served_and_its_place_taken(host: Host) -> None:
     assert code == 200 and len(answer["items"]) == 3 and answer["model"] == {"name": "prod.films", "version": "3"}
     if key:
         run(host, f"{TOOL} remove-key prod {made['id']}")
+
+
+def test_a_copy_of_a_bundle_is_proven_elsewhere(host: Host) -> None:
+    bundles, copy = "/var/lib/model-server/prod/bundles", "/root/restored"
+    before = status(host)
+    name = before["served"]["bundle"]
+    run(host, f"rm -rf {copy} && mkdir -m 700 {copy} && cp -a {bundles}/{name} {copy}/")
+    found = json.loads(run(host, f"{TOOL} prove {copy}/{name}"))
+    assert (found["bundle"], found["name"], found["version"]) == (name, "prod.films", "3")
+    for change, says in (
+        # other answers, with digests and a name that fit them
+        (
+            f"/opt/model-server/current/environment/bin/python -c {shlex.quote(OTHER_ANSWERS)} {copy}/*",
+            "at the training",
+        ),
+        (f"printf x | dd of=$(ls {copy}/*/arrays/* | head -1) bs=1 seek=200 conv=notrunc", "damaged or was changed"),
+        (f"rm {copy}/*/golden.json", "not a whole bundle"),
+        (f"mv {copy}/* {copy}/0000000000000000", "it was changed"),
+        (f"mv {copy}/* {copy}/latest", "not a folder with the name of a bundle"),
+    ):
+        run(host, change)
+        folder = run(host, f"echo {copy}/*").strip()
+        refused = host.run(f"{TOOL} prove {folder}")
+        assert (refused.rc, refused.stdout, refused.stderr.count("\n")) == (1, "", 1), refused
+        assert refused.stderr.startswith(f"model-server: {folder}") or says == "at the training", refused
+        assert says in refused.stderr, refused
+    after = status(host)
+    assert (after["served"], after["refused"]) == (before["served"], before["refused"])
+    assert run(host, f"ls -A {bundles}").count(".part") == 0
 
 
 @pytest.mark.parametrize(
