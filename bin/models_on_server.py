@@ -23,8 +23,9 @@ from typing import Any, NoReturn
 ROOT = pathlib.Path("/var/lib/recommender-registry")
 # Seconds without a byte after which the connection counts as lost.
 SILENCE = 60
-# What recommender.promotion.service writes into the lock while it follows a moved champion, and seconds to wait for it.
-FOLLOWER, PATIENCE = "the follower of the model server", 120
+# Who holds a lock for moments: recommender.promotion.service while it follows a moved champion, and mlflow-admin save.
+# And seconds to wait for them.
+BRIEF, PATIENCE = ("the follower of the model server", "a copy of MLflow's database"), 120
 # Exit codes: of sysexits.h, temporary failures.
 BUSY = UNFINISHED = 75
 
@@ -47,7 +48,7 @@ def locked(environment: str, by: str) -> int:
             break
         except BlockingIOError:
             holder = path.read_text(encoding="utf-8", errors="replace") or "somebody"
-            if not holder.startswith(FOLLOWER) or time.monotonic() > end:
+            if not holder.startswith(BRIEF) or time.monotonic() > end:
                 stop(
                     f"{environment} is being changed by {holder}. Nothing was done; try again when that has ended.",
                     BUSY,

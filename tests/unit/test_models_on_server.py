@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import sys
+import threading
 import zipfile
 from types import ModuleType
 from typing import Any
@@ -105,6 +106,18 @@ def test_one_at_a_time_and_the_next_begins_clean(on_server: ModuleType, capfd: p
     assert (on_server.ROOT / "prod" / "left").exists()
     assert ask(on_server, request, request) == 0
     assert [path.name for path in on_server.ROOT.iterdir()] == ["prod.lock"]
+
+
+def test_a_copy_of_the_database_is_waited_for(on_server: ModuleType) -> None:
+    request, script = sent("pass"), PATH.parents[1] / "roles/mlflow_server/templates/mlflow-admin.sh.j2"
+    on_server.ROOT.mkdir()
+    lock = (on_server.ROOT / "prod.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # as the script writes it
+    lock.write(next(holder for holder in on_server.BRIEF if f'echo -n "{holder}, process' in script.read_text()))
+    lock.flush()
+    threading.Timer(0.5, lock.close).start()
+    assert ask(on_server, request, request) == 0
 
 
 def test_a_server_without_mlflow(on_server: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
