@@ -236,8 +236,8 @@ def test_a_copy_of_a_bundle_is_proven_elsewhere(host: Host) -> None:
             f"/opt/model-server/current/environment/bin/python -c {shlex.quote(OTHER_ANSWERS)} {copy}/*",
             "at the training",
         ),
-        (f"printf x | dd of=$(ls {copy}/*/arrays/* | head -1) bs=1 seek=200 conv=notrunc", "damaged or was changed"),
         (f"rm {copy}/*/golden.json", "not a whole bundle"),
+        (f"printf x | dd of=$(ls {copy}/*/arrays/* | head -1) bs=1 seek=200 conv=notrunc", "damaged or was changed"),
         (f"mv {copy}/* {copy}/0000000000000000", "it was changed"),
         (f"mv {copy}/* {copy}/latest", "not a folder with the name of a bundle"),
     ):
