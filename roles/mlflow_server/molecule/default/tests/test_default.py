@@ -60,6 +60,19 @@ for name in sys.argv[2:]:
         print(0)
 """
 
+# says when it has begun
+LOG = """
+from mlflow import MlflowClient
+client = MlflowClient()
+run = client.create_run(client.create_experiment("busy")).info.run_id
+step = 0
+while True:
+    client.log_metric(run, "step", step, step=step)
+    step += 1
+    if step == 3:
+        open("/tmp/logging", "w").write("3")
+"""
+
 # one call, and what the server says to it
 TRY = """
 import json, sys
@@ -185,7 +198,7 @@ def test_runs_under_its_own_account(host: Host) -> None:
 def test_data_and_settings_are_private(host: Host) -> None:
     assert host.file("/var/lib/mlflow").mode == 0o750
     assert host.file("/etc/mlflow/mlflow.env").mode == 0o600
-    private = ["/var/lib/mlflow", "/etc/mlflow", "/etc/mlflow/mlflow.env"]
+    private = ["/var/lib/mlflow", "/etc/mlflow", "/etc/mlflow/mlflow.env", "/opt/mlflow/artifacts.lock"]
     if grand(host):
         private += ["/etc/mlflow/admin.env", "/etc/mlflow/auth.ini", "/etc/mlflow/users/trainer.env"]
     else:
@@ -346,6 +359,109 @@ print(json.dumps(runs))
         client(host, left, old, user="admin")
 
 
+def admin(host: Host, *words: str, rc: int = 0) -> str:
+    """What mlflow-admin prints at the end; where it refuses, its sentence."""
+    run = host.run("mlflow-admin" + " %s" * len(words), *words)
+    assert run.rc == rc, f"{run.stdout}{run.stderr}"
+    lines: list[str] = run.stdout.splitlines() or run.stderr.splitlines()
+    return lines[-1]
+
+
+def restarted(host: Host) -> None:
+    host.check_output("systemctl start mlflow.service")
+    deadline = time.monotonic() + 120
+    while statuses(host, "/health", "localhost") != [200]:
+        assert time.monotonic() < deadline, host.check_output("journalctl -u mlflow -n 40 --no-pager")
+        time.sleep(0.5)
+
+
+def test_a_copy_waits_for_what_others_change(host: Host, logged: dict[str, object]) -> None:
+    host.check_output("rm -rf /srv/copy && install -d -o mlflow -m 700 /srv/copy")
+    deadline = time.monotonic() + 60
+
+    def until_held(name: str) -> None:
+        while host.run(f"flock --nonblock /var/lib/others/{name}.lock true").rc == 0:
+            assert time.monotonic() < deadline, host.check_output("journalctl -u saving --no-pager")
+            time.sleep(0.2)
+
+    host.check_output(
+        "mkdir -p /var/lib/others && umask 077 && touch /var/lib/others/dev.lock /var/lib/others/prod.lock"
+    )
+    host.check_output("systemd-run --unit=promotion flock /var/lib/others/prod.lock sleep 600")
+    until_held("prod")
+    host.check_output("systemd-run --unit=saving --property=RemainAfterExit=yes mlflow-admin save /srv/copy")
+    # the copy has the one, and waits for the other
+    until_held("dev")
+    assert host.file("/srv/copy").listdir() == []
+    host.check_output("systemctl stop promotion.service")
+    while "exited" not in host.check_output("systemctl show --property=SubState saving.service"):
+        assert time.monotonic() < deadline, host.check_output("journalctl -u saving --no-pager")
+        time.sleep(0.2)
+    host.check_output("systemctl stop saving.service")
+    assert host.file("/srv/copy/manifest.json").exists
+    for name in ("dev", "prod"):
+        file = host.file(f"/var/lib/others/{name}.lock")
+        assert (file.mode & 0o77, file.content_string.split(",")[0]) == (0, "a copy of MLflow's database")
+        assert host.run(f"flock --nonblock {file.path} true").rc == 0
+
+
+def test_a_copy_is_verified_and_brings_everything_back(host: Host, logged: dict[str, object]) -> None:
+    if grand(host):
+        # as if the copy came from another server, whose admin had another password
+        hashed = host.check_output(
+            f"{PYTHON} -c 'from werkzeug.security import *; print(generate_password_hash(\"of-another-server\"))'"
+        )
+        change = f"UPDATE users SET password_hash = '{hashed}' WHERE username = 'admin'"
+        host.check_output("cd / && runuser -u postgres -- psql -q -c %s mlflow", change)
+    host.check_output("rm -rf /srv/copy /srv/restored && install -d -o mlflow -m 700 /srv/copy")
+    # a client logs all the while
+    host.check_output("rm -f /tmp/logging && touch /tmp/logging && chown nobody /tmp/logging")
+    words = [*login(host, "trainer"), "MLFLOW_TRACKING_URI=http://127.0.0.1:5000", "HOME=/tmp", PYTHON, "-c", LOG]
+    host.check_output("systemd-run --quiet --unit=logging --uid=nobody env" + " %s" * len(words), *words)
+    deadline = time.monotonic() + 120
+    while not host.file("/tmp/logging").size:
+        assert time.monotonic() < deadline, host.check_output("journalctl -u logging --no-pager")
+        time.sleep(0.2)
+    saved = json.loads(admin(host, "save", "/srv/copy"))
+    host.check_output("systemctl stop logging.service")
+    assert saved["kind"] == ("postgresql" if grand(host) else "sqlite")
+    assert saved["versions"] == 1 and saved["aliases"] == 1 and saved["rows"] > 10
+    artifacts_of: list[str] = []
+    if not grand(host):
+        assert saved["files"] and not saved["without_artifacts"]
+        host.check_output("cp -a /var/lib/mlflow/artifacts /srv/restored")
+        artifacts_of = ["/srv/restored"]
+    # what a client logs after it
+    later = 'import mlflow; print(mlflow.MlflowClient().create_experiment("later"))'
+    client(host, later)
+    assert json.loads(admin(host, "verify", "/srv/copy", *artifacts_of)) == saved | {"faults": []}
+    # a damaged copy is found, and not loaded
+    file = f"/srv/copy/database.{'dump' if grand(host) else 'db'}"
+    host.check_output(f"cp -a {file} /srv/whole && truncate -s -2000 {file}")
+    faults = json.loads(admin(host, "verify", "/srv/copy", *artifacts_of, rc=1))["faults"]
+    assert faults[0] == f"{file} is not the file that was saved."
+    assert "mlflow.service is active: type systemctl stop mlflow, then" in admin(host, "load", "/srv/copy", rc=1)
+    host.check_output("systemctl stop mlflow.service")
+    try:
+        assert admin(host, "load", "/srv/copy", rc=1) == f"{file} is not the file that was saved. Restore it again."
+        host.check_output(f"mv /srv/whole {file}")
+        for _ in range(2):
+            loaded = json.loads(admin(host, "load", "/srv/copy"))
+            assert loaded == saved | {"migrated": False, "set_aside": loaded["set_aside"]}
+            assert host.file(loaded["set_aside"]).user == "mlflow"
+    finally:
+        restarted(host)
+    assert client(host, READ, str(logged["run"])) == {
+        "rmse": 0.875,
+        "note": "five stars",
+        "champion": ["1", logged["run"]],
+    }
+    assert "later" not in client(host, TRY, "list", user="admin")["list"]
+    # identifiers go on, also where a sequence gives them
+    assert client(host, later, user="admin")
+    host.check_output("rm -r /srv/copy /srv/restored /var/lib/mlflow/backups 2>/dev/null || true")
+
+
 def test_another_program_on_the_port_is_named_and_sent_no_password(host: Host, logged: dict[str, object]) -> None:
     host.check_output("systemctl stop mlflow.service")
     # nobody else gets the port, and who asks meanwhile starts nothing: the database may be about to be upgraded
@@ -427,7 +543,7 @@ def test_users_are_those_that_are_listed(host: Host, logged: dict[str, object]) 
     assert client(host, TRY, "list", login_by=removed)["list"] == 401
     assert not host.file("/etc/mlflow/users/chief.env").exists
     # what was given is taken back, what a user has made stays the user's
-    assert client(host, TRY, "list", user="trainer")["list"] == ["collected", "ratings"]
+    assert client(host, TRY, "list", user="trainer")["list"] == ["busy", "collected", "ratings"]
     assert len(client(host, TRY, "write", user="reader")["write"]) == 32
     assert unit(host, "MainPID") == before
 
