@@ -230,6 +230,16 @@ def mlflow_users(name: str, value: Any) -> Iterator[str]:
     return each(entry(form, known, closed=False), f"[{form}]")(name, value)
 
 
+def promotion_gate(name: str, value: Any) -> Iterator[str]:
+    yield from mapping(
+        lambda name, value: iter(()), "{margins: {rmse: 0}, list_errors: 1.645, latency_ms: 500, size_mb: 500}"
+    )(name, value)
+    margins = value.get("margins") if isinstance(value, Mapping) else None
+    for key in margins if isinstance(margins, Mapping) else ():
+        if old := re.fullmatch("(precision|recall|ndcg)_at_k", str(key)):
+            yield f"{key} in margins of {name} is called rated_{old[1]} now; of whole lists it is list_{old[1]}"
+
+
 def taken(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ports of the loopback that two settings name."""
     named = {name: settings[name] for name in ("jupyter_port", "mlflow_port")}
@@ -305,9 +315,7 @@ CHECKS: dict[str, Check] = {
     "serving_keep_requests": switch,
     "serving_clients": serving_clients,
     "serving_public": scalar,
-    "promotion_gate": mapping(
-        lambda name, value: iter(()), "{margins: {rmse: 0}, list_errors: 1.645, latency_ms: 500, size_mb: 500}"
-    ),
+    "promotion_gate": promotion_gate,
     "notify_webhook": notify,
     "notify_webhook_body": notify,
     "notify_webhook_headers": notify,

@@ -52,6 +52,7 @@ def run(
         (MINE, "---\nmlflow_logns: true\n", "zz-mine.yml, line 2: there is no setting mlflow_logns. Is mlflow_logins"),
         (MINE, "jupyter_screen_memory_mx: 1G\n", "Is jupyter_screen_memory_max meant?"),
         (MINE, "ansible_prot: 2222\n", "Is ansible_port meant?"),
+        (MINE, "container_name: a\n", "line 1: container_name is called cloud_server_name now."),
         (MINE, "xyzzy: 1\n", "there is no setting xyzzy.\n"),
         ("group_vars/all/people.yml", "peple: []\n", "people.yml, line 1: there is no setting peple. Is people meant?"),
         ("group_vars/dev", "ssh_prt: 1\n", "group_vars/dev, line 1: there is no setting ssh_prt. Is ssh_port meant?"),
@@ -71,6 +72,11 @@ def test_what_nothing_would_read_is_named(inventory: pathlib.Path, file: str, te
     with pytest.raises(AnsibleParserError) as error:
         known_settings.check(str(inventory), DataLoader())
     assert words in str(error.value)
+
+
+def test_new_names_of_settings_are_known() -> None:
+    assert set(known_settings.RENAMED.values()) <= known_settings.of_roles()
+    assert not known_settings.RENAMED.keys() & known_settings.of_roles()
 
 
 @pytest.mark.parametrize(
@@ -215,6 +221,8 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
         ({"serving_clients": [{"name": "shop"}]}, "entry 1 of serving_clients (shop) has no per_second"),
         ({"serving_clients": [{"name": "shop", "per_second": 5, "rate": 1}]}, "(shop) has rate, which nothing reads"),
         ({"registry_servers": ["dev"]}, "registry_servers is a list: give a mapping"),
+        ({"promotion_gate": []}, "promotion_gate is a list: give a mapping"),
+        ({"promotion_gate": {"margins": {"ndcg_at_k": 0}}}, "ndcg_at_k in margins of promotion_gate is called rated"),
         ({"tunnel_ports": {"x": "http"}}, "x in tunnel_ports is 'http': give a port"),
         ({"minimum_disk_gb": "6 GB"}, "minimum_disk_gb is '6 GB': give a number"),
         ({"notify_webhook": "hooks.example.org/x"}, "notify_webhook is not a URL: give https://"),

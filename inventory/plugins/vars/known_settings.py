@@ -26,8 +26,8 @@ description:
     adds no variable.
   - A file that is not YAML is an error that names file and line, which Ansible's own reader leaves out.
   - In a folder with C(group_vars/all/00-settings.yml), a name that neither the files linked there nor a role
-    knows is an error that names the nearest one. Names that begin with C(my_), or that a template of these files
-    uses, are the person's own. C(vendor.yml) is an error there, since C(10-vendor.yml) has taken its place.
+    knows is an error that names the new or the nearest one. Names that begin with C(my_), or that a template of
+    these files uses, are the person's own. C(vendor.yml) is an error there, since C(10-vendor.yml) has taken its place.
 options:
   stage:
     description: When the plugin runs. With the inventory, it comes before the first task.
@@ -41,6 +41,16 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMON = ("00-settings.yml", "00-wiring.yml")
 # Ansible reads files by name, and the last one wins: the first is what it was called before.
 VENDOR = ("vendor.yml", "10-vendor.yml")
+# of earlier releases
+RENAMED = {
+    "container_key": "cloud_server_local_key",
+    "container_known_hosts": "cloud_server_local_known_hosts",
+    "container_name": "cloud_server_name",
+    "container_restart_policy": "cloud_server_local_restart_policy",
+    "container_suite": "cloud_server_image",
+    "container_volumes": "cloud_server_local_volumes",
+    "mlflow_server_backend_store_uri": "mlflow_server_backend",
+}
 HELP = (
     "What there is to set stands in inventory/settings.yml and in defaults/main.yml of each role. "
     "A name of your own begins with my_."
@@ -136,9 +146,12 @@ def of_ansible() -> set[str]:
 
 
 def unknown(names: list[Name], known: set[str], own: set[str]) -> Iterator[tuple[Name, str]]:
-    """The names that nothing uses, each with the nearest known one, or with an empty text."""
+    """The names that nothing uses, each with its new or the nearest known one, or with an empty text."""
     for name in names:
         if name.name in known | own or name.name.startswith(("my_", "_")):
+            continue
+        if name.name in RENAMED:
+            yield name, RENAMED[name.name]
             continue
         ansible = name.name.startswith("ansible_")
         near = difflib.get_close_matches(name.name, known, n=1, cutoff=0.85 if ansible else 0.6)
@@ -202,8 +215,11 @@ def check(folder: str, loader: Any) -> None:
     faults = [
         file
         + (f", line {name.line}" if name.line else "")
-        + f": there is no setting {name.name}."
-        + (f" Is {near} meant?" if near else "")
+        + (
+            f": {name.name} is called {near} now."
+            if name.name in RENAMED
+            else f": there is no setting {name.name}." + (f" Is {near} meant?" if near else "")
+        )
         for file, names in found
         for name, near in unknown(names, known, own)
     ]
