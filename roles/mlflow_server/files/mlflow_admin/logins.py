@@ -10,6 +10,7 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -156,7 +157,8 @@ def users(wanted: dict[str, Any], address: str) -> None:
     """Makes the server's users those that are wanted, through its API so that its cache learns of it.
 
     Prints what changed. Permissions that a user has by having made something stay; those that an earlier run gave and
-    that are no longer wanted go.
+    that are no longer wanted go. The run that gives people their first logins leaves them what there is: whoever may
+    change something by the list keeps MANAGE of each experiment and model, as if that user had made it.
 
     Args:
         wanted: what `credentials` prints.
@@ -195,11 +197,34 @@ def users(wanted: dict[str, Any], address: str) -> None:
             return str(found.json()["experiment_id"])
         return str(found.json()["experiment"]["experiment_id"])
 
+    def pages(method: str, path: str, key: str) -> Iterator[dict[str, Any]]:
+        """Entries of an answer that comes in pages."""
+        page: dict[str, Any] | None = {"max_results": 1000}
+        while page:
+            content: dict[str, Any] = {"params" if method == "GET" else "json": page}
+            found = ask(method, path, **content).json()
+            yield from found.get(key, [])
+            token = found.get("next_page_token")
+            page = page | {"page_token": token} if token else None
+
+    def existing() -> Iterator[tuple[str, str]]:
+        """Experiments and models, as permissions call them; Default, which MLflow makes, if it has a run."""
+        for experiment in pages("POST", "2.0/mlflow/experiments/search", "experiments"):
+            number = str(experiment["experiment_id"])
+            runs = {"experiment_ids": [number], "max_results": 1}
+            if number != "0" or ask("POST", "2.0/mlflow/runs/search", json=runs).json().get("runs"):
+                yield "experiment", number
+        for model in pages("GET", "2.0/mlflow/registered-models/search", "registered_models"):
+            yield "registered_model", model["name"]
+
     for name in present.keys() - {admin[0]} - {user["name"] for user in wanted["users"]}:
         ask("DELETE", "2.0/mlflow/users/delete", json={"username": name})
         changes.append(f"removed {name}")
     granted = json.loads(GRANTED.read_text()) if GRANTED.exists() else {}
     given: dict[str, list[list[str]]] = {}
+    people = {user["name"] for user in wanted["users"] if user.get("accounts")}
+    # GRANTED is written last: an interrupted run is the first again
+    left = list(existing()) if people and not people & granted.keys() else []
     for user in wanted["users"]:
         name, password = user["name"], user["password"]
         if name not in present:
@@ -228,11 +253,13 @@ def users(wanted: dict[str, Any], address: str) -> None:
                 json={"username": name, "resource_type": kind, "resource_id": pattern},
             )
             changes.append(f"{name} lost {has.pop((kind, pattern))} on {kind} {pattern}")
+        given[name] = [list(key) for key in wants]
+        if name in people and {"EDIT", "MANAGE"} & set(wants.values()):
+            wants = dict.fromkeys(left, "MANAGE") | has | wants
         for (kind, pattern), permission in wants.items():
             if has.get((kind, pattern)) != permission:
                 content = {"username": name, "resource_type": kind, "resource_id": pattern, "permission": permission}
                 ask("POST", "3.0/mlflow/users/permissions/grant", json=content)
                 changes.append(f"{name} has {permission} on {kind} {pattern}")
-        given[name] = [list(key) for key in wants]
     write(GRANTED, json.dumps(given, sort_keys=True))
     print("\n".join(changes))

@@ -132,6 +132,8 @@ class Api:
 
     def __init__(self) -> None:
         self.experiments = {"ratings": "1"}
+        self.models: list[str] = []
+        self.runs: list[str] = []
         self.permissions: dict[str, list[dict[str, str]]] = {}
         self.changes: list[Any] = []
         self.answers: dict[str, tuple[int, str]] = {}
@@ -140,11 +142,22 @@ class Api:
         assert auth == ("admin", "secret of admin") and url.startswith("http://127.0.0.1:5000/api/")
         path = url.partition("/api/")[2]
         code, content = 200, {}
-        if method != "GET":
+        if method != "GET" and not path.endswith("search"):
             self.changes.append((method, path.partition("/mlflow/")[2], json))
         if path.endswith("get-by-name"):
             number = self.experiments.get(params["experiment_name"])
             code, content = (200, {"experiment": {"experiment_id": number}}) if number else (404, {})
+        elif path.endswith("experiments/search"):
+            # one a page
+            numbers = ["0", *self.experiments.values()]
+            at = int(json.get("page_token", 0))
+            content = {"experiments": [{"experiment_id": numbers[at]}], "next_page_token": str(at + 1)}
+            if at + 1 == len(numbers):
+                del content["next_page_token"]
+        elif path.endswith("runs/search"):
+            content = {"runs": self.runs}
+        elif path.endswith("registered-models/search"):
+            content = {"registered_models": [{"name": name} for name in self.models]}
         elif path.endswith("experiments/create"):
             content = {"experiment_id": "2"}
         elif path.endswith("permissions/list"):
@@ -238,6 +251,26 @@ def test_permissions_are_those_of_the_list(api: Api, capsys: Capture) -> None:
     kept = json.loads(logins.GRANTED.read_text())
     assert kept == {"ana": [["experiment", "1"]], "gone": []}
     assert not [change for change in api.changes if change[2].get("resource_id") == "9"]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_people_keep_what_there_was_before_their_first_logins(api: Api, capsys: Capture, used: bool) -> None:
+    api.experiments["old"] = "7"
+    api.models, api.runs = ["shop"], ["a run"] * used
+    api.permissions["ana"] = [{"resource_type": "experiment", "resource_pattern": "7", "permission": "READ"}]
+    listed = {"experiment": "ratings", "permission": "EDIT"}
+    ana, job = ANA | {"accounts": [ME], "permissions": [listed]}, GONE | {"permissions": [listed]}
+    bo = {"name": "bo", "password": "secret of bo", "accounts": [ME], "permissions": [listed | {"permission": "READ"}]}
+    # the shared login of an earlier release is nobody's own
+    logins.GRANTED.write_text(json.dumps({"gone": []}))
+    default = ["ana has MANAGE on experiment 0"] * used
+    assert users(capsys, ana, bo, job) == [
+        *default, "ana has EDIT on experiment 1", "ana has MANAGE on registered_model shop",
+        "made bo", "bo has READ on experiment 1", "gone has EDIT on experiment 1",
+    ]  # fmt: skip
+    assert json.loads(logins.GRANTED.read_text())["ana"] == [["experiment", "1"]]
+    # what is made from then on belongs to its maker
+    assert not [line for line in users(capsys, ana, bo, job) if "MANAGE" in line]
 
 
 def test_a_list_that_did_not_arrive_changes_nobody(api: Api) -> None:
