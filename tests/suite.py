@@ -31,6 +31,7 @@ PARTS = {
     "site-up": f"{PYTEST} tests/site/test_{{up,workbench,down}}.py",
     "site-lockout": f"{PYTEST} tests/site/test_lockout.py",
     "site-portability": f"{PYTEST} tests/site/test_portability.py",
+    "site-upgrade": f"{PYTEST} tests/site/test_upgrade.py",
     "site-vultr": f"{PYTEST} tests/site/test_{{vultr,promotion}}.py",
     **{
         # molecule keys this folder on the role's name alone: two checkouts would share it
@@ -45,7 +46,7 @@ PARTS = {
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
     "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "molecule-model_server", "molecule-recommender",
+    "molecule-model_server", "molecule-recommender", "site-upgrade",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
 CONTAINERS = {"site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-")}

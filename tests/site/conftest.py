@@ -232,14 +232,14 @@ def get(url: str) -> Any:
 
 
 class Vultr:
-    """A checkout whose inventory/vultr has a fresh server with Debian 12 in its one line; both ends speak German.
+    """A checkout whose inventory/vultr has a fresh server in its one line.
 
     The server trusts the user's key for root. An agent holds the key; nothing names it to Ansible.
     """
 
-    def __init__(self, checkout: Checkout, home: pathlib.Path, state: pathlib.Path) -> None:
+    def __init__(self, checkout: Checkout, home: pathlib.Path, state: pathlib.Path, name: str = "vultr") -> None:
         self.checkout, self.state, self.key = checkout, state, home / ".ssh/id_ed25519"
-        self.container = f"vultr-{os.getpid()}"
+        self.container = f"{name}-{os.getpid()}"
         self.mine = checkout.folder / "inventory/vultr/group_vars/all/zz-mine.yml"
         self.hosts = checkout.folder / "inventory/vultr/hosts.yml"
         self.key.parent.mkdir(mode=0o700)
@@ -261,7 +261,7 @@ class Vultr:
         inspect = json.loads(subprocess.check_output(["docker", "inspect", name]))[0]
         return str(inspect["NetworkSettings"]["IPAddress"])
 
-    def start(self) -> None:
+    def start(self, suite: str) -> None:
         select = [ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"]
         # variables for a host that cannot reach conda's own hosts; empty where they answer
         fixture = subprocess.check_output(select, env=self.checkout.environment, text=True).strip()
@@ -269,8 +269,7 @@ class Vultr:
         if fixture:
             self.mine.write_text(pathlib.Path(fixture).read_text())
         port = 20000 + os.getpid() % 12000
-        self.address = self.create(self.container, "bookworm", port, cloud_server_local_volumes=volumes)
-        self.speak_german()
+        self.address = self.create(self.container, suite, port, cloud_server_local_volumes=volumes)
         text = self.hosts.read_text()
         assert text.count("ansible_host: 203.0.113.10") == 1
         self.hosts.write_text(text.replace("203.0.113.10", self.address))
@@ -307,11 +306,12 @@ class Vultr:
 
 @pytest.fixture(scope="session")
 def vultr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vultr]:
-    """The server that two modules use, one after the other."""
+    """The server that two modules use, one after the other: Debian 12, and both ends speak German."""
     checkout = Checkout(tmp_path_factory.mktemp("checkout"))
     vultr = Vultr(checkout, tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("state"))
     try:
-        vultr.start()
+        vultr.start("bookworm")
+        vultr.speak_german()
         yield vultr
     finally:
         vultr.end()
