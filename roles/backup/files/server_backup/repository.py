@@ -1,0 +1,148 @@
+"""Calls of restic. Releases 0.14 (Debian 12) to 0.18 (Debian 13) are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+from typing import Any
+
+from .settings import ETC, VAR, Refused, Settings
+
+OURS = "server-backup"
+LEAST = 32 << 20
+QUICK = ("cat", "unlock", "snapshots", "stats")
+# what restic says, and what the operator reads
+KNOWN = (
+    (
+        r"wrong password or no key found",
+        "The key of this server does not open the repository {repository}. The one that it was made with is on the"
+        " control machine that set up the server: make backup-key there, and put it into backup_key in your vault.",
+    ),
+    (
+        r"(?i)no space left on device|disk quota exceeded",
+        "There is no space left, here or where the copies are ({repository}). Make room; the next run continues.",
+    ),
+    (
+        r"(?i)repository is already locked|unable to create lock",
+        "Another program has locked the repository {repository}. A lock of a dead one expires within 30 minutes.",
+    ),
+    (
+        r"(?i)permission denied \(|host key verification failed|connection (?:refused|timed out|reset)|no route to host"
+        r"|could not resolve|no such host|broken pipe|unable to open repository at rclone|network is unreachable",
+        "No connection to {repository}.",
+    ),
+    (
+        r"(?i)403|blob not removed, server response|access denied",
+        "The place of the copies ({repository}) does not allow that: it can only be appended to, or a login is wrong.",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    id: str
+    time: float
+    server: str
+
+    @property
+    def short(self) -> str:
+        return self.id[:8]
+
+
+class Repository:
+    """The copies of one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        options = [word for option in settings.options for word in ("-o", option)]
+        self.command = ["restic", "--repo", settings.repository, *options]
+        self.environment = os.environ | {
+            "RESTIC_PASSWORD_FILE": str(ETC / "key"), "RESTIC_CACHE_DIR": str(VAR / "cache"), "HOME": str(VAR),
+            # restic would take all cores that serving needs
+            "GOMAXPROCS": "1", "LC_ALL": "C.UTF-8", **settings.environment,
+        }  # fmt: skip
+
+    def call(self, *words: str, accept: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+        """What restic answers.
+
+        Raises:
+            Refused: it ends with another code than those that are accepted, or a short question has no answer.
+        """
+        free = shutil.disk_usage(VAR).free
+        # with a full cache restic can wait for ever
+        if free < LEAST:
+            raise Refused(f"There is no space left on the disk of {VAR}: {free >> 20} MiB are free. Make room.")
+        try:
+            done = subprocess.run(
+                [*self.command, *words], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, errors="replace", timeout=900 if words[0] in QUICK else None,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Refused(f"{self.settings.repository} had no answer to restic {words[0]} in 15 minutes.") from None
+        if done.returncode not in accept:
+            raise Refused(self.explain(words[0], done.stderr + done.stdout))
+        return done
+
+    def explain(self, verb: str, said: str) -> str:
+        lines = [line for line in said.strip().splitlines() if line.strip() and not line.startswith("{")] or [
+            line for line in said.strip().splitlines() if line.strip()
+        ]
+        detail = f"restic {verb}: {' '.join(lines[-3:])[-600:]}"
+        for pattern, words in KNOWN:
+            if re.search(pattern, said):
+                return f"{words.format(repository=self.settings.repository)} ({detail})"
+        return detail
+
+    def is_there(self) -> bool:
+        done = self.call("cat", "config", "--no-lock", accept=(0, 1, 10))
+        missing = r"(?i)is there a repository|does not exist|no such file|not found|404|specified key does not exist"
+        if done.returncode and not re.search(missing, done.stderr):
+            raise Refused(self.explain("cat", done.stderr))
+        return done.returncode == 0
+
+    def snapshots(self) -> list[Snapshot]:
+        """This server's copies, the oldest first."""
+        listed = self.call("snapshots", "--json", "--no-lock", "--host", self.settings.name, "--tag", OURS)
+        found = []
+        for entry in json.loads(listed.stdout or "[]") or []:
+            # nanoseconds, which Python does not read
+            stamp = re.sub(r"(\.\d{6})\d+", r"\1", entry["time"])
+            server = next((tag[3:] for tag in entry.get("tags", []) if tag.startswith("id=")), "")
+            found.append(Snapshot(entry["id"], datetime.datetime.fromisoformat(stamp).timestamp(), server))
+        return sorted(found, key=lambda snapshot: snapshot.time)
+
+    def backup(self, paths: list[str], exclude: list[str], *tags: str) -> dict[str, Any]:
+        """Makes a copy; restic's summary, with `vanished`, the files that went while it read.
+
+        Raises:
+            Refused: also if some files could not be read, which the copy then lacks.
+        """
+        marks = [word for tag in tags for word in ("--tag", tag)]
+        left_out = [word for pattern in exclude for word in ("--exclude", pattern)]
+        done = self.call(
+            "backup", "--json", "--host", self.settings.name, "--exclude-caches", *marks, *left_out, "--", *paths,
+            accept=(0, 3),
+        )  # fmt: skip
+        lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+        errors = [json.dumps(line) for line in lines if line.get("message_type") == "error"]
+        unread = [error for error in errors if not re.search(r'no such file or directory|"Err": 2\b', error)]
+        if unread:
+            raise Refused(f"{len(unread)} files could not be read, and the copy lacks them: {unread[0][:300]}")
+        [summary] = [line for line in lines if line.get("message_type") == "summary"]
+        return {**summary, "vanished": len(errors)}
+
+    def restore(self, snapshot: Snapshot | str, target: pathlib.Path, paths: list[str]) -> None:
+        name = snapshot if isinstance(snapshot, str) else snapshot.id
+        only = [word for path in paths for word in ("--include", re.sub(r"([*?\[\\])", r"\\\1", path))]
+        self.call("restore", name, "--no-lock", "--target", str(target), *only)
+
+    def size(self, snapshot: Snapshot) -> int:
+        """Bytes of its files."""
+        answer = self.call("stats", snapshot.id, "--json", "--no-lock", "--mode", "restore-size")
+        return int(json.loads(answer.stdout)["total_size"])
