@@ -12,6 +12,9 @@ MODEL :=
 VENDOR :=
 CLIENT :=
 REMOVE :=
+AT := latest
+BESIDE :=
+REPLACE :=
 INVENTORY := inventory/$(or $(VENDOR),local)
 NAME :=
 ADDRESS :=
@@ -52,7 +55,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback key bench who status notify-test doctor add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench who status notify-test doctor add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -109,6 +112,20 @@ rollback: $(READY) ## swap champion and previous, or name a version: make rollba
 key: $(READY) ## a key for a client of the served model, shown once: make key ENV=prod CLIENT=shop; without CLIENT their ids; REMOVE=id
 	@$(if $(ENV),,echo "ENV is missing. Type for example: make key ENV=prod CLIENT=shop" >&2; exit 2)
 	@$(MADE) bin/models -i $(INVENTORY) key --environment '$(ENV)' --client '$(CLIENT)' --remove '$(REMOVE)'
+
+backup: $(READY) ## make a copy now: make backup [INVENTORY=inventory/vultr] [HOST=name]
+	@$(MADE) $(FIND) ansible-playbook playbooks/copies.yml -i $(INVENTORY) $(LIMIT) -e copies_run=true
+
+backups: $(READY) ## the copies: how old, how large, the last drill: make backups [INVENTORY=inventory/vultr] [HOST=name]
+	@$(MADE) $(FIND) ansible-playbook playbooks/copies.yml -i $(INVENTORY) $(LIMIT)
+
+restore: $(READY) ## bring copies back: make restore HOST=name [AT=2026-11-28T17:00] [ONLY=notebooks:ana] [BESIDE=/folder] [REPLACE=yes]
+	@$(if $(LIMIT),,echo "HOST is missing. Type for example: make restore HOST=recommender-prod" >&2; exit 2)
+	@$(MADE) $(FIND) ansible-playbook playbooks/restore.yml -i $(INVENTORY) $(LIMIT) -e restore_at='$(AT)' -e restore_only='$(ONLY)' \
+	  -e restore_to='$(BESIDE)' -e restore_replace=$(if $(REPLACE),true,false)
+
+backup-key: $(READY) ## print the keys of the copies, for a vault: make backup-key [INVENTORY=inventory/vultr] [HOST=name]
+	@$(MADE) $(FIND) ansible-playbook playbooks/backup_key.yml -i $(INVENTORY) $(LIMIT)
 
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)

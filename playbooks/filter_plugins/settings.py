@@ -218,6 +218,15 @@ def serving_clients(name: str, value: Any) -> Iterator[str]:
     return each(entry(form, options("model_server", "model_server_clients"), closed=True), f"[{form}]")(name, value)
 
 
+def copies(name: str, value: Any) -> Iterator[str]:
+    forms = r"(|/.+|append:.+|sftp:.+|(s3|b2|azure|gs|rest|swift):.+)"
+    if not isinstance(value, str) or not re.fullmatch(forms, value):
+        yield (
+            f"{name} is {shown(value)}: give a folder such as /mnt/copies, append:NAME (a server of this inventory),"
+            " sftp:USER@HOST:/FOLDER, s3:https://HOST/BUCKET, or nothing"
+        )
+
+
 def mlflow_users(name: str, value: Any) -> Iterator[str]:
     form = "{name: ana, accounts: [ana]}"
     known: dict[str, dict[str, Any]] = {
@@ -262,6 +271,16 @@ def no_port(settings: Mapping[str, Any]) -> Iterator[str]:
                 f"serving_ports has no port for {name}, which serving_environments lists: "
                 "give each a port, as {dev: 8000, staging: 8001, prod: 8002}"
             )
+
+
+def no_receiver(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A receiver of copies that is not in the inventory, or that is the server itself."""
+    name = re.sub("^append:", "", settings["backup_to"])
+    if settings["backup_to"] == f"append:{settings['inventory_hostname']}":
+        yield f"backup_to is append:{name}, the server itself, with which its copies would be lost: name another one"
+    elif settings["backup_to"].startswith("append:") and name not in settings["groups"]["all"]:
+        there = ", ".join(settings["groups"]["all"])
+        yield f"backup_to is append:{name}, which is not a server of this inventory. It has {there}"
 
 
 def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -316,6 +335,8 @@ CHECKS: dict[str, Check] = {
     "serving_clients": serving_clients,
     "serving_public": scalar,
     "promotion_gate": promotion_gate,
+    "backup_to": copies,
+    "backup_environment": mapping(scalar, "{AWS_ACCESS_KEY_ID: …}"),
     "notify_webhook": notify,
     "notify_webhook_body": notify,
     "notify_webhook_headers": notify,
@@ -342,7 +363,8 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         if name != "ansible_port" or value != known.get("ssh_port"):
             found += faults
         known[name] = value
-    for together in () if found else (idle, taken, no_port, no_mail_server, no_public_key):
+    known |= {name: settings[name] for name in ("inventory_hostname", "groups") if name in settings}
+    for together in () if found else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
             found += together(known)

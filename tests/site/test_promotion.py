@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +50,33 @@ print(json.dumps({
     "runs of no version": len({run.info.run_id for run in runs} - {each.run_id for each in versions}),
     "unfinished": [str(each) for each in versions if "promotion_pending" in each.tags] + sorted(model.tags),
 }))
+"""
+# Everything that MLflow's client can name, without what a running writer still adds.
+EVERYTHING = """
+import mlflow
+client = mlflow.MlflowClient()
+print(json.dumps({
+    "runs": {
+        run.info.run_id: [run.data.params, run.data.metrics if run.info.status == "FINISHED" else {}, sorted(
+            each.path for each in client.list_artifacts(run.info.run_id))]
+        for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])},
+    "models": {model.name: model.aliases for model in client.search_registered_models()},
+    "versions": [[each.name, str(each.version), each.run_id, each.source, each.tags]
+                 for each in client.search_model_versions()]}, default=str))
+"""
+# Thirty metrics a second; /root/acknowledged has the last step that MLflow has taken.
+WRITE = """
+import mlflow, time
+run = mlflow.MlflowClient().create_run("0")
+for step in range(9000):
+    mlflow.MlflowClient().log_metric(run.info.run_id, "step", step, step=step)
+    pathlib.Path("/root/acknowledged.new").write_text(f"{run.info.run_id} {step}")
+    os.replace("/root/acknowledged.new", "/root/acknowledged")
+    time.sleep(0.03)
+"""
+STEPS = """
+import mlflow
+print(json.dumps([each.step for each in mlflow.MlflowClient().get_metric_history(sys.argv[1], "step")]))
 """
 # All that belongs to a promotion on its server; the brackets keep pkill from its own shell.
 SIGNAL = "pkill -{signal} -f '[m] recommender promote'"
@@ -116,7 +144,8 @@ class Site:
         (self.checkout.folder / ".known_hosts").unlink(missing_ok=True)
         groups = {
             "dev": {"hosts": {"recommender-dev": {"ansible_host": self.vultr.address}}},
-            "prod": {"hosts": {"recommender-prod": {"ansible_host": address}}},
+            # its copies go to the other server, which lets it only add to them
+            "prod": {"hosts": {"recommender-prod": {"ansible_host": address, "backup_to": "append:recommender-dev"}}},
         }
         self.vultr.hosts.write_text(yaml.safe_dump(groups))
         self.set()
@@ -352,3 +381,45 @@ for experiment in client.search_experiments():
     login = "HOME=/var/lib/mlflow MLFLOW_TRACKING_URI=http://127.0.0.1:5000 $(cat /etc/mlflow/admin.env)"
     site.staging.sh(f"runuser -u mlflow -- env {login} {gc}")
     assert site.prod.answers(f"models:/prod.{MODEL}@champion") == before
+
+
+def test_a_server_that_was_lost_comes_back(site: Site) -> None:
+    """Copied while it works, destroyed, made again: nothing of before the copy is lost."""
+    prod = site.prod
+
+    def everything() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(prod.inside(MLFLOW, "-c", CONNECT + EVERYTHING).splitlines()[-1])
+        return found
+
+    prod.sh("cd /home/deploy && runuser -u deploy -- sh -c 'mkdir -p notebooks && echo {} >notebooks/own.ipynb'")
+    subprocess.run(["docker", "exec", "-d", prod.name, MLFLOW, "-c", CONNECT + WRITE], check=True)
+    prod.sh("until test -e /root/acknowledged; do sleep 0.1; done")
+    users = prod.sh("cd /etc/mlflow/users && sha256sum *")
+    before, answers = everything(), prod.answers(f"models:/prod.{MODEL}@champion")
+    served = site.serves()
+    run, step = prod.sh("cat /root/acknowledged").split()
+    output = site.make("backup", "HOST=recommender-prod")
+    assert "1 copies; the newest holds" in output
+    assert "drill: the last one that found nothing never" in output
+    prod.sh('systemctl start server-backup-drill.service && test -z "$(server-backup late)"')
+    subprocess.run(["docker", "rm", "-f", prod.name], check=True, stdout=subprocess.DEVNULL)
+    site.start()
+    began = time.monotonic()
+    output = site.make("restore", "HOST=recommender-prod")
+    print(f"restored in {time.monotonic() - began:.0f} s")
+    assert "mlflow: in place" in output and "serving: in place" in output and "notebooks: in place" in output
+    after = everything()
+    assert {name: after["runs"].get(name) for name in before["runs"]} == before["runs"]
+    assert (after["models"], after["versions"]) == (before["models"], before["versions"])
+    assert prod.sh("cd /etc/mlflow/users && sha256sum *") == users
+    steps = json.loads(prod.inside(MLFLOW, "-c", CONNECT + STEPS, run).splitlines()[-1])
+    assert steps == list(range(len(steps))) and len(steps) > int(step)
+    found = prod.answers(f"models:/prod.{MODEL}@champion")
+    assert found[0] == pytest.approx(answers[0], abs=1e-6) and found[1:] == answers[1:]
+    assert site.serves() == served
+    assert prod.sh("stat -c %U /home/deploy/notebooks/own.ipynb").strip() == "deploy"
+    # it continues, and what it had before is only brought back beside
+    site.make("backup", "HOST=recommender-prod")
+    output = site.make("restore", "HOST=recommender-prod", "ONLY=notebooks:deploy", "BESIDE=/root/beside")
+    assert "is in /root/beside, for root" in output
+    assert prod.sh("cat /root/beside/home/deploy/notebooks/own.ipynb") == "{}\n"

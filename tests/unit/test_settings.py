@@ -167,15 +167,17 @@ SETTINGS: dict[str, Any] = {
     "notify_webhook": "", "notify_webhook_body": {"text": "{text}"}, "notify_webhook_headers": {},
     "notify_mail": "", "notify_smtp": {}, "notify_lines": [{"name": "backup", "command": "server-backup late"}],
     "promotion_gate": {"margins": {"rmse": 0}, "list_errors": 1.645}, "minimum_memory_mb": 1800,
+    "backup_to": "append:two", "backup_environment": {}, "inventory_hostname": "one", "groups": {"all": ["one", "two"]},
     "minimum_disk_gb": 6, "maximum_clock_offset": 300,
 }  # fmt: skip
 
 
 def test_every_list_is_checked_and_the_defaults_pass() -> None:
-    assert SETTINGS.keys() == checks.CHECKS.keys() - {"ansible_private_key_file", "ansible_connection"}
+    known = checks.CHECKS.keys() | {"inventory_hostname", "groups"}
+    assert SETTINGS.keys() == known - {"ansible_private_key_file", "ansible_connection"}
     assert checks.settings_faults(SETTINGS) == []
     plain, wired = (yaml.safe_load((ROOT / f"inventory/{name}.yml").read_text()) for name in ("settings", "wiring"))
-    assert SETTINGS.keys() <= plain.keys() | wired.keys()
+    assert SETTINGS.keys() <= plain.keys() | wired.keys() | {"inventory_hostname", "groups"}
     assert {name for name in plain if isinstance(plain[name], list | dict)} <= checks.CHECKS.keys()
 
 
@@ -217,6 +219,10 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
         ({"serving_ports": {"prod": 9002}}, "serving_ports has no port for dev"),
         ({"serving_ports": {"dev": 8000, "prod": 5000}}, "mlflow_port and prod in serving_ports name the same port"),
         ({"serving_environments": ["test"]}, "entry 1 of serving_environments is 'test': give dev, staging or prod"),
+        ({"backup_to": "mnt"}, "backup_to is 'mnt': give a folder such as /mnt/copies, append:NAME"),
+        ({"backup_to": "append:three"}, "backup_to is append:three, which is not a server of this inventory"),
+        ({"backup_to": "append:one"}, "backup_to is append:one, the server itself"),
+        ({"backup_environment": ["a"]}, "backup_environment is a list: give a mapping"),
         ({"serving_workers": 0}, "serving_workers is 0: give a number from 1 to 16"),
         ({"serving_clients": [{"name": "shop"}]}, "entry 1 of serving_clients (shop) has no per_second"),
         ({"serving_clients": [{"name": "shop", "per_second": 5, "rate": 1}]}, "(shop) has rate, which nothing reads"),
