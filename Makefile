@@ -130,7 +130,7 @@ backup-key: $(READY) ## print the keys of the copies, for a vault: make backup-k
 who: $(READY) ## who can log in, with which key: make who [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/who.yml -i $(INVENTORY) $(LIMIT)
 
-status: $(READY) ## what runs, disk and memory by person, a due reboot, the firewall's counters: make status [INVENTORY=inventory/vultr] [HOST=name]
+status: $(READY) ## one page: services, served versions, copies, updates, people; fails when something is wrong: make status [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/status.yml -i $(INVENTORY) $(LIMIT)
 
 notify-test: $(READY) ## send a test message from each server by each channel: make notify-test [INVENTORY=inventory/vultr] [HOST=name]

@@ -111,6 +111,15 @@ def test_status_tells_what_is_served(checkout: Checkout) -> None:
         rf"dev: {re.escape(MODEL)} version 1, \d+ requests, \d+ errors, 99 of 100 within [\d.]+ ms", output
     )
     assert "prod: no version yet; make promote" in output
+    assert "all is well" in output
+
+
+def test_status_fails_when_something_is_wrong(checkout: Checkout, settings: dict[str, Any]) -> None:
+    inside = ("docker", "exec", settings["cloud_server_name"], "systemctl")
+    subprocess.run([*inside, "stop", "model-server-dev@1"], check=True)
+    output = checkout.run("make", "status", code=2)
+    assert re.search(r"local-server needs you:\s+- model-server-dev@1\.service: STOPPED; sudo systemctl start", output)
+    subprocess.run([*inside, "start", "model-server-dev@1"], check=True)
 
 
 def test_the_analyst_attaches_to_the_screen_session(ssh: Any) -> None:
