@@ -15,6 +15,8 @@ REMOVE :=
 AT := latest
 BESIDE :=
 REPLACE :=
+SEED :=
+COUNT :=
 INVENTORY := inventory/$(or $(VENDOR),local)
 NAME :=
 ADDRESS :=
@@ -55,7 +57,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench who status notify-test doctor add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench who status notify-test doctor chaos add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -138,6 +140,9 @@ notify-test: $(READY) ## send a test message from each server by each channel: m
 
 doctor: $(READY) ## look at this machine and at each server, say what is wrong and what mends it: make doctor [VENDOR=vultr] [HOST=name]
 	@bin/doctor.py -i '$(INVENTORY)' $(if $(LIMIT),'$(HOST)')
+
+chaos: $(READY) ## hurt the server of make up in 37 ways; each time it recovers or says what to type: make chaos [SEED=7] [COUNT=5] [ONLY=disk]
+	@$(MADE) bin/engine.sh bin/chaos.py -i '$(INVENTORY)' $(SEED:%=--seed='%') $(COUNT:%=--count='%') --only='$(ONLY)'
 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'

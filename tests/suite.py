@@ -21,7 +21,8 @@ PARTS = {
     "lint-mypy": "shopt -s nullglob; mypy --scripts-are-modules bin/*.py bin/models bin/tunnel bench molecule tests"
     " {inventory,playbooks}/plugins playbooks/{files,filter_plugins,strategy_plugins}"
     " roles/*/{library,{action,filter}_plugins} roles/*/files/{,*/}*.py",
-    "lint-shellcheck": "shellcheck .ci/run {bin,tests,molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
+    "lint-shellcheck": "shellcheck .ci/run {bench,bin,tests}/*.sh"
+    " {molecule/conda_fixture,roles/cloud_server/files/local}/*.sh",
     "unit": "pytest -q --import-mode=importlib --ignore-glob='*/with_mlflow' tests/unit roles/*/tests",
     # its types are checked against its own environment, which has numpy and pydantic
     "unit-training": "make -C ml test && (cd ml && mypy --python-executable .venv/bin/python src)"
