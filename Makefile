@@ -15,6 +15,7 @@ REMOVE :=
 AT := latest
 BESIDE :=
 REPLACE :=
+DAMAGED :=
 SEED :=
 COUNT :=
 INVENTORY := inventory/$(or $(VENDOR),local)
@@ -122,9 +123,10 @@ backups: $(READY) ## the copies: how old, how large, the last drill: make backup
 	@$(MADE) $(FIND) ansible-playbook playbooks/copies.yml -i $(INVENTORY) $(LIMIT)
 
 restore: $(READY) ## bring copies back: make restore HOST=name [AT=2026-11-28T17:00] [ONLY=notebooks:ana] [BESIDE=/folder] [REPLACE=yes]
+	@$(if $(filter-out yes,$(REPLACE) $(DAMAGED)),echo "REPLACE and DAMAGED are yes or left out" >&2; exit 2)
 	@$(if $(LIMIT),,echo "HOST is missing. Type for example: make restore HOST=recommender-prod" >&2; exit 2)
-	@$(MADE) $(FIND) ansible-playbook playbooks/restore.yml -i $(INVENTORY) $(LIMIT) -e restore_at='$(AT)' -e restore_only='$(ONLY)' \
-	  -e restore_to='$(BESIDE)' -e restore_replace=$(if $(REPLACE),true,false)
+	@$(MADE) $(FIND) ansible-playbook playbooks/restore.yml -i $(INVENTORY) $(LIMIT) \
+	  -e '{"restore_at": "$(AT)", "restore_only": "$(ONLY)", "restore_to": "$(BESIDE)", "restore_replace": $(if $(REPLACE),true,false), "restore_damaged": $(if $(DAMAGED),true,false)}'
 
 backup-key: $(READY) ## print the keys of the copies, for a vault: make backup-key [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/backup_key.yml -i $(INVENTORY) $(LIMIT)

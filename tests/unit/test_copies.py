@@ -16,8 +16,8 @@ copies = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(copies)
 
 
-def keep(folder: pathlib.Path, there: str = "\n\n") -> dict[str, str]:
-    command = [sys.executable, str(ROOT / "playbooks/files/backup_keys.py"), str(folder), "one"]
+def keep(folder: pathlib.Path, there: str = "\n\n\n\n", verb: str = "make") -> dict[str, str]:
+    command = [sys.executable, str(ROOT / "playbooks/files/backup_keys.py"), str(folder), "one", verb]
     # a key is secret whatever the person's umask
     subprocess.run(["sh", "-c", 'umask 0; exec "$@"', "sh", *command], input=there, text=True, check=True)
     return {path.name: path.read_text() for path in folder.iterdir()}
@@ -37,7 +37,15 @@ def test_keys_are_made_once_and_are_secret(tmp_path: pathlib.Path) -> None:
 def test_a_second_machine_takes_those_of_the_server(tmp_path: pathlib.Path) -> None:
     first = keep(tmp_path / "first")
     there = "".join(f"{base64.b64encode(first[name].encode()).decode()}\n" for name in ("one.key", "one.ssh"))
-    assert keep(tmp_path / "second", there) == first
+    assert keep(tmp_path / "second", f"\n\n{there}", "take") == first
+    # those of a vault win
+    assert keep(tmp_path / "third", there + "\n\n") == first
+
+
+def test_a_restore_does_not_make_keys(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        keep(tmp_path / "keys", verb="take")
+    assert not (tmp_path / "keys").exists()
 
 
 @pytest.mark.parametrize("name", ["prod", "Recommender.Prod-2", "a-name-that-is-longer-than-an-account-may-be-1"])

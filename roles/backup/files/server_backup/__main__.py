@@ -18,7 +18,7 @@ def said(given: Settings) -> None:
     now = state.read()
     run, drill = now.get("run", {}), now.get("drill", {})
     size = f", {run['files']} files, {state.size(run['bytes'])}" if run.get("files") and not run.get("error") else ""
-    print(f"copies in {given.repository}: the last one {state.moment(run.get('good'))}{size}")
+    print(f"copies in {given.place}: the last one {state.moment(run.get('good'))}{size}")
     print(f"drill: the last one that found nothing {state.moment(drill.get('good'))}")
     for fault in state.faults(given, time.time()):
         print(f"WRONG: {fault}")
@@ -31,7 +31,7 @@ def listed(given: Settings) -> None:
     for snapshot in snapshots[-30:]:
         print(f"{snapshot.short}  {state.moment(snapshot.time)}")
     if snapshots:
-        print(f"{len(snapshots)} copies; the newest holds {state.size(repository.size(snapshots[-1]))}.")
+        print(f"{len(snapshots)} copies; the newest holds {state.size(repository.size(snapshots[-1], []))}.")
     said(given)
 
 
@@ -45,16 +45,18 @@ def main() -> int:
         "late": "what is wrong, a line each; nothing when all is well",
         "drill": "bring the newest copy back into a folder of its own and look at it",
         "prune": "remove copies that retention does not keep",
-        "prove": "make the repository and bring a sample back",
         "in-use": "whether this server continues its copies (0), or an earlier one made them (3)",
         "adopt": "continue the copies of an earlier server of this name without bringing them back",
     }.items():
         verbs.add_parser(name, help=words)
+    prove = verbs.add_parser("prove", help="make the repository and bring a sample back")
+    prove.add_argument("--again", action="store_true", help="also where that was done before")
     restore = verbs.add_parser("restore", help="bring a copy back")
     restore.add_argument("part", nargs="*", help="mlflow, notebooks:ana, …; all of them without")
     restore.add_argument(
         "--at", default="latest", help="the beginning of an id, or a time (UTC): the last copy before it"
     )
+    restore.add_argument("--damaged", action="store_true", help="with --replace: also parts that are not whole")
     where = restore.add_mutually_exclusive_group(required=True)
     where.add_argument("--to", default="", help="an empty folder beside")
     where.add_argument("--replace", action="store_true", help="into the place of what is there")
@@ -73,9 +75,9 @@ def main() -> int:
                 print(error)
                 return 3
         elif arguments.verb == "prove":
-            print(json.dumps({"changed": copies.prove(given)}))
+            print(json.dumps({"changed": copies.prove(given, arguments.again)}))
         elif arguments.verb == "restore":
-            back.restore(given, arguments.part, arguments.at, arguments.to, arguments.replace)
+            back.restore(given, arguments.part, arguments.at, arguments.to, arguments.replace, arguments.damaged)
         else:
             {
                 "run": copies.run, "list": listed, "said": said, "drill": copies.drill, "prune": copies.prune,

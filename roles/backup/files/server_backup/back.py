@@ -60,7 +60,7 @@ def select(settings: Settings, wanted: list[str]) -> list[tuple[Part, str]]:
     return found
 
 
-def restore(settings: Settings, wanted: list[str], at: str, to: str, replace: bool) -> None:
+def restore(settings: Settings, wanted: list[str], at: str, to: str, replace: bool, damaged: bool) -> None:
     """Brings parts back, below a folder or into their place.
 
     Raises:
@@ -75,25 +75,31 @@ def restore(settings: Settings, wanted: list[str], at: str, to: str, replace: bo
             if not folder.is_absolute() or (folder.exists() and any(folder.iterdir())):
                 raise Refused(f"{to} has to be the path of a folder that is empty or not there yet.")
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            faults = bring(settings, snapshot, folder, parts)
+            found = bring(settings, snapshot, folder, parts)
             folder.chmod(0o700)
             print(f"The copy of {state.moment(snapshot.time)} is in {folder}, for root.")
-            if faults:
-                raise Refused("\n".join(faults))
+            if found:
+                raise Refused("\n".join(found.values()))
             return
         if not replace:
             raise Refused("Say where to: --to FOLDER, or --replace to put it into the place of what is there.")
+        faults: list[str] = []
         with scratch("restore") as root:
-            faults = bring(settings, snapshot, root, parts)
-            if faults:
-                raise Refused("\n".join(["Nothing was changed, because the copy is not whole:", *faults]))
+            # the files that are replaced stay
+            found = bring(settings, snapshot, root, parts, room=2.1)
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             for part, item in parts:
                 if part.named and not wanted:
                     continue
+                if part.name in found and not damaged:
+                    faults.append(f"{part.name} was left as it is, because its copy is not whole: {found[part.name]}")
+                    continue
                 faults += put(part, item, root, stamp)
         if faults:
-            raise Refused("\n".join(faults))
+            words = (
+                "Other parts are in place. To take what is not whole as it is: make restore … ONLY=PART DAMAGED=yes."
+            )
+            raise Refused("\n".join([*faults, words]))
         if not wanted:
             state.update(adopted=snapshots[-1].id)
     print(
@@ -143,9 +149,6 @@ def copy(source: pathlib.Path, target: pathlib.Path, stamp: str) -> list[str]:
     else:
         account = pwd.getpwuid(owner)
         command += [f"--backup-dir=.replaced-{stamp}", f"--exclude=/.replaced-{stamp}"]
-        for folder, folders, files in os.walk(source):
-            for name in [*folders, *files]:
-                os.lchown(os.path.join(folder, name), owner, -1)
         if not target.parent.is_dir():
             return [f"{target}: {target.parent} is not there. Run site.yml, then restore this part again."]
         if source.is_dir() and not target.exists():

@@ -34,21 +34,20 @@ def below(root: pathlib.Path, path: pathlib.Path | str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def scratch(name: str) -> Iterator[pathlib.Path]:
-    """A folder below /var/lib/server-backup that goes at the end. Accounts may pass through it to their own files."""
+    """A folder below /var/lib/server-backup, for root alone, that goes at the end."""
     folder = VAR / name
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    folder.chmod(0o711)
+    folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def prove(settings: Settings) -> bool:
+def prove(settings: Settings, again: bool = False) -> bool:
     """Makes the repository where it is missing, and brings a sample back from it; False if that was done before."""
     proven = {"repository": settings.repository, "key": hashlib.sha256((ETC / "key").read_bytes()).hexdigest()[:12]}
-    if {name: state.read().get("proven", {}).get(name) for name in proven} == proven:
+    if not again and {name: state.read().get("proven", {}).get(name) for name in proven} == proven:
         return False
     repository = Repository(settings)
     with state.locked(), scratch("sample") as folder:
@@ -59,7 +58,7 @@ def prove(settings: Settings) -> bool:
         made = repository.backup([str(folder / "sample")], [], "sample")["snapshot_id"]
         repository.restore(made, back, [])
         if below(back, folder / "sample").read_bytes() != content:
-            raise Refused(f"{settings.repository} gives back something else than was copied there.")
+            raise Refused(f"{settings.place} gives back something else than was copied there.")
         if not settings.append_only:
             repository.call("forget", made)
         state.update(proven={**proven, "time": time.time()})
@@ -148,8 +147,12 @@ def read_manifest(root: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def assign(root: pathlib.Path, content: dict[str, Any]) -> None:
-    """Gives restored files to the accounts that have their owners' names here; to root where there is none."""
+def assign(root: pathlib.Path, content: dict[str, Any], paths: list[str]) -> None:
+    """Gives restored files to the accounts that have their owners' names here; to root where there is none.
+
+    All in a path of an account becomes that account's. Nobody but root may reach the folder yet: a link that is put
+    into the place of a folder would lead these changes elsewhere.
+    """
 
     def numbers(names: dict[str, str], number: Any) -> dict[int, int]:
         found = {}
@@ -171,38 +174,55 @@ def assign(root: pathlib.Path, content: dict[str, Any]) -> None:
                 os.lchown(path, owner, group)
                 if not os.path.islink(path):
                     os.chmod(path, now.st_mode & (0o3777 if os.path.isdir(path) else 0o1777))
+    for owned in paths:
+        top = below(root, owned)
+        owner = top.lstat().st_uid if os.path.lexists(top) else 0
+        for folder, folders, files in os.walk(top) if owner else ():
+            for name in [*folders, *files]:
+                os.lchown(os.path.join(folder, name), owner, -1)
 
 
-def bring(settings: Settings, snapshot: Snapshot, root: pathlib.Path, parts: list[tuple[Part, str]]) -> list[str]:
-    """Restores parts below a folder, and looks at them; what is wrong with them, in sentences.
+def bring(
+    settings: Settings, snapshot: Snapshot, root: pathlib.Path, parts: list[tuple[Part, str]], room: float = 1.05
+) -> dict[str, str]:
+    """Restores parts below a folder of root's, and looks at them; what is wrong with which, in sentences.
+
+    Args:
+        room: how many times the size of the parts has to be free.
 
     Raises:
         Refused: nothing could be restored.
     """
     repository = Repository(settings)
-    needed, free = repository.size(snapshot), shutil.disk_usage(root).free
-    if needed * 1.05 > free:
-        raise Refused(
-            f"The copy needs {state.size(needed)} and {root} has {state.size(free)} free. Make room, or give the server"
-            " a larger disk."
-        )
     whole = {part.name for part, item in parts if not item} == {part.name for part in settings.parts}
     paths = [path for part, item in parts for path in (*part.all(item), str(part.folder()))]
+    needed, free = room * repository.size(snapshot, [] if whole else paths), shutil.disk_usage(root).free
+    if needed > free:
+        raise Refused(
+            f"{state.size(needed)} are needed to bring it back, and the disk of {root} has {state.size(free)} free."
+            " Make room, or give the server a larger disk."
+        )
     repository.restore(snapshot, root, [] if whole else [str(MANIFEST), *paths])
-    assign(root, read_manifest(root))
+    assign(root, read_manifest(root), paths)
     # restic makes folders on the way for root alone
     for path in [str(NOW), *paths]:
         folder = below(root, path).parent
         while folder != root and folder.is_relative_to(root) and folder.is_dir():
             folder.chmod(folder.stat().st_mode | 0o111)
             folder = folder.parent
-    faults = []
+    root.chmod(0o711)
+    faults = {}
     for part, item in parts:
+        lacking = [path for path in part.all(item) if not os.path.lexists(below(root, path))]
+        if item and lacking:
+            faults[part.name] = f"The copy of {state.moment(snapshot.time)} has no {lacking[0]}."
+        elif lacking:
+            print(f"{part.name}: the copy has no {', '.join(lacking)}")
         if part.verify and not item:
             try:
                 said = shell(part.verify, part.name, FOLDER=str(part.folder(root)), ROOT=str(root))
             except Refused as error:
-                faults.append(str(error))
+                faults[part.name] = str(error)
             else:
                 print(f"{part.name}: {said.splitlines()[-1][:300] if said else 'whole'}")
     return faults
@@ -231,7 +251,7 @@ def drill(settings: Settings) -> None:
             # first without contents: for a pack that is missing, restic would ask again for 15 minutes
             repository.call("check")
             with scratch("drill") as root:
-                faults += bring(settings, newest, root, [(part, "") for part in settings.parts])
+                faults += bring(settings, newest, root, [(part, "") for part in settings.parts]).values()
                 outcome["files"] = sum(len(files) for _, _, files in os.walk(root))
             repository.call("check", "--read-data-subset=2G")
         except Refused as error:

@@ -29,6 +29,11 @@ KNOWN = (
         "There is no space left, here or where the copies are ({repository}). Make room; the next run continues.",
     ),
     (
+        r"(?i)is there a repository at the following location|repository does not exist",
+        "There is no repository at {repository}. Is its disk mounted? If the copies are lost, begin again:"
+        " sudo server-backup prove --again",
+    ),
+    (
         r"(?i)repository is already locked|unable to create lock",
         "Another program has locked the repository {repository}. A lock of a dead one expires within 30 minutes.",
     ),
@@ -61,8 +66,10 @@ class Repository:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         options = [word for option in settings.options for word in ("-o", option)]
-        self.command = ["restic", "--repo", settings.repository, *options]
+        self.command = ["restic", *options]
         self.environment = os.environ | {
+            # an address may hold a login, and everybody reads command lines
+            "RESTIC_REPOSITORY": settings.repository,
             "RESTIC_PASSWORD_FILE": str(ETC / "key"), "RESTIC_CACHE_DIR": str(VAR / "cache"), "HOME": str(VAR),
             # restic would take all cores that serving needs
             "GOMAXPROCS": "1", "LC_ALL": "C.UTF-8", **settings.environment,
@@ -84,7 +91,7 @@ class Repository:
                 text=True, errors="replace", timeout=900 if words[0] in QUICK else None,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise Refused(f"{self.settings.repository} had no answer to restic {words[0]} in 15 minutes.") from None
+            raise Refused(f"{self.settings.place} had no answer to restic {words[0]} in 15 minutes.") from None
         if done.returncode not in accept:
             raise Refused(self.explain(words[0], done.stderr + done.stdout))
         return done
@@ -96,7 +103,7 @@ class Repository:
         detail = f"restic {verb}: {' '.join(lines[-3:])[-600:]}"
         for pattern, words in KNOWN:
             if re.search(pattern, said):
-                return f"{words.format(repository=self.settings.repository)} ({detail})"
+                return f"{words.format(repository=self.settings.place)} ({detail})"
         return detail
 
     def is_there(self) -> bool:
@@ -126,7 +133,7 @@ class Repository:
         marks = [word for tag in tags for word in ("--tag", tag)]
         left_out = [word for pattern in exclude for word in ("--exclude", pattern)]
         done = self.call(
-            "backup", "--json", "--host", self.settings.name, "--exclude-caches", *marks, *left_out, "--", *paths,
+            "backup", "--json", "--host", self.settings.name, *marks, *left_out, "--", *paths,
             accept=(0, 3),
         )  # fmt: skip
         lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
@@ -142,7 +149,10 @@ class Repository:
         only = [word for path in paths for word in ("--include", re.sub(r"([*?\[\\])", r"\\\1", path))]
         self.call("restore", name, "--no-lock", "--target", str(target), *only)
 
-    def size(self, snapshot: Snapshot) -> int:
-        """Bytes of its files."""
+    def size(self, snapshot: Snapshot, paths: list[str]) -> int:
+        """Bytes of its files, or of those below some paths."""
+        if paths:
+            lines = self.call("ls", snapshot.id, "--json", "--no-lock", "--recursive", *paths).stdout.splitlines()
+            return sum(int(json.loads(line).get("size", 0)) for line in lines)
         answer = self.call("stats", snapshot.id, "--json", "--no-lock", "--mode", "restore-size")
         return int(json.loads(answer.stdout)["total_size"])

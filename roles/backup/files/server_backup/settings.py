@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 from typing import Any
 
@@ -68,6 +69,11 @@ class Settings:
     late_after_hours: float
     drill_late_after_days: float
     parts: list[Part]
+
+    @property
+    def place(self) -> str:
+        """The repository as it is printed, without a login that its address may hold."""
+        return re.sub(r"//[^/@]*@", "//", self.repository)
 
     def part(self, name: str) -> Part:
         for part in self.parts:

@@ -131,7 +131,7 @@ def faults(settings: Settings, now: float) -> list[str]:
         found.append(f"backup: the last copy failed: {run['error'].splitlines()[0]}")
     elif now - (run.get("good") or state["proven"]["time"]) > settings.late_after_hours * 3600:
         found.append(
-            f"backup: no copy for more than {settings.late_after_hours:g} hours: journalctl -u server-backup@run"
+            f"backup: no copy for more than {settings.late_after_hours:g} hours: journalctl -u server-backup-run"
         )
     if drill.get("error"):
         found.append(f"drill: {drill['error'].splitlines()[0]}")
@@ -141,7 +141,7 @@ def faults(settings: Settings, now: float) -> list[str]:
     ):
         found.append(
             f"drill: no copy was tried for more than {settings.drill_late_after_days:g} days:"
-            " journalctl -u server-backup@drill"
+            " journalctl -u server-backup-drill"
         )
     if state.get("prune", {}).get("error"):
         found.append(f"prune: {state['prune']['error'].splitlines()[0]}")

@@ -36,12 +36,6 @@ DEFECTS = {
     "missing file": (FORGED % "rm srv/data/files/1", "file 1 is not what its row says"),
     "changed file": (FORGED % "echo >>srv/data/files/2", "file 2 is not what its row says"),
     "row drift": (FORGED % "echo -n 5 >var/lib/second/now/data/count", r"rows, and 5 were counted"),
-    # of another host, so that nobody knows whether it lives
-    "lock": (
-        f"unshare -u sh -c 'hostname elsewhere; sleep 60 | {RESTIC} backup --stdin >/dev/null 2>&1 &"
-        ' timeout 60 sh -c "until ls /mnt/second/copies/locks/* >/dev/null 2>&1; do :; done"; pkill -KILL -x restic\'',
-        "Another program has locked the repository",
-    ),
     "missing repository": ("mkdir -p /root/away && mv /mnt/second/copies /root/away/", "repository|no such file"),
     "full disk": (
         "mkdir -p /root/kept && cp -a /var/lib/second/. /root/kept/ &&"
@@ -186,6 +180,20 @@ def test_the_drill_finds(host, defect):
     found = sh(host, f"{FOLDER} server-backup drill", 1)
     assert any(words in found for words in said.split("|")), found
     assert "drill: " in sh(host, f"{FOLDER} server-backup late")
+
+
+def test_a_lock_of_another_host_is_told(host):
+    """Nobody knows whether that one lives; only what deletes minds it."""
+    second(host)
+    sh(
+        host,
+        f"rm -f /mnt/second/copies/locks/*;"
+        f" unshare -u sh -c 'hostname elsewhere; sleep 60 | {RESTIC} backup --stdin >/dev/null 2>&1 &"
+        ' timeout 60 sh -c "until ls /mnt/second/copies/locks/* >/dev/null 2>&1; do :; done"; pkill -KILL -x restic\'',
+    )
+    assert "Another program has locked the repository" in sh(host, f"{FOLDER} server-backup prune", 1)
+    assert "prune: Another program has locked" in sh(host, f"{FOLDER} server-backup late")
+    sh(host, f"{FOLDER} server-backup run")
 
 
 def test_a_full_disk_there_is_told_and_forgotten(host):
