@@ -116,46 +116,56 @@ def test_no_task_of_the_role_reaches_into_the_groups_folder(path: pathlib.Path) 
             assert "artifacts" not in json.dumps(task) and "__recommender_report" not in json.dumps(task)
 
 
-@pytest.mark.parametrize(
-    ("title", "data", "line", "count"),
-    [({"title": "Amélie"}, "ml-tiny", "1  4.50  Amélie", "2 films"), ({"title": ""}, "shop", "1  4.50  7", "2 items"),
-     ({"title": None}, "shop", "1  4.50  7", "2 items"), ({}, "shop", "1  4.50  7", "2 items")],
-)  # fmt: skip
-def test_items_without_titles_are_named_by_their_ids(
-    tmp_path: pathlib.Path, title: dict[str, Any], data: str, line: str, count: str
-) -> None:
-    pick = {"item": "7", "estimate": 4.5, "rank": 1, "because": "Delicatessen (4)"} | title
-    report = REPORT | {
-        "dataset": REPORT["dataset"] | {"name": data},
-        "recommendations": {"user": "1", "items": [pick]},
-    }
+TITLES: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"title": "Amélie"}, "ml-tiny", "1  4.50  Amélie", "2 films"), ({"title": ""}, "shop", "1  4.50  7", "2 items"),
+    ({"title": None}, "shop", "1  4.50  7", "2 items"), ({}, "shop", "1  4.50  7", "2 items"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the run shows for each of TITLES, a server each."""
+    folder = tmp_path_factory.mktemp("reports")
     status = {
         "served": {"name": "dev.films", "version": "1", "bundle": "b1"}, "damaged": None, "wanted": 1,
         "refused": {"version": "2", "refused": "an estimate is not a number"},
         "processes": {"1": {"served": "b1", "requests": 0, "errors": 0, "p99_ms": 0}},
     }  # fmt: skip
     given = {
-        "report": report, "report_refused": "", "served_environments": ["dev"], "serving_ports": {"dev": 8000},
+        "report_refused": "", "served_environments": ["dev"], "serving_ports": {"dev": 8000},
         "served": {"results": [{"item": "dev", "rc": 0, "stdout": json.dumps(status)}, {"item": "prod"}]},
         "environment_name": "dev", "operator": "deploy", "ansible_facts": {},
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
     }  # fmt: skip
+    hosts = {}
+    for number, (title, data, _, _) in enumerate(TITLES):
+        pick = {"item": "7", "estimate": 4.5, "rank": 1, "because": "Delicatessen (4)"} | title
+        report = REPORT | {
+            "dataset": REPORT["dataset"] | {"name": data},
+            "recommendations": {"user": "1", "items": [pick]},
+        }
+        hosts[f"server-{number}"] = {"report": report}
     task = {
         "ansible.builtin.template": {
             "src": str(ROOT / "playbooks/templates/report.txt.j2"),
-            "dest": str(tmp_path / "out"),
+            "dest": f"{folder}/{{{{ inventory_hostname }}}}",
             "mode": "0600",
         }
     }
-    play = {"hosts": "localhost", "gather_facts": False, "connection": "local", "vars": given, "tasks": [task]}
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    (tmp_path / "filter_plugins").symlink_to(ROOT / "playbooks/filter_plugins")
-    (tmp_path / "local").mkdir()
-    (tmp_path / "local/hosts").write_text("localhost\n")
-    command = ["ansible-playbook", "-i", str(tmp_path / "local/hosts"), "play.yml"]
-    done = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=False)
+    play = {"hosts": "all", "gather_facts": False, "connection": "local", "vars": given, "tasks": [task]}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    (folder / "filter_plugins").symlink_to(ROOT / "playbooks/filter_plugins")
+    (folder / "local").mkdir()
+    (folder / "local/hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    command = ["ansible-playbook", "-i", str(folder / "local/hosts.yml"), "play.yml"]
+    done = subprocess.run(command, capture_output=True, cwd=folder, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = (tmp_path / "out").read_text(encoding="utf-8")
+    return [(folder / name).read_text(encoding="utf-8") for name in hosts]
+
+
+@pytest.mark.parametrize("number", range(len(TITLES)))
+def test_items_without_titles_are_named_by_their_ids(reports: list[str], number: int) -> None:
+    shown, (_, _, line, count) = reports[number], TITLES[number]
     assert f"{line}, because of Delicatessen (4)\n" in shown and count in shown
     assert (
         "dev: dev.films version 1, 0 requests, 0 errors; version 2 was REFUSED: an estimate is not a number\n" in shown
