@@ -62,7 +62,7 @@ def settings(file: Path) -> dict[str, Any]:
     return content
 
 
-def ansible_inventory(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ansible_inventory(home: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run ansible-inventory with the project's settings in an environment that holds no credentials."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -71,38 +71,50 @@ def ansible_inventory(home: Path, *arguments: str) -> subprocess.CompletedProces
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     }
     command = [str(Path(sys.executable).with_name("ansible-inventory")), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def members(graph: str, group: str) -> list[str]:
-    """The lines under a group's first occurrence in `ansible-inventory --graph`, without their indent."""
-    lines = graph.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.endswith(f"|--@{group}:"))
-    depth = lines[start].index("@")
-    found = []
-    for line in lines[start + 1 :]:
-        if len(line) - len(line.lstrip(" |-")) <= depth:
-            break
-        found.append(line.lstrip(" |-"))
-    return found
-
-
-@pytest.mark.parametrize("folder", ["local", *VENDORS])
-def test_graph_is_clean_without_credentials(folder: str, tmp_path: Path) -> None:
-    run = ansible_inventory(tmp_path, "-i", f"inventory/{folder}", "--graph")
+@pytest.fixture(scope="module", params=["local", *VENDORS])
+def listed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], str]:
+    """A folder, what ansible-inventory lists of it, with two lines more in the common settings, and what it says."""
+    folder, home = request.param, tmp_path_factory.mktemp("listed")
+    copy = home / "inventory" / folder
+    shutil.copytree(INVENTORY / folder, copy, symlinks=True)
+    for name in ("settings.yml", "wiring.yml", "groups.yml"):
+        shutil.copy(INVENTORY / name, copy.parent)
+    common = copy.parent / "settings.yml"
+    text, count = re.subn(
+        "(?m)^first_login_user:.*$", "first_login_user: common\nonly_common: true", common.read_text()
+    )
+    assert count == 1
+    common.write_text(text)
+    run = ansible_inventory(home, "-i", f"inventory/{folder}", "--list", cwd=home)
     assert run.returncode == 0, run.stderr
-    assert not re.search(r"\[(WARNING|ERROR|DEPRECATION WARNING)\]", run.stderr), run.stderr
+    return folder, yaml.safe_load(run.stdout), run.stderr
+
+
+def test_inventory_is_clean_without_credentials(listed: tuple[str, dict[str, Any], str]) -> None:
+    folder, found, said = listed
+    assert not re.search(r"\[(WARNING|ERROR|DEPRECATION WARNING)\]", said), said
     static = yaml.safe_load((INVENTORY / folder / "hosts.yml").read_text())
     expected = {name: list((static.get(name) or {}).get("hosts") or {}) for name in ENVIRONMENTS}
     assert any(expected.values())
-    assert {name: members(run.stdout, name) for name in ENVIRONMENTS} == expected
+    assert {name: found.get(name, {}).get("hosts", []) for name in ENVIRONMENTS} == expected
     if folder in DYNAMIC:
         file, variables = DYNAMIC[folder]
-        (line,) = run.stderr.splitlines()
+        (line,) = said.splitlines()
         assert line.startswith(f"inventory/{folder}/{file} is not read, hosts.yml alone is.")
         assert all(name in line for name in variables)
     else:
-        assert run.stderr == ""
+        assert said == ""
+
+
+def test_vendor_wins_over_what_is_common(listed: tuple[str, dict[str, Any], str]) -> None:
+    folder, found, _ = listed
+    own = settings(INVENTORY / folder / "group_vars/all/10-vendor.yml")
+    for variables in found["_meta"]["hostvars"].values():
+        assert variables["only_common"] is True
+        assert variables["first_login_user"] == own["first_login_user"]
 
 
 def test_keys_of_people_stand_beside_the_settings(tmp_path: Path) -> None:
@@ -119,23 +131,6 @@ def test_keys_of_people_stand_beside_the_settings(tmp_path: Path) -> None:
     assert run.stderr == ""
     template = yaml.safe_load(run.stdout)["access_keys_folder"]
     assert Path(template.replace("{{ inventory_dir }}", str(copy)), "keys/ana.pub").is_file()
-
-
-@pytest.mark.parametrize("folder", VENDORS)
-def test_vendor_wins_over_what_is_common(folder: str, tmp_path: Path) -> None:
-    copy = tmp_path / "inventory" / folder
-    shutil.copytree(INVENTORY / folder, copy, symlinks=True)
-    for name in ("settings.yml", "wiring.yml", "groups.yml"):
-        shutil.copy(INVENTORY / name, copy.parent)
-    with (copy.parent / "settings.yml").open("a") as common:
-        common.write("only_common: true\n")
-        common.write("first_login_user: common\n")
-    run = ansible_inventory(tmp_path, "-i", str(copy), "--host", "recommender-dev")
-    found = yaml.safe_load(run.stdout)
-    assert found["only_common"] is True
-    assert (
-        found["first_login_user"] == settings(INVENTORY / folder / "group_vars/all/10-vendor.yml")["first_login_user"]
-    )
 
 
 def test_what_a_person_sets_wins_over_the_vendor(tmp_path: Path) -> None:
