@@ -704,7 +704,6 @@ def test_a_server_that_is_not_there(tmp_path: Path, capsys) -> None:
 # The service of an environment: its command without processes, which tries bundles for real.
 TOOL = """#!{python}
 import json, pathlib, sys
-from recommender.serving.app import trial
 place, (verb, environment, *words) = pathlib.Path({place!r}), sys.argv[1:]
 bundles, state = place / environment, place / f"{{environment}}.json"
 bundles.mkdir(exist_ok=True)
@@ -715,6 +714,7 @@ with (place / "log").open("a") as log:
 if (place / f"{{verb}} fails").exists():
     sys.exit("model-server: no process of it runs")
 if verb == "accept":
+    from recommender.serving.app import trial
     given = dict(zip(words[::2], words[1::2]))
     labels, model, golden = json.loads(given["--labels"]), given["--model"], given["--golden"]
     found = trial.accepted(pathlib.Path(model), pathlib.Path(golden), labels, bundles, None, [])
