@@ -3,6 +3,7 @@
 import fcntl
 import http.server
 import json
+import re
 import shutil
 import sys
 import threading
@@ -75,14 +76,15 @@ def target(environment: str) -> str:
     return environment
 
 
+def answers(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any], str]:
+    """What training recorded, in the place of the probe, whose process takes seconds."""
+    recorded = json.loads(golden.read_text())
+    return {**recorded, "made_of": {}, "surprise": False, "load_seconds": 0.0, "latency_ms": 1.0}, ""
+
+
 @pytest.fixture
 def tried(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe, whose process takes seconds, answers what training recorded: for tests of something else."""
-
-    def answers(model: Path, golden: Path, sandbox: bool) -> tuple[dict[str, Any], str]:
-        recorded = json.loads(golden.read_text())
-        return {**recorded, "made_of": {}, "surprise": False, "load_seconds": 0.0, "latency_ms": 1.0}, ""
-
+    """No probe: for tests of something else."""
     monkeypatch.setattr(trial, "_probe", answers)
 
 
@@ -154,7 +156,9 @@ def test_held_out_data_is_named_by_what_determines_it(make_config: Callable[...,
 # By value
 
 
-def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, tmp_path: Path) -> None:
+def test_a_copy_outlives_its_source(
+    folder: Path, store: str, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = trained(folder, store, environment=f"{environment}-source")
     run_id, source = report["model"]["run_id"], f"{environment}-source.{MODEL}"
     asked = pd.DataFrame({"user": ["3", "stranger"], "item": ["7", "17"]})
@@ -169,6 +173,8 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
     assert [line.split()[:2] for line in said[:-1]] == [
         [name, "passed"] for name in ("order", "digest", "metrics", "size", "loads", "golden", "latency")
     ]
+    [took] = re.findall(r"latency +passed +([\d.]+) ms for a list", "\n".join(said))
+    assert float(took) > 0
 
     client.delete_registered_model(source)
     [model] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
@@ -220,6 +226,8 @@ def test_a_copy_outlives_its_source(folder: Path, store: str, environment: str, 
 
     # and on to the next: what training recorded goes with it
     promote.export(environment, MODEL, None, tmp_path / "b.zip")
+    # its files are the same, by their digest below
+    monkeypatch.setattr(trial, "_probe", answers)
     promote.promote(tmp_path / "b.zip", f"{environment}-next", USUAL)
     last = registry.version(f"{environment}-next.{MODEL}", None)
     assert last.tags["artifact_digest"] == version.tags["artifact_digest"]
@@ -324,7 +332,7 @@ def test_unknown_metric(world: dict[str, Any], target: str, tried: None) -> None
     assert "rmse" in message
 
 
-def test_budgets(world: dict[str, Any], target: str) -> None:
+def test_budgets(world: dict[str, Any], target: str, tried: None) -> None:
     message = refusal(
         world["archives"][0], target, gate.Settings(list_errors=None, latency_ms=0, size_mb=0.001)
     )
