@@ -1,5 +1,6 @@
 """Log one run: parameters, metrics, figures, the model."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -160,8 +161,11 @@ def _dataset(config: "Config", ratings: "Ratings") -> Any:
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
 
 
+# Reading the metadata of all packages takes as long as a small training.
+@functools.cache
 def _environment() -> dict[str, Any]:
-    packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    read = (dist.metadata for dist in importlib.metadata.distributions())
+    packages = {metadata["Name"]: metadata["Version"] for metadata in read}
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
