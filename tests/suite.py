@@ -50,7 +50,7 @@ PARTS = {
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
     "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "molecule-model_server", "molecule-recommender", "site-upgrade",
+    "site-upgrade", "unit-training", "molecule-backup", "molecule-model_server", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
 CONTAINERS = {"site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-")}
