@@ -70,10 +70,11 @@ def mlflow(vultr: Vultr, name: str) -> str:
 def earlier(checkout: Checkout, folder: pathlib.Path) -> Checkout:
     """The earlier release, with the same inventory."""
     packed = subprocess.run(["git", "archive", RELEASE], cwd=ROOT, capture_output=True)
-    assert packed.returncode == 0, (
-        f"git has no commit {RELEASE}, from which this test upgrades: {packed.stderr.decode().strip()}. "
-        "In a shallow clone, type: git fetch --unshallow"
-    )
+    if packed.returncode:
+        pytest.skip(
+            f"git has no commit {RELEASE}, from which this test upgrades: {packed.stderr.decode().strip()}. "
+            "In a shallow clone, type: git fetch --unshallow"
+        )
     subprocess.run(["tar", "-x"], cwd=folder, input=packed.stdout, check=True)
     for shared in (".venv", ".cache", ".known_hosts"):
         (folder / shared).symlink_to(checkout.folder / shared)
