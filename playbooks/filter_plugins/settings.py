@@ -277,7 +277,10 @@ def no_receiver(settings: Mapping[str, Any]) -> Iterator[str]:
     """A receiver of copies that is not in the inventory, or that is the server itself."""
     name = re.sub("^append:", "", settings["backup_to"])
     if settings["backup_to"] == f"append:{settings['inventory_hostname']}":
-        yield f"backup_to is append:{name}, the server itself, with which its copies would be lost: name another one"
+        yield (
+            f"backup_to is append:{name}, the server itself, with which its copies would be lost: name another one, or"
+            " set it in host_vars of the others"
+        )
     elif settings["backup_to"].startswith("append:") and name not in settings["groups"]["all"]:
         there = ", ".join(settings["groups"]["all"])
         yield f"backup_to is append:{name}, which is not a server of this inventory. It has {there}"

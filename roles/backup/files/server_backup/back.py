@@ -92,14 +92,14 @@ def restore(settings: Settings, wanted: list[str], at: str, to: str, replace: bo
                 if part.named and not wanted:
                     continue
                 if part.name in found and not damaged:
-                    faults.append(f"{part.name} was left as it is, because its copy is not whole: {found[part.name]}")
+                    faults.append(
+                        f"{part.name} was left as it is, because its copy is not whole: {found[part.name]}\n"
+                        f"To take it as it is: make restore … ONLY={part.name} REPLACE=yes DAMAGED=yes"
+                    )
                     continue
                 faults += put(part, item, root, stamp)
         if faults:
-            words = (
-                "Other parts are in place. To take what is not whole as it is: make restore … ONLY=PART DAMAGED=yes."
-            )
-            raise Refused("\n".join([*faults, words]))
+            raise Refused("\n".join(faults))
         if not wanted:
             state.update(adopted=snapshots[-1].id)
     print(
