@@ -27,12 +27,13 @@ description:
   - conda installs the packages; uv installs the pip part where a lock in it pins uv by hash, else pip does.
   - A digest of all inputs is stored in the environment last, so an unchanged one costs no conda call.
   - What a power cut may have left half-written in the caches of conda and uv is removed first.
-  - A changed one is rebuilt while the old one is set aside. If that fails, the old one, or none, stays.
+  - A changed one is rebuilt while the old one is set aside. If that or its proof fails, the old one, or none, stays.
 options:
   name: {description: Name of the environment., type: str, required: true}
   file: {description: Path of its environment.yml or explicit lock on the control machine., type: str}
   pip_file: {description: Path of a hash-locked requirements file for pip on the control machine., type: str}
   python: {description: "Python of an environment without `file`, as conda writes versions.", type: str}
+  proof: {description: Python code that must run in a new environment before the old one is removed., type: str}
   state: {description: Whether it shall be there., type: str, choices: [present, absent], default: present}
   prefix: {description: Folder of the conda installation., type: path, required: true}
   free_space: {description: Free space that making it needs at prefix, in MiB., type: int, default: 0}
@@ -46,6 +47,7 @@ RECIPE = 2
 MARKER = ".ansible-environment"
 # where in a new environment the one before it waits for its removal
 OLD = ".before"
+PROOF_SECONDS = "600"
 # where the words that matter begin in the output of conda, pip and uv
 TELLING = re.compile(r"error|not ?found|unsatisfiable|no solution|could not|failed|nothing provides|hashes", re.I)
 # what conda says of packages in its cache that are not whole
@@ -345,6 +347,20 @@ class Environment:
         if rc != 0:
             self.fail(f"{tool} could not install", output)
 
+    def prove(self) -> None:
+        """Fail where the code that proves it does not run."""
+        # -I: nothing of root's home, of the variables or of the work folder counts. A proof may hang
+        python = os.path.join(self.path, "bin", "python")
+        rc, output = self.run("timeout", "-k", "5", PROOF_SECONDS, python, "-I", "-c", self.p["proof"])
+        if rc != 0:
+            before = "the one before is back" if os.listdir(self.aside) else "it was removed"
+            ended = f"did not end within {PROOF_SECONDS} s" if rc == 124 else f"ended with status {rc}"
+            self.fail(
+                f"it was made, but its proof {self.p['proof']!r} {ended}; {before}. Correct its files, or `proof` in"
+                " conda_environments, and run this again",
+                output,
+            )
+
     def check(self) -> None:
         """Fail, before anything changes, where it cannot be made."""
         conda = os.path.join(self.prefix, "bin", "conda")
@@ -394,6 +410,8 @@ class Environment:
                 if not os.path.lexists(target):
                     os.makedirs(os.path.dirname(target), exist_ok=True)
                     os.link(os.path.join(self.aside, path), target, follow_symlinks=False)
+            if self.p["proof"]:
+                self.prove()
             made = True
         finally:
             # fail_json leaves by SystemExit, so this also runs for a build that failed
@@ -425,6 +443,7 @@ def main() -> None:
             "pip_options": {"type": "list", "elements": "str", "default": []},
             "pip_requirements": {"type": "list", "elements": "str", "default": []},
             "pip_files": {"type": "dict", "default": {}},
+            "proof": {"type": "str", "default": ""},
             "free_space": {"type": "int", "default": 0},
             "ca_bundle": {"type": "path"},
             "environment": {"type": "dict", "default": {}, "no_log": True},

@@ -132,6 +132,7 @@ echo "$@" >> "$(dirname "$0")/calls"
 [ "$1" != info ] || { echo '{"conda_version": "26.3.2"}'; exit; }
 [ ! -e "$(dirname "$0")/broken" ] || { echo Collecting; echo "PackagesNotFoundError: nosuch=1" >&2; exit 1; }
 [ "$1 $2" != "env create" ] || mkdir -p "$6/conda-meta"
+[ "$1 $2" != "env create" ] || [ ! -e "${0%/*}/python" ] || { mkdir "$6/bin"; cp -P "${0%/*}/python" "$6/bin"; }
 [ "$1 $2" != "create --override-channels" ] || mkdir -p "$(eval echo \\${$#})/conda-meta"
 """
 
@@ -240,6 +241,26 @@ def test_a_failed_change_leaves_the_one_before(prefix: pathlib.Path, capsys: Cap
     (prefix / "bin/broken").touch()
     assert make(prefix, capsys, dependencies=["nosuch"])["failed"]
     assert not make(prefix, capsys)["changed"]
+    assert os.listdir(prefix / "envs") == ["e"]
+
+
+def test_one_whose_proof_fails_gives_way_to_the_one_before(prefix: pathlib.Path, capsys: Capture) -> None:
+    (prefix / "bin/python").symlink_to(sys.executable)
+    proof = "import os, pathlib; assert not pathlib.Path('{}').exists(), 'seen'; raise SystemExit({})"
+    first = proof.format(prefix / "nowhere", 0)
+    assert make(prefix, capsys, proof=first)["changed"]
+    (prefix / "envs/e/thesis.txt").write_text("precious")
+    # the one before is there while it runs
+    result = make(prefix, capsys, dependencies=["new"], proof=proof.format(prefix / "envs/.before-e/thesis.txt", 0))
+    assert result["failed"]
+    assert "ended with status 1; the one before is back. Correct" in result["msg"]
+    assert result["msg"].endswith("AssertionError: seen")
+    # another proof makes no other environment
+    assert not make(prefix, capsys, proof="raise SystemExit(1)")["changed"]
+    assert (prefix / "envs/e/thesis.txt").read_text() == "precious"
+    assert os.listdir(prefix / "envs") == ["e"]
+    result = make(prefix, capsys, name="f", proof=proof.format("/nowhere", 3))
+    assert "ended with status 3; it was removed" in result["msg"]
     assert os.listdir(prefix / "envs") == ["e"]
 
 

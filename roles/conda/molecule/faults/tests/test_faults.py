@@ -87,11 +87,11 @@ def offline(host: Host) -> Iterator[None]:
     host.check_output(f"ip route add {route}")
 
 
-def environment(folder: pathlib.Path, packages: list[str], pip: list[str]) -> dict[str, Any]:
+def environment(folder: pathlib.Path, packages: list[str], pip: list[str], proof: str = "") -> dict[str, Any]:
     """The role's variable for one environment, e, of an environment.yml."""
     file = folder / "environment.yml"
     file.write_text(json.dumps({"dependencies": ["python=3.11", "pip", *packages, *([{"pip": pip}] if pip else [])]}))
-    return {"conda_environments": [{"name": "e", "file": str(file)}]}
+    return {"conda_environments": [{"name": "e", "file": str(file), "proof": proof}]}
 
 
 def packages_of(host: Host, name: str) -> dict[str, str]:
@@ -179,7 +179,7 @@ def test_a_changed_one_is_exactly_as_specified_and_keeps_a_foreign_file(
     host.check_output(f"mkdir {PREFIX}/envs/e/notes && echo precious > {PREFIX}/envs/e/notes/thesis.txt")
     # in the way of what is to come, and of what is to go
     host.check_output(f"mkdir {site}/boltons && touch {site}/boltons/__init__.py {site}/alpha-2.0.dist-info")
-    assert role(**environment(tmp_path, ["boltons"], ["alpha==2.0"])).ok
+    assert role(**environment(tmp_path, ["boltons"], ["alpha==2.0"], "import alpha, boltons")).ok
     after = packages_of(host, "e")
     gone = {"alpha", "beta", "built", "distro"}
     assert {name: version for name, version in before.items() if name not in gone} == {
@@ -191,11 +191,18 @@ def test_a_changed_one_is_exactly_as_specified_and_keeps_a_foreign_file(
     assert host.file(f"{PREFIX}/envs").listdir() == ["e"]
 
 
+@pytest.mark.parametrize(
+    ("pip", "proof", "message"),
+    [("broken==1.0", "", "pip could not install"), ("alpha==1.0", "import boltons", "the one before is back. Correct")],
+    ids=["build", "proof"],
+)
 def test_a_change_that_fails_leaves_the_one_before(
-    host: Host, role: Role, shell: Shell, tmp_path: pathlib.Path, offline: None
+    host: Host, role: Role, shell: Shell, tmp_path: pathlib.Path, pip: str, proof: str, message: str, offline: None
 ) -> None:
     before = packages_of(host, "e")
-    assert not role(**environment(tmp_path, [], ["broken==1.0"])).ok
+    run = role(**environment(tmp_path, [], [pip], proof))
+    assert not run.ok
+    assert message in run.output
     assert packages_of(host, "e") == before
     assert shell("conda activate e && python -c 'import alpha; print(alpha.version)'") == "2.0"
 
