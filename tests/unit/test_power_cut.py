@@ -64,6 +64,7 @@ class Build:
             "locked_environment_python": str(self.folder / "bin/python3"),
             "locked_environment_path": str(self.environment),
             "locked_environment_current": str(self.folder / "current"),
+            "locked_environment_kept": str(self.folder / "kept"),
             "locked_environment_download": "/dev/null",
             "locked_environment_proof": "pass",
             "__locked_environment_builds": str(self.folder / "lock"),
@@ -102,6 +103,17 @@ def test_it_is_on_disk_before_its_marker(build: Build) -> None:
     # no marker was there yet
     assert ".complete" not in steps[-1]
     assert not any("cache" in step for step in steps if step.startswith("uv"))
+
+
+def test_all_but_the_one_in_use_and_the_one_to_go_back_to_are_removed(tmp_path: pathlib.Path) -> None:
+    build = Build(tmp_path, "locked_environment")
+    for name in ("before", "current", "older"):
+        (build.environment.parent / name).mkdir(parents=True)
+    (tmp_path / "current").symlink_to(build.environment.parent / "current")
+    (tmp_path / "kept").write_text(f"{build.environment.parent / 'before'}\n")
+    assert build.run() == 0
+    left = [path.name for path in build.environment.parent.iterdir() if path.is_dir()]
+    assert sorted(left) == sorted(["before", "current", build.environment.name])
 
 
 def test_pip_is_needed_once(tmp_path: pathlib.Path) -> None:
