@@ -1,5 +1,6 @@
 """A server is private to its owner, runs their kernels and restarts automatically."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ from testinfra.host import Host
 SCENARIO = pathlib.Path(__file__).parents[1]
 PYTHON = "/opt/jupyter-screen/current/bin/python"
 PORTS = {"analyst": 8888, "ana": 8889}
+# What ana had before she was taken out.
+taken: dict[str, str] = {}
 # The loopback of every real server; Docker's containers lack it.
 LOOPBACK6 = """
 mount --bind /proc/sys/net /proc/sys/net
@@ -32,6 +35,13 @@ BURSTS = [
     "    print(f'\\r{i} █', end='', flush=True)",
     "print(('x' * 99 + '\\n') * 20_000)\n1 / 0",
 ]
+# Takes a person's state away, and hangs or fails.
+BROKEN = """#!/bin/sh
+rm -rf ~/.jupyter/lab /var/lib/jupyter-screen/$(id -un)/mine
+touch /var/lib/jupyter-screen/$(id -un)/migrated
+[ ! -e "${0%/bin/*}/hang" ] || exec sleep 600
+exit 3
+"""
 # Answers 404 and writes down who was let in with what.
 SQUATTER = """
 import http.server as h, socket
@@ -135,15 +145,19 @@ def saved(host: Host, word: str) -> bool:
     return f"printed-{word}" in outputs and any(f"typed-{word}" in cell["source"] for cell in notebook["cells"])
 
 
-def converge(host: Host, *variables: str) -> str:
-    """Runs the role again on this host, with other values."""
+def begin(host: Host, *variables: str, tag: str = "jupyter_screen_configure") -> subprocess.Popen[str]:
+    """Starts the role again on this host, with other values."""
     inventory = SCENARIO.parents[3] / "molecule/hosts.py"
-    command = ["ansible-playbook", "-i", inventory, SCENARIO / "converge.yml", "--tags", "jupyter_screen_configure"]
-    result = subprocess.run(
+    command = ["ansible-playbook", "-i", str(inventory), str(SCENARIO / "converge.yml"), "--tags", tag]
+    return subprocess.Popen(
         [*command, "--limit", str(host.backend.hostname), *(part for value in variables for part in ("-e", value))],
-        capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "NO_COLOR": "1"},
     )  # fmt: skip
-    return result.stdout + result.stderr
+
+
+def converge(host: Host, *variables: str, tag: str = "jupyter_screen_configure") -> str:
+    """Runs the role again on this host, with other values."""
+    return begin(host, *variables, tag=tag).communicate()[0]
 
 
 @pytest.fixture
@@ -425,16 +439,59 @@ def test_a_taken_port_is_an_error_and_no_other_is_used(host: Host) -> None:
 
 @pytest.mark.usefixtures("one_release")
 def test_who_is_taken_out_loses_the_server_and_keeps_the_files(host: Host) -> None:
-    secret = token(host, "ana")
+    taken["token"] = token(host, "ana")
     assert "failed=0" in converge(host, '{"jupyter_screen_users": []}')
     assert host.run("pgrep -u ana").rc == 1
     assert not host.service(unit("ana")).is_enabled
     assert not host.file("/etc/jupyter-screen/tokens/ana").exists
     assert host.file("/home/ana/notebooks/examples/first.ipynb").exists
     assert running(host, "analyst")
+
+
+@pytest.mark.usefixtures("one_release")
+def test_what_ran_before_comes_back_where_a_new_jupyterlab_does_not_start(host: Host, tmp_path: pathlib.Path) -> None:
+    """Also after a run that was killed. Ana comes with the new one, and goes with it."""
+    good = host.check_output("readlink /opt/jupyter-screen/current")
+    version = good.rpartition("-py")[2]
+    (tmp_path / "further.txt").write_text("# --hash=\n")
+    lock = (SCENARIO.parents[1] / "files/requirements.txt").read_text() + "# --hash=\n"
+    bad = f"/opt/jupyter-screen/{hashlib.sha256(lock.encode()).hexdigest()[:12]}-py{version}"
+    host.check_output(f"mkdir -p {bad}/bin {bad}/lib/python{version}/site-packages && touch {bad}/.complete {bad}/hang")
+    host.check_output("printf %%s %s | install -m 755 /dev/stdin %s", BROKEN, f"{bad}/bin/jupyter-lab")
+    state, lab = "/var/lib/jupyter-screen/analyst", "/home/analyst/.jupyter/lab"
+    run_as(host, "analyst", f"mkdir -p {lab}/workspaces && echo mine | tee {lab}/workspaces/mine > {state}/mine")
+    units = "cat /etc/systemd/system/jupyter-screen@.service /etc/systemd/system/jupyter-screen@*.d/server.conf"
+    before = token(host, "analyst"), host.check_output(units)
+    variables = json.dumps(
+        {"jupyter_screen_requirements": str(tmp_path / "further.txt"), "jupyter_screen_restart_delay": 1}
+    )
+    run = begin(host, variables, tag="jupyter_screen")
+    wait(lambda: host.run("ls /var/lib/jupyter-screen/*/migrated").rc == 0, "the new one is not tried", host)
+    # with what mitogen has put into sessions of their own
+    subprocess.check_call(["pkill", "-KILL", "-f", str(tmp_path)])
+    run.communicate()
+    assert host.check_output("readlink /opt/jupyter-screen/current") == bad
+    host.check_output("rm %s/hang", bad)
+    output = " ".join(converge(host, variables, tag="jupyter_screen").split())
+    assert "failed=1" in output
+    assert "The JupyterLab that ran before runs again, with its settings and each person's state." in output
+    assert running(host, "analyst")
+    assert not host.service(unit("ana")).is_enabled
+    assert host.check_output("readlink /opt/jupyter-screen/current") == good
+    assert (token(host, "analyst"), host.check_output(units)) == before
+    assert not host.file(f"{state}/migrated").exists
+    assert host.check_output(f"cat {state}/mine {lab}/workspaces/mine") == "mine\nmine"
+    assert host.file(f"{lab}/workspaces/mine").user == "analyst"
+    assert not host.file("/var/lib/jupyter-screen-before").exists
+
+
+@pytest.mark.usefixtures("one_release")
+def test_who_comes_back_gets_another_token(host: Host) -> None:
+    before = jupyter_pid(host)
     assert "failed=0" in converge(host)
     assert running(host, "ana")
-    assert token(host, "ana") != secret
+    assert token(host, "ana") != taken["token"]
+    assert jupyter_pid(host) == before
 
 
 def test_an_account_that_is_locked_gets_no_server_back(host: Host) -> None:
