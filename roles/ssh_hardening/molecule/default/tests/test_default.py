@@ -201,3 +201,13 @@ def test_open_sessions_stay_open_over_a_change(server):
         alive("after the change")
         server.converge()
     assert "clientaliveinterval 300" in server.effective()
+
+
+def test_sshd_comes_back_after_a_signal_that_ends_it_well(server):
+    before = server.host.check_output("systemctl show -P MainPID ssh.service")
+    server.host.check_output(f"kill {before}")
+    deadline = time.monotonic() + 30
+    while server.login("deploy", "true").returncode != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert server.host.check_output("systemctl show -P MainPID ssh.service") not in ("0", before)
