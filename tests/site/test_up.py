@@ -3,6 +3,7 @@
 The server stays for test_workbench.py, and test_down.py takes it down.
 """
 
+import os
 import re
 import subprocess
 import time
@@ -164,3 +165,9 @@ def test_make_train_on_the_server_adds_a_version(
 def test_the_champion_recommends(ssh: Any) -> None:
     answer = ssh("analyst", "make -C /srv/recommender/current recommend USER_ID=1")
     assert len(re.findall(r"\(\d{4}\)", answer.stdout)) == 10, answer.stdout + answer.stderr
+
+
+def test_it_recovers_from_faults(checkout: Checkout) -> None:
+    """Without CHAOS_SEED: a read-only disk, no firewall, sshd and JupyterLab killed, a power cut."""
+    output = checkout.run("make", "chaos", f"SEED={os.environ.get('CHAOS_SEED', '3151')}", "COUNT=5")
+    assert re.search(r"==> 5 faults, 0 ended badly; \d{2,} metrics were acknowledged", output)
