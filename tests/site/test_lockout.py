@@ -213,7 +213,8 @@ def shut_out(server: Server, other_key: str, seconds: int) -> None:
 
 
 def test_controller_killed_while_the_operator_is_shut_out(server: Server, before: str, other_key: str) -> None:
-    shut_out(server, other_key, 20)
+    # long enough for a slow machine to see it shut out
+    shut_out(server, other_key, 40)
     server.wait_for_login()
 
 

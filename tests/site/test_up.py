@@ -168,6 +168,6 @@ def test_the_champion_recommends(ssh: Any) -> None:
 
 
 def test_it_recovers_from_faults(checkout: Checkout) -> None:
-    """Without CHAOS_SEED: a read-only disk, no firewall, sshd and JupyterLab killed, a power cut."""
+    """Five that a person need not mend; CHAOS_SEED chooses others."""
     output = checkout.run("make", "chaos", f"SEED={os.environ.get('CHAOS_SEED', '3151')}", "COUNT=5")
     assert re.search(r"==> 5 faults, 0 ended badly; \d{2,} metrics were acknowledged", output)
