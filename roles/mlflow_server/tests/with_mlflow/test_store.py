@@ -1,6 +1,8 @@
 """Which database the tool takes, and what it says of one that it does not."""
 
 import pathlib
+import re
+import time
 import types
 from typing import Any
 
@@ -91,3 +93,24 @@ def test_a_file_is_replaced_whole_and_for_its_owner(tmp_path: pathlib.Path) -> N
     assert store.write(file, "one") and not store.write(file, "one") and store.write(file, "two")
     assert file.read_text() == "two" and file.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_connections_are_renewed_so_that_it_writes_after_a_read_only_disk(
+    database: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite keeps a connection read-only that was opened while the disk was."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    variables = (pathlib.Path(__file__).parents[2] / "vars/main.yml").read_text()
+    [seconds] = re.findall(r"'MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE': '(\d+)'", variables)
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE", seconds)
+    engine = create_sqlalchemy_engine(f"sqlite:///{database}")
+
+    def connection() -> object:
+        with engine.connect() as connected:
+            return connected.connection.dbapi_connection
+
+    first, now = connection(), time.time()
+    assert connection() is first
+    monkeypatch.setattr("sqlalchemy.pool.base.time.time", lambda: now + 31)
+    assert connection() is not first
