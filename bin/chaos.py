@@ -574,6 +574,10 @@ class Chaos:
         typed = list(dict.fromkeys(commands(status.stdout)))
         for command in typed:
             self.sh(command)
+        # of a server that does not answer
+        if (again := f"docker restart {self.name}") in status.stdout:
+            self.docker("restart")
+            typed.append(again)
         return f"make status: {text}" + "".join(f"; typed: {command}" for command in typed), []
 
     def promoted(self, ends: list["subprocess.CompletedProcess[str]"], interrupted: bool) -> list[str]:
