@@ -139,6 +139,23 @@ def test_what_is_wrong_is_said_until_it_is_well(program: Any) -> None:
     assert "no copy was tried for more than 9 days" in said()
 
 
+def test_a_copy_that_does_not_fit_changes_nothing(
+    program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = program.settings.Part(**PART, fits='echo "$FOLDER is of another kind" >&2; false')
+    given, put = settings(program, parts=[part]), []
+    snapshot = program.repository.Snapshot("a" * 64, time.time(), "me")
+    monkeypatch.setattr(program.back.Repository, "snapshots", lambda self: [snapshot])
+    monkeypatch.setattr(program.back, "bring", lambda *words, **more: {})
+    monkeypatch.setattr(program.back, "put", lambda part, *words: put.append(part.name) or [])
+    with pytest.raises(program.settings.Refused, match=r"data was left as it is: /.*/now/data is of another kind"):
+        program.back.restore(given, [], "latest", "", True, False)
+    assert not put and "adopted" not in program.state.read()
+    # the operator takes what is damaged
+    program.back.restore(given, [], "latest", "", True, True)
+    assert put == ["data"]
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

@@ -97,6 +97,13 @@ def restore(settings: Settings, wanted: list[str], at: str, to: str, replace: bo
                         f"To take it as it is: make restore … ONLY={part.name} REPLACE=yes DAMAGED=yes"
                     )
                     continue
+                if part.fits and not item and not damaged:
+                    try:
+                        where = {"FOLDER": str(part.folder(root)), "ROOT": str(root)}
+                        shell(part.fits, f"{part.name} was left as it is", **where)
+                    except Refused as error:
+                        faults.append(str(error))
+                        continue
                 faults += put(part, item, root, stamp)
         if faults:
             raise Refused("\n".join(faults))

@@ -32,6 +32,7 @@ class Part:
         save: a shell command that puts a consistent state into $FOLDER before the files are copied.
         verify: one that checks a copy: its $FOLDER, and $ROOT, below which the paths were restored.
         units: systemd's units (or patterns) that may not run while the part is put into place.
+        fits: one that refuses a copy before anything of the part is changed.
         load: one that takes $FOLDER into use after the paths are in place.
         named: whether it is only restored by its name.
     """
@@ -44,6 +45,7 @@ class Part:
     save: str = ""
     verify: str = ""
     units: list[str] = dataclasses.field(default_factory=list)
+    fits: str = ""
     load: str = ""
     named: bool = False
 

@@ -17,7 +17,7 @@ from .checks import check, check_switch, probe
 from .copies import backup, compare, migrate, restore, undo
 from .logins import credentials, users
 from .move import move
-from .snapshot import load, save, verify
+from .snapshot import fits, load, save, verify
 from .store import Refused, gc
 
 
@@ -38,6 +38,7 @@ def main() -> int:
         "gc": gc,
         "save": save,
         "verify": lambda folder: verify(folder, arguments.artifacts),
+        "fits": lambda folder: print(fits(folder)["mlflow"]),
         "load": load,
     }
     parser.add_argument("verb", choices=list(verbs))

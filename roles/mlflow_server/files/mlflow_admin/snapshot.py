@@ -114,17 +114,14 @@ def verify(folder: str, artifacts: str) -> None:
         raise SystemExit(1)
 
 
-def load(folder: str) -> None:
-    """Puts a saved copy in the place of the database in force, migrated to this MLflow; that one is set aside before.
-
-    The server must be stopped. Artifacts are the caller's. Prints what was loaded as JSON.
+def fits(folder: str) -> dict[str, Any]:
+    """The manifest of a saved copy that the database in force can be replaced with; changes nothing.
 
     Raises:
-        Refused: the copy is damaged, of another kind or of a newer MLflow, or it cannot be loaded. The database is then
-            as it was before.
+        Refused: the copy is damaged, of another kind or of a newer MLflow.
     """
-    place, uri = pathlib.Path(folder), os.environ[URI]
-    manifest, kind = _manifest(place), sa.make_url(uri).get_backend_name()
+    place = pathlib.Path(folder)
+    manifest, kind = _manifest(place), sa.make_url(os.environ[URI]).get_backend_name()
     if manifest["kind"] != kind:
         raise Refused(
             f"The copy is of {manifest['kind']}, and this server's database is {kind}. Set mlflow_backend:"
@@ -140,6 +137,21 @@ def load(folder: str) -> None:
         )
     if _sha256(place / FILES[kind]) != manifest["sha256"]:
         raise Refused(f"{place / FILES[kind]} is not the file that was saved. Restore it again.")
+    return manifest
+
+
+def load(folder: str) -> None:
+    """Puts a saved copy in the place of the database in force, migrated to this MLflow; that one is set aside before.
+
+    The server must be stopped. Artifacts are the caller's. Prints what was loaded as JSON.
+
+    Raises:
+        Refused: the copy is damaged, of another kind or of a newer MLflow, or it cannot be loaded. The database is then
+            as it was before.
+    """
+    place, uri = pathlib.Path(folder), os.environ[URI]
+    manifest = fits(folder)
+    kind = manifest["kind"]
     aside = kept("set-aside")
     try:
         restore(str(place / FILES[kind]))

@@ -372,6 +372,7 @@ def test_a_copy_of_a_newer_version_is_refused(server: Server, sql: Any) -> None:
 
 def test_a_copy_of_another_kind_says_what_to_type(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.save()
+    assert snapshot.fits(str(server.saved))["kind"] == "sqlite"
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg://mlflow@/mlflow")
     wanted = r"is of sqlite, and this server's database is postgresql\. Set mlflow_backend: sqlite in the"
     with pytest.raises(Refused, match=wanted):
