@@ -139,6 +139,23 @@ def test_what_is_wrong_is_said_until_it_is_well(program: Any) -> None:
     assert "no copy was tried for more than 9 days" in said()
 
 
+def test_a_file_that_no_disk_can_hold_is_told(program: Any, tmp_path: pathlib.Path) -> None:
+    for name in ("home/a", "home/holes", "home/.cache/holes", "home/deep/__pycache__/holes"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("w") as file:
+            file.truncate(4097 if name.endswith("holes") else 4096)
+    home = str(tmp_path / "home")
+    found = program.copies.larger([home], [f"{home}/.cache", f"{home}/**/__pycache__"], 4096)
+    assert found == [f"{home}/holes"]
+    assert program.copies.larger([], [], 4096) == []
+    program.state.update(proven={"time": time.time()}, run={"good": time.time(), "left_out": found})
+    [said] = program.state.faults(settings(program), time.time())
+    assert (
+        said
+        == f"backup: {home}/holes is larger than its disk, and no copy holds it: delete it, or cut it with truncate"
+    )
+
+
 def test_a_copy_that_does_not_fit_changes_nothing(
     program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pathlib
 import pwd
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -98,8 +99,12 @@ def run(settings: Settings) -> None:
             exclude = [
                 f"{path}/{pattern}" for part in settings.parts for path in part.all() for pattern in part.exclude
             ]
-            now = state.read()
-            summary = repository.backup([str(NOW), *paths], exclude, OURS, f"id={now['id']}")
+            now, disk = (
+                state.read(),
+                max(shutil.disk_usage(path).total for path in (str(NOW), *paths) if os.path.exists(path)),
+            )
+            outcome["left_out"] = larger(paths, exclude, disk)
+            summary = repository.backup([str(NOW), *paths], exclude, OURS, f"id={now['id']}", largest=disk)
             # a second database on the disk
             shutil.rmtree(NOW)
         outcome |= {
@@ -111,6 +116,20 @@ def run(settings: Settings) -> None:
         f"Copy {outcome['snapshot']} of {outcome['files']} files, {state.size(outcome['bytes'])}, of which"
         f" {state.size(outcome['added'])} are new."
     )
+
+
+def larger(paths: list[str], exclude: list[str], size: int) -> list[str]:
+    """The first files of more bytes. One that is larger than its disk has holes, which would take days to read.
+
+    Args:
+        exclude: restic's patterns, where it does not look.
+    """
+    patterns = [word for pattern in exclude for word in ("-path", pattern.replace("**/", "*"), "-o")]
+    found = subprocess.run(
+        ["find", *paths, "(", *patterns, "-false", ")", "-prune", "-o", "-type", "f", "-size", f"+{size}c", "-print"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    return found.stdout.splitlines()[:100] if paths else []
 
 
 def save(part: Part) -> None:

@@ -124,14 +124,18 @@ class Repository:
             found.append(Snapshot(entry["id"], datetime.datetime.fromisoformat(stamp).timestamp(), server))
         return sorted(found, key=lambda snapshot: snapshot.time)
 
-    def backup(self, paths: list[str], exclude: list[str], *tags: str) -> dict[str, Any]:
+    def backup(self, paths: list[str], exclude: list[str], *tags: str, largest: int = 0) -> dict[str, Any]:
         """Makes a copy; restic's summary, with `vanished`, the files that went while it read.
+
+        Args:
+            largest: bytes of the largest file that is copied; 0 for any.
 
         Raises:
             Refused: also if some files could not be read, which the copy then lacks.
         """
         marks = [word for tag in tags for word in ("--tag", tag)]
         left_out = [word for pattern in exclude for word in ("--exclude", pattern)]
+        left_out += ["--exclude-larger-than", str(largest)] if largest else []
         done = self.call(
             "backup", "--json", "--host", self.settings.name, *marks, *left_out, "--", *paths,
             accept=(0, 3),

@@ -133,6 +133,12 @@ def faults(settings: Settings, now: float) -> list[str]:
         found.append(
             f"backup: no copy for more than {settings.late_after_hours:g} hours: journalctl -u server-backup-run"
         )
+    if left_out := run.get("left_out"):
+        found.append(
+            f"backup: {left_out[0]} is larger than its disk, and no copy holds it"
+            + (f", nor {len(left_out) - 1} others" if left_out[1:] else "")
+            + ": delete it, or cut it with truncate"
+        )
     if drill.get("error"):
         found.append(f"drill: {drill['error'].splitlines()[0]}")
     elif (

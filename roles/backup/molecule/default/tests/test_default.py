@@ -128,6 +128,17 @@ def test_one_persons_files_come_back_into_place_as_theirs(host):
     assert sh(host, "cd /home/ana && stat -c %U notebook .replaced-*; readlink led").split() == ["ana", "ana", "/etc"]
 
 
+def test_a_file_with_holes_is_left_out_and_told(host):
+    sh(host, "truncate -s 15T /home/ana/holes")
+    try:
+        sh(host, "timeout 300 server-backup run")
+        assert "backup: /home/ana/holes is larger than its disk" in sh(host, "server-backup late")
+    finally:
+        sh(host, "rm /home/ana/holes")
+    sh(host, "server-backup run")
+    assert sh(host, "server-backup late") == ""
+
+
 # kill: the program, restic or the program that saves, at a moment of the run
 @pytest.mark.parametrize("moment", [0.02, 0.4, 0.8, 1.4])
 def test_a_killed_run_is_followed_by_a_good_one(host, moment):

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""How long a request for lists takes while a copy of the server is made, and while none is.
+
+Makes a throw-away server with the whole site, whose copies go to a folder of its own, and prints a table. In turn a
+second container, in the network of the first, asks it while nothing else happens, and while server-backup-run.service
+copies new files of a home as well. --server takes a container that is there, such as that of `make up` with backup_to.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PORT, UNIT = 8000, "server-backup-run.service"
+FILES = "mkdir -p /home/analyst/bench; head -c {size}M /dev/urandom > /home/analyst/bench/{name}; sync"
+
+
+def site() -> Any:
+    """bench/site.py, which the standard library's module of that name would hide."""
+    spec = importlib.util.spec_from_file_location("bench_site", ROOT / "bench/site.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def new_server(folder: pathlib.Path) -> Iterator[str]:
+    """Name of a container with the whole site, which goes at the end."""
+    bench = site()
+    fixture = subprocess.check_output([ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"], text=True).strip()
+    conda: dict[str, object] = {}
+    if fixture:
+        conda = yaml.safe_load(pathlib.Path(fixture).read_text())
+        conda["cloud_server_local_volumes"] = [f"{pathlib.Path(fixture).parent}:/srv/conda-fixture:ro"]
+    try:
+        server = bench.Server(folder, conda)
+        given = {"serving_workers": 1, "backup_to": "/mnt/copies", "copies_keys_folder": str(folder / "keys")}
+        (server.settings / "zz-mine.yml").write_text(yaml.safe_dump(given))
+        server.site()
+        yield server.name
+    finally:
+        subprocess.run(["docker", "rm", "-f", f"{bench.NAME}-{folder.name}"], capture_output=True, check=False)
+
+
+def inside(name: str, script: str) -> str:
+    return subprocess.check_output(["docker", "exec", name, "bash", "-euc", script], text=True).strip()
+
+
+def asked(name: str, per_second: int, seconds: int, copy: bool, folder: pathlib.Path) -> tuple[list[float], float]:
+    """Milliseconds of each answer, of a while with a copy those during it, and the seconds of the while.
+
+    Raises:
+        SystemExit: a request was lost or refused, or the copy failed or took longer than ten minutes.
+    """
+    image = subprocess.check_output(["docker", "inspect", "-f", "{{.Image}}", name], text=True).strip()
+    stop, clock = folder / "load.stop", "cut -d' ' -f1 /proc/uptime"
+    stop.unlink(missing_ok=True)
+    load = subprocess.Popen([
+        "docker", "run", "--rm", "--name", f"{name}-load", "--network", f"container:{name}", "-v", f"{folder}:/out",
+        "-v", f"{ROOT}/roles/model_server/molecule:/load:ro", "--entrypoint", "python3", image,
+        "/load/load.py", str(PORT), str(per_second), "660", "/out/load",
+    ])  # fmt: skip
+    try:
+        # the first requests warm up
+        began, ended = inside(
+            name, f"sleep 3; {clock}; {f'timeout 600 systemctl start {UNIT}' if copy else f'sleep {seconds}'}; {clock}"
+        ).split()
+    finally:
+        stop.touch()
+        load.wait(60)
+    answers = [json.loads(line) for line in (folder / "load").read_text().splitlines()]
+    during = [each for each in answers if float(began) <= each["start"] <= float(ended)]
+    if bad := [each for each in during if each["status"] != 200]:
+        raise SystemExit(f"{len(bad)} of {len(during)} requests failed: {bad[0]}")
+    return [1000 * (each["end"] - each["start"]) for each in during], float(ended) - float(began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="", help="a container that is there")
+    parser.add_argument("--rate", type=int, default=50, help="requests a second (default: 50)")
+    parser.add_argument("--rounds", type=int, default=5, help="copies (default: 5)")
+    parser.add_argument("--size", type=int, default=300, help="megabytes of new files a copy (default: 300)")
+    arguments = parser.parse_args()
+    found: dict[bool, list[float]] = {False: [], True: []}
+    took = 20.0
+    with tempfile.TemporaryDirectory(prefix="bench-backup-") as made, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(made, "backup")
+        folder.mkdir()
+        name = arguments.server or stack.enter_context(new_server(folder))
+        stack.callback(inside, name, "rm -r /home/analyst/bench")
+        for number in range(arguments.rounds):
+            inside(name, FILES.format(size=arguments.size, name=number))
+            # in another order each time, since a machine is not always equally busy
+            for copy in (False, True) if number % 2 else (True, False):
+                times, seconds = asked(name, arguments.rate, int(took) + 1, copy, folder)
+                found[copy] += times
+                took = seconds if copy else took
+    print(
+        f"| {arguments.rate} requests a second, one process ({os.cpu_count()} cores, load {os.getloadavg()[2]:.0f})"
+        " | no copy | a copy | ratio |\n|---|---|---|---|"
+    )
+    print(f"| requests | {len(found[False])} | {len(found[True])} | |")
+    for label, part in (("p50", 0.5), ("p99", 0.99)):
+        without, beside = (sorted(found[copy])[int(part * len(found[copy]))] for copy in (False, True))
+        print(f"| {label}, ms | {without:.1f} | {beside:.1f} | {beside / without:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
