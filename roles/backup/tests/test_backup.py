@@ -179,6 +179,10 @@ def test_a_copy_that_does_not_fit_changes_nothing(
         ("Fatal: wrong password or no key found", "make backup-key"),
         ("write /x: no space left on device", "There is no space left"),
         ("Permission denied (publickey).", "No connection to /mnt/copies/one."),
+        ("Load() failed: The request signature we calculated does not match the", "keys of backup_environment"),
+        # as it was said of a network that went; the digest holds 403
+        ("Save(<data/68ce403cdf>) failed: rclone stdio connection already closed", "No connection to /mnt/copies/one."),
+        ("Remove(<data/68ce403cdf>) failed", "restic backup: Remove"),
         ("unexpected status 403", "can only be appended to"),
         ("Fatal: something new", "restic backup: Fatal: something new"),
     ],

@@ -16,13 +16,19 @@ from .settings import ETC, VAR, Refused, Settings
 
 OURS = "server-backup"
 LEAST = 32 << 20
-QUICK = ("cat", "unlock", "snapshots", "stats")
+# seconds for what has little to read: restic tries again for 15 minutes, also with a wrong key of a store
+QUICK = {"cat": 120, "unlock": 120, "snapshots": 900, "stats": 900}
 # what restic says, and what the operator reads
 KNOWN = (
     (
         r"wrong password or no key found",
         "The key of this server does not open the repository {repository}. The one that it was made with is on the"
         " control machine that set up the server: make backup-key there, and put it into backup_key in your vault.",
+    ),
+    (
+        r"(?i)signature we calculated does not match|invalidaccesskeyid|access key id you provided",
+        "{repository} does not take the keys of backup_environment. Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        " there, then run site.yml --tags backup.",
     ),
     (
         r"(?i)no space left on device|disk quota exceeded",
@@ -39,11 +45,12 @@ KNOWN = (
     ),
     (
         r"(?i)permission denied \(|host key verification failed|connection (?:refused|timed out|reset)|no route to host"
-        r"|could not resolve|no such host|broken pipe|unable to open repository at rclone|network is unreachable",
+        r"|could not resolve|no such host|broken pipe|unable to open repository at rclone|network is unreachable"
+        r"|connection already closed",
         "No connection to {repository}.",
     ),
     (
-        r"(?i)403|blob not removed, server response|access denied",
+        r"(?i)\b403\b|blob not removed, server response|access denied",
         "The place of the copies ({repository}) does not allow that: it can only be appended to, or a login is wrong.",
     ),
 )
@@ -88,10 +95,13 @@ class Repository:
         try:
             done = subprocess.run(
                 [*self.command, *words], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, errors="replace", timeout=900 if words[0] in QUICK else None,
+                text=True, errors="replace", timeout=QUICK.get(words[0]),
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Refused(f"{self.settings.place} had no answer to restic {words[0]} in 15 minutes.") from None
+        except subprocess.TimeoutExpired as error:
+            said = b"".join(part for part in (error.stderr, error.stdout) if part).decode(errors="replace")
+            raise Refused(
+                f"{self.settings.place} had no answer in {error.timeout:.0f} s. {self.explain(words[0], said)}"
+            ) from None
         if done.returncode not in accept:
             raise Refused(self.explain(words[0], done.stderr + done.stdout))
         return done
