@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import sqlite3
 from typing import Any
 
@@ -71,6 +72,8 @@ def restore(file: str) -> None:
       LOOP EXECUTE 'DROP TYPE ' || name || ' CASCADE'; END LOOP;
       END $$;\n"""
     script = run(url, "pg_restore", "--no-owner", "--no-privileges", "--file=-", file)
+    # pg_restore 17 sets it in the head of each script; a server before 17 does not know it
+    script = re.sub(r"\A((?:(?!CREATE |COPY ).*\n)*?)SET transaction_timeout = 0;\n", r"\1", script)
     run(url, "psql", "--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1", input=empty + script)
 
 

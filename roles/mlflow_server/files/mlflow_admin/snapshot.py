@@ -269,9 +269,11 @@ def _of_dump(file: pathlib.Path) -> dict[str, Any]:
     counts: dict[str, int] = {}
     rows: dict[str, list[Row]] = collections.defaultdict(list)
     command = ["pg_restore", "--data-only", "--file=-", str(file)]
+    # Debian's command then takes the newest version, as pg_dump did, and not that of a server of this host
+    environment = {**os.environ, "PGHOST": "/var/run/postgresql"}
     with tempfile.TemporaryFile() as errors:
         try:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors)
         except FileNotFoundError:
             raise Refused("pg_restore is missing: apt install postgresql-client") from None
         table, columns = "", [""]

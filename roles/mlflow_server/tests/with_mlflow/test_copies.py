@@ -87,3 +87,15 @@ def test_postgresql_is_put_back_in_one_transaction(monkeypatch: pytest.MonkeyPat
     assert dump[0] == "pg_restore" and dump[-1] == "/var/lib/mlflow/backups/one.dump"
     assert psql[0] == "psql" and {"--single-transaction", "--set=ON_ERROR_STOP=1"} <= set(psql)
     assert "DROP TABLE" in options["input"] and options["input"].endswith("END $$;\n-- the copy\n")
+
+
+def test_a_script_of_pg_restore_17_is_for_older_servers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "--\n\n\\restrict a\n\nSET lock_timeout = 0;\nSET transaction_timeout = 0;\n"
+    rest = "CREATE TABLE notes (text text);\nCOPY notes (text) FROM stdin;\nSET transaction_timeout = 0;\n\\.\n"
+    given: list[str] = []
+    for script in (head + rest, rest):
+        monkeypatch.setattr(copies, "run", lambda url, *command, input="", script=script: given.append(input) or script)
+        monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg://mlflow@/mlflow")
+        copies.restore("/var/lib/mlflow/backups/one.dump")
+    assert given[1].endswith("SET lock_timeout = 0;\n" + rest)
+    assert given[3].endswith("END $$;\n" + rest)
