@@ -328,6 +328,7 @@ CHECKS: dict[str, Check] = {
     "mlflow_port": port(1024),
     "mlflow_backend": backend,
     "mlflow_logins": switch,
+    "mlflow_postgresql_upgrade": switch,
     "mlflow_users": mlflow_users,
     "tunnel_ports": mapping(port(1), "{mlflow: 5000}"),
     "registry_servers": mapping(text, "{staging: NAME}"),
