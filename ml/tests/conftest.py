@@ -4,8 +4,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ from recommender.config import Config, DataConfig  # noqa: E402
 from recommender.data import reading  # noqa: E402
 from recommender.data.ratings import Ratings  # noqa: E402
 from recommender.data.reading import from_frame  # noqa: E402
+
+if TYPE_CHECKING:
+    import httpx
+
+    from recommender.serving.app.live import Live
 
 # No test asserts on the clock's speed: a busy machine exceeds the default.
 settings.register_profile("any machine", deadline=None)
@@ -87,13 +93,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def ratings(folder: Path) -> Ratings:
+def tiny() -> Ratings:
     """The small world in memory."""
     import pandas as pd
 
     frame = pd.DataFrame(rows(), columns=["user", "item", "rating", "timestamp"])
     return from_frame(frame, titles={str(10 * i + 7): f"Film {i}" for i in range(N_ITEMS)}, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def ratings() -> Ratings:
+    """The small world in memory."""
+    return tiny()
 
 
 @pytest.fixture(scope="session")
@@ -143,3 +154,54 @@ def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     name = re.sub(r"\W+", "-", request.node.name).strip("-")
     monkeypatch.setenv("RECOMMENDER_ENVIRONMENT", name)
     return name
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions of a model; of a service that runs elsewhere, the folder from which its own was made."""
+    if elsewhere := os.environ.get("CONTRACT_MODELS"):
+        return Path(elsewhere)
+    from tests import served
+
+    place = tmp_path_factory.mktemp("models")
+    served.make(tiny(), place)
+    return place
+
+
+@pytest.fixture
+def place(models: Path, tmp_path: Path) -> Path:
+    """A server's folder of bundles, with v1 as current; the names of both are in v1 and v2."""
+    from tests import served
+
+    bundles = tmp_path / "bundles"
+    for number in (1, 2):
+        (tmp_path / f"v{number}").write_text(served.lay_out(models, number, bundles).name)
+    (bundles / "current").symlink_to((tmp_path / "v1").read_text())
+    return bundles
+
+
+@pytest.fixture
+def live(place: Path) -> "Live":
+    from recommender.serving.app.live import Live
+
+    live = Live(place)
+    live.start()
+    return live
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Iterator["httpx.Client"]:
+    """A client of the service in this process, or of the one at CONTRACT_URL, with the key CONTRACT_KEY."""
+    import httpx
+    from starlette.testclient import TestClient
+
+    from recommender.serving.app import app
+    from tests import served
+
+    if url := os.environ.get("CONTRACT_URL"):
+        headers = {"authorization": f"Bearer {os.environ['CONTRACT_KEY']}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as there:
+            yield there
+    else:
+        with TestClient(app.make(request.getfixturevalue("live")), served.HERE) as here:
+            yield here

@@ -10,175 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import hypothesis
-import numpy as np
 import pytest
-import schemathesis
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from recommender import train
-from recommender.data.ratings import Ratings
 from recommender.errors import InputError
-from recommender.promotion import evidence
 from recommender.serving.app import answers, app, bundle, clients, guard, service, trial
 from recommender.serving.app.counts import Counts
 from recommender.serving.app.live import Live
 from recommender.serving.app.ring import Ring, kept
 from recommender.serving.recommender import Recommender
-
-HERE = "http://127.0.0.1:8000"
-LABELS = {
-    "name": "dev.movie-recommender", "version": "1", "run_id": "f" * 32, "algorithm": "SVD + EASE",
-    "trained_at": "2026-11-29T00:00:00+00:00",
-    "model_digest": "a", "dataset_digest": "b", "artifact_digest": "c",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models(ratings: Ratings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two versions of a model as bundles v1 and v2, links to them; the second estimates otherwise."""
-    from recommender.config import Config
-
-    place = tmp_path_factory.mktemp("models")
-    for number, epochs in ((1, 3), (2, 20)):
-        content = {
-            "algorithm": "SVD", "params": {"n_factors": 4, "n_epochs": epochs}, "data": {"source": "x"},
-            "ranking": {"algorithm": "AutoEASE"}, "recommendation": {"k": 4, "min_item_ratings": 0},
-        }  # fmt: skip
-        model, _ = train.fit(ratings, Config.model_validate(content))
-        model.save(place / f"model{number}", {})
-        golden, _ = evidence.sample(model, 0)
-        (place / f"golden{number}.json").write_text(json.dumps(golden))
-    return place
-
-
-@pytest.fixture
-def place(models: Path, tmp_path: Path) -> Path:
-    """A server's folder of bundles, with v1 as current; the names of both are in v1 and v2."""
-    bundles = tmp_path / "bundles"
-    for number in ("1", "2"):
-        made = bundle.lay_out(
-            models / f"model{number}", models / f"golden{number}.json", {**LABELS, "version": number}, bundles
-        )
-        (tmp_path / f"v{number}").write_text(made.name)
-    (bundles / "current").symlink_to((tmp_path / "v1").read_text())
-    return bundles
+from tests.served import HERE, LABELS
 
 
 def name(place: Path, number: int) -> str:
     return (place.parent / f"v{number}").read_text()
-
-
-@pytest.fixture
-def live(place: Path) -> Live:
-    live = Live(place)
-    live.start()
-    return live
-
-
-@pytest.fixture
-def client(live: Live) -> Iterator[TestClient]:
-    with TestClient(app.make(live), HERE) as client:
-        yield client
-
-
-def test_answers_are_those_of_the_model(client: TestClient, models: Path) -> None:
-    model = Recommender.load(models / "model1")
-    history = {"7": 5.0, "17": 1.0}
-    for sent, picks in (
-        ({"user": "1", "k": 3}, model.top_n("1", 3)),
-        ({"history": history}, model.top_n("new", history=history)),
-        ({"user": "stranger"}, model.top_n("stranger")),
-        ({"user": "1", "k": 2, "exclude": [model.top_n("1", 1)[0].item]}, model.top_n("1", 3)[1:]),
-    ):
-        reply = client.post("/v1/recommend", json=sent)
-        assert reply.status_code == 200
-        assert [line["item"] for line in reply.json()["items"]] == [pick.item for pick in picks]
-        assert [line["rank"] for line in reply.json()["items"]] == list(range(1, len(picks) + 1))
-        np.testing.assert_allclose(
-            [line["estimate"] for line in reply.json()["items"]], [pick.estimate for pick in picks], atol=1e-6
-        )
-        assert reply.json()["model"] == {"name": "dev.movie-recommender", "version": "1"}
-        assert reply.headers["x-model-version"] == "dev.movie-recommender/1"
-    assert client.get("/v1/recommend", params={"user": "stranger"}).json()["known"] is False
-    pairs = [{"user": "1", "item": "7"}, {"user": "nobody", "item": "nothing"}]
-    found = client.post("/v1/estimate", json={"pairs": pairs}).json()["pairs"]
-    np.testing.assert_allclose(
-        [each["estimate"] for each in found], model.estimate(["1", "nobody"], ["7", "nothing"])
-    )
-    near = client.get("/v1/similar", params={"item": "7", "k": 3}).json()["items"]
-    assert [each["item"] for each in near] == [pick.item for pick in model.similar("7", 3)]
-    lists = client.post("/v1/recommend/batch", json={"users": ["1", "2"], "k": 2}).json()["lists"]
-    assert [[line["item"] for line in each["items"]] for each in lists] == [
-        [pick.item for pick in model.top_n(user, 2)] for user in ("1", "2")
-    ]
-    because = client.get("/v1/recommend", params={"user": "1", "reasons": 2}).json()["items"][0]["because"]
-    assert [each["item"] for each in because] == [
-        each.item for each in model.reasons("1", model.top_n("1")[0].item, 2)
-    ]
-    assert client.post("/v1/recommend", json={"history": {"7": 5, "unheard-of": 3}}).json()["ignored"] == [
-        "unheard-of"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "sent", "code", "says"),
-    [
-        ("POST", "/v1/recommend", {"k": 0}, 422, "k: Input should be greater than or equal to 1"),
-        ("POST", "/v1/recommend", {"k": 10**9}, 422, "k: Input should be less than or equal to 500"),
-        ("POST", "/v1/recommend", {"kk": 1}, 422, "kk: Extra inputs are not permitted"),
-        (
-            "POST",
-            "/v1/recommend",
-            {"history": {"7": 9}},
-            422,
-            "rating 9.0 of item '7' is not on the scale 0.5 to 5",
-        ),
-        ("POST", "/v1/recommend", {"history": {str(i): 3 for i in range(1001)}}, 422, "history: "),
-        ("POST", "/v1/recommend", {"user": "x" * 201}, 422, "user: "),
-        ("POST", "/v1/recommend", "text", 422, "body: "),
-        ("POST", "/v1/recommend/batch", {"users": []}, 422, "users: "),
-        ("POST", "/v1/estimate", {"pairs": [{"user": "1"}]}, 422, "pairs.0.item: Field required"),
-        ("GET", "/v1/similar?item=nothing", None, 422, "item 'nothing' is unknown"),
-        ("GET", "/v1/recommend", None, 422, "user: Field required"),
-        ("POST", "/v1/recommend/batch", {"users": ["1"] * 11, "k": 500}, 422, "a smaller k"),
-        ("GET", "/v1/nothing", None, 404, ""),
-        ("DELETE", "/v1/recommend", None, 405, ""),
-    ],
-)
-def test_bad_input_says_what_to_send(
-    client: TestClient, method: str, path: str, sent: Any, code: int, says: str
-) -> None:
-    reply = client.request(method, path, json=sent)
-    assert reply.status_code == code
-    assert says in reply.json()["detail"]
-    assert reply.headers["x-request-id"]
-
-
-def test_a_body_that_is_too_large_is_refused(client: TestClient) -> None:
-    def body() -> Iterator[bytes]:
-        for _ in range(9):
-            yield b" " * 65536
-
-    for content, headers in ((b" " * (app.BODY_BYTES + 1), {}), (body(), {"transfer-encoding": "chunked"})):
-        reply = client.post(
-            "/v1/recommend", content=content, headers={"content-type": "application/json", **headers}
-        )
-        assert reply.status_code == 413
-        assert "Ask in several requests" in reply.json()["detail"]
-
-
-def test_request_ids(client: TestClient) -> None:
-    assert client.get("/health/live", headers={"x-request-id": "abc123"}).headers["x-request-id"] == "abc123"
-    for bad in ("a b", "x" * 65, "<script>"):
-        assert client.get("/health/live", headers={"x-request-id": bad}).headers["x-request-id"] != bad
 
 
 def test_metrics_are_prometheus(client: TestClient, live: Live) -> None:
@@ -404,23 +255,6 @@ def test_what_would_wait_too_long_is_refused_quickly(monkeypatch: pytest.MonkeyP
     assert after.count(200) == 30
 
 
-def test_no_request_that_the_interface_describes_fails(live: Live) -> None:
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app.make(live, hosts=["testserver"]))
-    operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) >= 9
-    for operation in operations:
-
-        @hypothesis.settings(
-            max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
-        )
-        @hypothesis.given(case=operation.as_strategy())
-        def answered(case: Any) -> None:
-            reply = case.call(base_url=HERE)
-            assert reply.status_code < 500, reply.text
-
-        answered()
-
-
 def test_many_switches_take_no_more_memory(live: Live, place: Path, models: Path) -> None:
     third = bundle.lay_out(models / "model2", models / "golden2.json", {**LABELS, "version": "3"}, place).name
     names = [name(place, 1), name(place, 2), third]
@@ -474,6 +308,32 @@ def test_clients_and_their_rates(live: Live, tmp_path: Path) -> None:
         with pytest.raises(InputError):
             known.load()
         assert ask("three").status_code == 200
+
+
+def test_clients_of_a_container(live: Live, tmp_path: Path) -> None:
+    """Without clients nobody has a key; counts need one too, as nothing stands in front."""
+    given = {
+        "shop": {"per_second": 0.001, "burst": 3, "sha256": [clients.digest("one")]},
+        "unused": {"per_second": 5, "sha256": []},
+    }
+    file = tmp_path / "clients"
+    file.write_text(json.dumps(given))
+    for variable, path in ((json.dumps(given), "/nowhere"), ("", str(file))):
+        with TestClient(app.make(live, clients=clients.Given(variable, path, required=True)), HERE) as client:
+            keyed = {"authorization": "Bearer one"}
+            assert [client.get(each).status_code for each in ("/v1/models", "/metrics")] == [401, 401]
+            assert [client.get(each, headers=keyed).status_code for each in ("/v1/models", "/metrics")] == [
+                200,
+                200,
+            ]
+            assert client.get("/health/ready").status_code == 200
+            assert [client.get("/v1/models", headers=keyed).status_code for _ in range(2)] == [200, 429]
+    for required, code in ((True, 401), (False, 200)):
+        with TestClient(app.make(live, clients=clients.Given("", "/nowhere", required)), HERE) as client:
+            assert client.get("/v1/models").status_code == code
+    for bad in ("{", "[]", '{"shop": {}}', '{"shop": {"per_second": "fast", "sha256": []}}'):
+        with pytest.raises(InputError, match=r"per_second|another form"):
+            clients.Given(bad, "/nowhere", required=True)
 
 
 def test_a_bucket_is_shared_and_fills_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Train, evaluate, register and serve a Surprise recommender."""
 
+import contextlib
 import os
 import tempfile
 
@@ -7,4 +8,6 @@ __version__ = "1.0.0"
 
 # Importing Surprise creates ~/.surprise_data and fails in a read-only home.
 if not os.access(os.path.expanduser("~"), os.W_OK):
-    os.environ.setdefault("SURPRISE_DATA_FOLDER", tempfile.gettempdir())
+    # A served image has no folder to write to, and no Surprise.
+    with contextlib.suppress(FileNotFoundError):
+        os.environ.setdefault("SURPRISE_DATA_FOLDER", tempfile.gettempdir())

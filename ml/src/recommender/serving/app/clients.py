@@ -28,10 +28,11 @@ def digest(key: str) -> str:
 class Bucket:
     """A token bucket that all processes share: `per_second` tokens flow in, at most `burst` are held.
 
-    State is (tokens, seconds since boot) in a file of 16 bytes. The clock of the day is not read.
+    State is (tokens, seconds since boot) in a file of 16 bytes, or in memory without a path. The clock of the
+    day is not read.
     """
 
-    def __init__(self, path: Path, per_second: float, burst: float) -> None:
+    def __init__(self, path: Path | None, per_second: float, burst: float) -> None:
         self.per_second, self.burst = per_second, burst
         self._file = shared.allocated(path, _STATE.size)
         self._memory = mmap.mmap(self._file, _STATE.size)
@@ -73,16 +74,22 @@ class Clients:
     the folder of the buckets.
     """
 
-    def __init__(self, folder: Path, state: Path) -> None:
+    # Beginnings of paths that need a key.
+    keyed: tuple[str, ...] = ("/v1/",)
+
+    def __init__(self, folder: Path, state: Path | None) -> None:
         self.folder, self.state = folder, state
         self.required = False
         self._by_key: dict[str, Client] = {}
         self.load()
 
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the content of both files. Raises InputError."""
+        return _content(self.folder / CLIENTS), _content(self.folder / KEYS)
+
     def load(self) -> None:
         """Read both files again; on an error all stays as it was. Raises InputError."""
-        wanted = _content(self.folder / CLIENTS)
-        keys = _content(self.folder / KEYS)
+        wanted, keys = self.read()
         try:
             buckets = {
                 name: (float(limits["per_second"]), float(limits["burst"]))
@@ -92,16 +99,42 @@ class Clients:
             required = bool(wanted.get("required", False))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.folder}: {CLIENTS} or {KEYS} has another form ({error!r}).") from error
-        self.state.mkdir(parents=True, exist_ok=True)
+        if self.state:
+            self.state.mkdir(parents=True, exist_ok=True)
         by_key: dict[str, Client] = {}
         for name, limits in buckets.items():
-            client = Client(name, Bucket(self.state / f"{name}.rate", *limits))
+            client = Client(name, Bucket(self.state and self.state / f"{name}.rate", *limits))
             by_key.update(dict.fromkeys(digests[name], client))
         self._by_key, self.required = by_key, required
 
     def of(self, key: str) -> Client | None:
         """Return the client of a key, None if it is nobody's."""
         return self._by_key.get(digest(key))
+
+
+class Given(Clients):
+    """The clients of a container, where a folder would need a volume: from a variable, or the file it names.
+
+    Both hold {name: {"per_second": …, "burst": …, "sha256": [digest of a key, …]}}. Rates are in memory.
+    """
+
+    # In front of a container nothing keeps the world from the counts.
+    keyed = ("/v1/", "/metrics")
+
+    def __init__(self, variable: str, file: str, required: bool) -> None:
+        self._variable, self._needed = variable, required
+        super().__init__(Path(file), None)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the two files of a server would hold. Raises InputError."""
+        try:
+            given = json.loads(self._variable) if self._variable else _content(self.folder)
+            keys = {name: dict(enumerate(of["sha256"])) for name, of in given.items()}
+            wanted = {name: {"burst": 2 * of["per_second"], **of} for name, of in given.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            form = '{"shop": {"per_second": 50, "sha256": ["…"]}}'
+            raise InputError(f"Clients of the container: write {form} ({error!r}).") from error
+        return {"required": self._needed, "clients": wanted}, keys
 
 
 def _content(path: Path) -> dict[str, Any]:

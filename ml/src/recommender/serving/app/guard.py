@@ -23,8 +23,6 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 log = logging.getLogger("model-server")
 # Answered in any load.
 _ALWAYS = ("/health/", "/metrics")
-# Paths that need a key.
-_KEYED = "/v1/"
 # Seconds of work after which long turns count as overload.
 _PERSISTENT = 0.4
 # Seconds without a request that end an overload.
@@ -117,12 +115,11 @@ class Guard:
     def _check(self, scope: Message) -> None:
         """Raise HTTPException for a request that is not answered."""
         path = scope["path"]
-        if path.startswith(_ALWAYS):
-            return
+        always = path.startswith(_ALWAYS)
         scope["late"] = self._too_late
-        if self._late():
+        if not always and self._late():
             raise self._too_late()
-        if self.clients is not None and path.startswith(_KEYED):
+        if self.clients is not None and path.startswith(self.clients.keyed):
             key = _key(scope)
             client = self.clients.of(key) if key else None
             if client is None and self.clients.required:
@@ -136,7 +133,7 @@ class Guard:
                 # One token is taken already, and no bucket holds more than its burst.
                 scope["charge"] = lambda n: self._charge(client, min(n, client.bucket.burst - 1))
                 self._charge(client, 1)
-        if _announced(scope) > self.most:
+        if not always and _announced(scope) > self.most:
             raise self._too_large()
 
     def _refused(self, reason: str, status: int, detail: str, **headers: str) -> HTTPException:

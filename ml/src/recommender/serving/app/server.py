@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recommender.errors import InputError
 from recommender.serving.app import app
-from recommender.serving.app.clients import Clients
+from recommender.serving.app.clients import Clients, Given
 from recommender.serving.app.counts import Counts
 from recommender.serving.app.live import Live
 from recommender.serving.app.ring import Ring
@@ -24,9 +24,9 @@ from recommender.serving.app.ring import Ring
 log = logging.getLogger("model-server")
 # The first descriptor that systemd passes (sd_listen_fds(3)).
 _FIRST = 3
-# Seconds: how long a kept-alive connection may bring another request once the process is about to end, how
-# long what is in flight may take then, and how long a connection may be open without a request.
-_LINGER, _DRAIN, _SILENCE = 5.0, 25, 60.0
+# Seconds: how long at most a kept-alive connection may bring another request once the process is to end,
+# and how long a connection may be open without a request.
+_LINGER, _SILENCE = 5.0, 60.0
 # Open at once.
 _CONNECTIONS = 4000
 
@@ -35,7 +35,7 @@ _CONNECTIONS = 4000
 class Settings:
     """Where a process finds what it serves: folders of bundles and of clients; where it keeps requests.
 
-    `hosts` are further names that it may be called by.
+    `hosts` are further names that it may be called by. `drain` is how many seconds the end may take.
     """
 
     bundles: Path
@@ -44,8 +44,11 @@ class Settings:
     control: Path | None = None
     number: str = "1"
     keep_requests: bool = True
+    address: str = "127.0.0.1"
     port: int = 8000
     hosts: tuple[str, ...] = ()
+    drain: int = 30
+    given: Given | None = None
 
 
 def notify(*lines: str) -> None:
@@ -95,9 +98,9 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn, which tells systemd what it does, and loses no kept-alive connection's request at its end."""
 
-    def __init__(self, config: uvicorn.Config, counts: Counts) -> None:
+    def __init__(self, config: uvicorn.Config, counts: Counts, linger: float) -> None:
         super().__init__(config)
-        self.counts = counts
+        self.counts, self.linger = counts, linger
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -109,7 +112,7 @@ class _Server(uvicorn.Server):
         # systemd still listens: what arrives now waits for another process.
         for server in self.servers:
             server.close()
-        end = time.monotonic() + _LINGER
+        end = time.monotonic() + self.linger
         while self.server_state.connections and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
@@ -183,13 +186,13 @@ async def _obeyed(words: list[str], live: Live, counts: Counts, clients: Clients
 
 
 @contextlib.contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
-    """The socket of systemd, or one of this process on the loopback."""
+def _listening(address: str, port: int) -> Iterator[socket.socket]:
+    """The socket of systemd, or one of this process."""
     if os.environ.get("LISTEN_FDS"):
         with socket.socket(fileno=_FIRST) as given:
             yield given
         return
-    with socket.create_server(("127.0.0.1", port), backlog=2048) as made:
+    with socket.create_server((address, port), backlog=2048) as made:
         yield made
 
 
@@ -205,14 +208,18 @@ async def run(settings: Settings) -> None:
     elif settings.state:
         for path in settings.state.glob("*.ring"):
             path.unlink(missing_ok=True)
-    clients = Clients(settings.clients, settings.state) if settings.clients and settings.state else None
+    clients: Clients | None = settings.given
+    if settings.clients and settings.state:
+        clients = Clients(settings.clients, settings.state)
+    # The rest is for what is in flight.
+    linger = min(_LINGER, settings.drain / 3)
     config = uvicorn.Config(
         app.make(live, ring, counts, clients, settings.hosts), access_log=False, log_level="warning",
-        lifespan="off", timeout_graceful_shutdown=_DRAIN, timeout_keep_alive=30,
+        lifespan="off", timeout_graceful_shutdown=int(settings.drain - linger), timeout_keep_alive=30,
         limit_concurrency=_CONNECTIONS, server_header=False, http=_Protocol,
     )  # fmt: skip
-    with _listening(settings.port) as listening:
-        server = _Server(config, counts)
+    with _listening(settings.address, settings.port) as listening:
+        server = _Server(config, counts, linger)
         beside = [asyncio.create_task(_watched()), asyncio.create_task(_swept(server))]
         if settings.control:
             beside.append(asyncio.create_task(_controlled(settings.control, live, counts, clients)))
