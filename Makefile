@@ -14,6 +14,7 @@ CLIENT :=
 REMOVE :=
 AT := latest
 BESIDE :=
+BASE :=
 REPLACE :=
 DAMAGED :=
 SEED :=
@@ -58,7 +59,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench who status notify-test doctor chaos add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench image image-run image-key who status notify-test doctor chaos add-host test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -116,6 +117,15 @@ key: $(READY) ## a key for a client of the served model, shown once: make key EN
 	@$(if $(ENV),,echo "ENV is missing. Type for example: make key ENV=prod CLIENT=shop" >&2; exit 2)
 	@$(MADE) bin/models -i $(INVENTORY) key --environment '$(ENV)' --client '$(CLIENT)' --remove '$(REMOVE)'
 
+image: $(READY) ## the champion with its service as a container image, and its SBOM: make image [ENV=prod] [INVENTORY=inventory/vultr] [BASE=packages]
+	@$(MADE) bin/engine.sh bin/image.py -i '$(INVENTORY)' build --environment '$(or $(ENV),dev)' --base='$(BASE)'
+
+image-run: $(READY) ## run that image here, read-only and not as root, and ask it for a list: make image-run [ENV=prod]
+	@bin/engine.sh bin/image.py run --environment '$(or $(ENV),dev)'
+
+image-key: $(READY) ## a key for a client of the image, and what its target needs to know: make image-key CLIENT=shop
+	@bin/image.py key '$(or $(CLIENT),shop)'
+
 backup: $(READY) ## make a copy now: make backup [INVENTORY=inventory/vultr] [HOST=name]
 	@$(MADE) $(FIND) ansible-playbook playbooks/copies.yml -i $(INVENTORY) $(LIMIT) -e copies_run=true
 
@@ -156,7 +166,8 @@ test: $(READY) ## lint, unit tests, molecule test --all of every role, the whole
 .test:
 	@roles/cloud_server/files/local/image.sh trixie >/dev/null
 	@roles/cloud_server/files/local/image.sh bookworm >/dev/null & image=$$!; \
-	  molecule/conda_fixture/select.sh .cache >/dev/null; conda=$$?; wait $$image && exit $$conda
+	  molecule/conda_fixture/select.sh .cache >/dev/null; conda=$$?; \
+	  $(MAKE) --no-print-directory -C ml .venv/.complete COMPILE= PYTHON= >/dev/null || conda=$$?; wait $$image && exit $$conda
 	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(if $(ONLY),-k '$(ONLY)') $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
@@ -168,6 +179,8 @@ unit: $(READY) ## the unit tests alone: no container
 lock: $(READY) ## resolve the control environment's and the roles' requirements again, with hashes; needs the network
 	@for in in requirements.in $(wildcard roles/*/files/requirements.in) tests/site/spark.in; do \
 	  uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes $$in -o $${in%.in}.txt || exit 1; done
+# only what they carry is read
+	@uv pip compile --quiet --upgrade --universal --no-deps --python-version 3.11 --generate-hashes tests/image/requirements.in -o tests/image/requirements.txt
 	@$(MAKE) -C ml lock
 
 clean: down ## down, and remove the control environment, caches and images
@@ -176,8 +189,8 @@ clean: down ## down, and remove the control environment, caches and images
 
 .clean:
 	@docker volume rm -f bare-server-uv-cache >/dev/null
-	@images=$$(docker images -q --filter reference=bare-server --filter reference=debian-from-packages) && \
-	  { test -z "$$images" || docker rmi -f $$images >/dev/null; }
+	@images=$$({ docker images -q --filter reference=bare-server --filter reference=debian-from-packages; \
+	  docker images -q --filter label=recommender.bundle; } | sort -u) && { test -z "$$images" || docker rmi -f $$images >/dev/null; }
 
 # The marker is written last: an interrupted build has none and starts again.
 # Compiled here, once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as containers have it), each start would

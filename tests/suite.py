@@ -31,6 +31,8 @@ PARTS = {
     " && (cd ml && mypy --python-executable .venv/bin/python src)"
     # the other tests that need MLflow
     " && ml/.venv/bin/python -m pytest -q --import-mode=importlib roles/*/tests/with_mlflow",
+    # the models and the client are those of the tests of ml
+    "image": f"unset PYTHONDONTWRITEBYTECODE; make -C ml .venv/.complete COMPILE= && {PYTEST} tests/image",
     # those of one entry share a server
     "site-up": f"{PYTEST} tests/site/test_{{up,workbench,down}}.py",
     "site-lockout": f"{PYTEST} tests/site/test_lockout.py",
@@ -50,10 +52,12 @@ PARTS = {
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
     "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "site-upgrade", "unit-training", "molecule-backup", "molecule-model_server", "molecule-recommender",
+    "site-upgrade", "image", "unit-training", "molecule-backup", "molecule-model_server", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
-CONTAINERS = {"site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-")}
+CONTAINERS = {
+    "image": ("image-",), "site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-"),
+}  # fmt: skip
 # Docker's folders of control groups: version 1, version 2 under systemd, version 2 without. Elsewhere there are none.
 GROUPS = (
     ("cpuacct/docker/*/cpuacct.usage", r"(\d+)", 1e9),

@@ -3,6 +3,7 @@
 The server stays for test_workbench.py, and test_down.py takes it down.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -104,6 +105,17 @@ def test_through_the_tunnel(checkout: Checkout) -> None:
         assert all(re.search(r"\(\d{4}\)$", pick["title"]) for pick in picks) and len(picks) == 3
         with pytest.raises(urllib.error.HTTPError, match="503"):
             get(f"{links['model of prod']}/health/ready")
+
+
+def test_an_image_would_have_the_served_bundle(checkout: Checkout) -> None:
+    """What make image does with it is tested in tests/image."""
+    code = (
+        "import json, sys; sys.path.insert(0, 'bin'); import image; from image_layers import members;"
+        "files = members(image.fetched('inventory/local', 'dev'), lambda path: True); name, tree = image.bundle(files);"
+        "print(json.dumps(json.loads(tree.files[f'srv/bundles/{name}/about.json'][1])['labels']))"
+    )
+    labels = json.loads(checkout.run(".venv/bin/python", "-c", code).splitlines()[-1])
+    assert (labels["name"], labels["version"]) == (MODEL, "1")
 
 
 def test_status_tells_what_is_served(checkout: Checkout) -> None:
