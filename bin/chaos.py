@@ -196,7 +196,7 @@ def of_a_service(name: str, unit: str, poke: str) -> list[Fault]:
     return [
         Fault(f"{name} killed", f"killed {unit}"),
         Fault(f"{name} terminated", f"killed {unit} TERM"),
-        Fault(f"{name} stopped", f"systemctl stop {unit}", says=r"STOPPED; sudo systemctl start|Connection refused"),
+        Fault(f"{name} stopped", f"systemctl stop {unit}", says=r"STOPPED; sudo systemctl start|Type:\ndocker restart"),
         Fault(f"{name} out of memory", f"squeezed {unit} '{poke}'"),
     ]
 
