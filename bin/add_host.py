@@ -4,6 +4,7 @@
 The example that each hosts.yml comes with makes room for the first server.
 
 usage: add_host.py -i inventory/vultr --name recommender-dev --address 198.51.100.7 --environment dev
+--update and --remove are for make create and make destroy: they touch only a line that create wrote.
 """
 
 import argparse
@@ -33,6 +34,46 @@ def is_address(text: str) -> bool:
         return bool(re.search(r"[A-Za-z]", text)) and all(LABEL.fullmatch(part) for part in text.split("."))
 
 
+MARK = "cloud_server_made"
+
+
+def made(groups: CommentedMap, name: str) -> list[str]:
+    """The groups that have a line of this name which make create wrote. Raises ValueError for one written by hand."""
+    found = []
+    for group, content in groups.items():
+        hosts = (content or {}).get("hosts") or {}
+        if name in hosts and (hosts[name] or {}).get("ansible_host") != EXAMPLE:
+            if not (hosts[name] or {}).get(MARK):
+                raise ValueError(f"{name} is in the group {group}, and make create did not write it")
+            found.append(group)
+    return found
+
+
+def update(groups: CommentedMap, name: str, address: str, environment: str) -> bool:
+    """Write the line of a server that make create made. Returns whether it was another one before."""
+    there = made(groups, name)
+    if there == [environment]:
+        line = groups[environment]["hosts"][name]
+        before, line["ansible_host"] = line["ansible_host"], address
+        return bool(before != address)
+    for group in there:
+        del groups[group]["hosts"][name]
+    add(groups, name, address, environment)
+    groups[environment]["hosts"][name][MARK] = True
+    return True
+
+
+def remove(groups: CommentedMap, name: str) -> bool:
+    """Take out the line that make create wrote. Returns whether there was one."""
+    try:
+        there = made(groups, name)
+    except ValueError:
+        return False
+    for group in there:
+        del groups[group]["hosts"][name]
+    return bool(there)
+
+
 def add(groups: CommentedMap, name: str, address: str, environment: str) -> None:
     """Put a server into the group of its environment. Raises ValueError where name or address is taken already."""
     for group, content in groups.items():
@@ -57,8 +98,11 @@ def add(groups: CommentedMap, name: str, address: str, environment: str) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("-i", "--inventory", required=True, type=pathlib.Path)
-    for option in ("--name", "--address", "--environment"):
-        parser.add_argument(option, required=True)
+    parser.add_argument("--name", required=True)
+    for option in ("--address", "--environment"):
+        parser.add_argument(option, default="")
+    for option in ("--update", "--remove"):
+        parser.add_argument(option, action="store_true")
     arguments = parser.parse_args()
     vendors = sorted(path.parent.name for path in ROOT.glob("inventory/*/hosts.yml") if path.parent.name != "local")
     vendor = arguments.inventory.name if arguments.inventory.name in vendors else "vultr"
@@ -66,8 +110,12 @@ def main() -> None:
     faults = {
         "VENDOR": "" if arguments.inventory.name in vendors else f"must be one of {', '.join(vendors)}",
         "NAME": "" if LABEL.fullmatch(arguments.name) else "must be letters, digits and hyphens, 63 at most",
-        "ADDRESS": "" if is_address(arguments.address) else "must be an IP address or a name of DNS",
-        "ENV": "" if arguments.environment in ENVIRONMENTS else f"must be one of {', '.join(ENVIRONMENTS)}",
+        "ADDRESS": ""
+        if arguments.remove or is_address(arguments.address)
+        else "must be an IP address or a name of DNS",
+        "ENV": ""
+        if arguments.remove or arguments.environment in ENVIRONMENTS
+        else f"must be one of {', '.join(ENVIRONMENTS)}",
     }
     if any(faults.values()):
         lines = [f"{name} {fault}" for name, fault in faults.items() if fault]
@@ -77,16 +125,26 @@ def main() -> None:
     yaml.indent(mapping=2)
     yaml.width = 1000
     yaml.explicit_start = True
+    changed = True
     try:
         groups: Any = yaml.load(path)
-        add(groups, arguments.name, arguments.address, arguments.environment)
+        if arguments.remove:
+            changed = remove(groups, arguments.name)
+        elif arguments.update:
+            changed = update(groups, arguments.name, arguments.address, arguments.environment)
+        else:
+            add(groups, arguments.name, arguments.address, arguments.environment)
     except (ValueError, AttributeError, YAMLError, OSError) as error:
         sys.exit(f"{path} is as it was: {error}")
-    new = path.with_name(".hosts.yml.new")
-    with new.open("w", encoding="utf-8") as file:
-        yaml.dump(groups, file)
-    os.replace(new, path)
-    print(f"{arguments.name} is in the group {arguments.environment} of {path}.")
+    if changed:
+        new = path.with_name(".hosts.yml.new")
+        with new.open("w", encoding="utf-8") as file:
+            yaml.dump(groups, file)
+        os.replace(new, path)
+    place = "no longer in" if arguments.remove else f"in the group {arguments.environment} of"
+    print(f"{arguments.name} is {place} {path}." if changed else f"{path} is as it was.")
+    if arguments.remove:
+        return
     print(f"Next: ansible-playbook site.yml -i {path.parent}")
 
 
