@@ -19,6 +19,12 @@ REPLACE :=
 DAMAGED :=
 SEED :=
 COUNT :=
+SIZE :=
+REGION :=
+TTL :=
+YES :=
+CONFIRM :=
+BACKUP :=
 INVENTORY := inventory/$(or $(VENDOR),local)
 NAME :=
 ADDRESS :=
@@ -31,6 +37,11 @@ MADE := $(if $(filter inventory/local,$(INVENTORY)),test -d .local || \
 FIND := $(if $(LIMIT),bin/servers.py -i $(INVENTORY) '$(HOST)' &&)
 # the shell's USER is a local account: only make's USER chooses a login
 PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
+# A server that is made, or gone, may not stand in hosts.yml. The vendor's dynamic file is not read: the role asks itself.
+CLOUD = -i 'inventory/$(VENDOR)/hosts.yml' -i '$(NAME),' --limit '$(NAME)' -e '{"cloud_server_environment": "$(ENV)"}' \
+  $(if $(YES),-e '{"cloud_server_yes": true}') $(if $(CONFIRM),-e '{"cloud_server_confirm": "$(CONFIRM)"}')
+NAMED = $(if $(and $(filter-out local,$(VENDOR)),$(NAME)),,echo "VENDOR and NAME are missing. Type for example: \
+  make $@ VENDOR=vultr NAME=recommender-dev$(if $(filter create up,$@), ENV=dev)" >&2; exit 2;)
 # Ansible needs an installed UTF-8 locale: the first of these that exists
 LOCALE := $(shell for name in '' C.UTF-8 en_US.UTF-8; do \
   if (test -z "$$name" || export LC_ALL=$$name; $(PYTHON3) -c 'import locale; \
@@ -59,7 +70,7 @@ READY := .venv/.complete
 LOCAL := inventory/local/group_vars/all/conda.yml
 LOG := .local/last-run.log
 
-.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench image image-run image-key who status notify-test doctor chaos add-host test lint unit lock clean
+.PHONY: help ready up down tunnel ssh-config models promote rollback key backup backups restore backup-key bench image image-run image-key who status notify-test doctor chaos add-host create destroy stop start cost test lint unit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -67,10 +78,11 @@ help: ## show this list
 
 ready: $(READY) ## make the control environment .venv: ansible, molecule and what they need
 
-up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender
-	@$(if $(filter-out inventory/local,$(INVENTORY)),echo "make up is for a server on this machine; for a real one type: \
-	ansible-playbook site.yml -i $(INVENTORY)" >&2; exit 2)
-	@bin/engine.sh $(MAKE) --no-print-directory .up
+up: $(READY) ## the main job: a throw-away server on this machine, secured, with Jupyter, MLflow and a trained recommender; VENDOR=… as make create, and site.yml
+	@$(if $(filter-out inventory/local inventory/$(VENDOR),$(INVENTORY)),echo "make up is for a server on this machine or a new one at a VENDOR; \
+	for one that is there type: ansible-playbook site.yml -i $(INVENTORY)" >&2; exit 2)
+	@$(if $(filter-out local,$(VENDOR)),$(MAKE) --no-print-directory create && \
+	  ansible-playbook site.yml -i 'inventory/$(VENDOR)' --limit '$(NAME)' $(ARGS),bin/engine.sh $(MAKE) --no-print-directory .up)
 
 .PHONY: .server .up .down .clean .test
 .server:
@@ -158,6 +170,24 @@ chaos: $(READY) ## hurt the server of make up in 37 ways; each time it recovers 
 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'
+
+create: $(READY) ## make a server at a vendor: make create VENDOR=vultr NAME=recommender-dev ENV=dev [SIZE=medium] [REGION=fra] [TTL=8h] [YES=1]
+	@$(NAMED) ansible-playbook playbooks/create.yml $(CLOUD) $(if $(SIZE),-e '{"cloud_server_size": "$(SIZE)"}') \
+	  $(if $(REGION),-e '{"cloud_server_region": "$(REGION)"}') $(if $(TTL),-e '{"cloud_server_ttl": "$(TTL)"}')
+
+destroy: $(READY) ## remove such a server with all that is on it: make destroy VENDOR=vultr NAME=recommender-dev [BACKUP=yes] [YES=1] [CONFIRM=name]
+	@$(if $(filter-out yes no,$(BACKUP)),echo "BACKUP is yes or no or left out" >&2; exit 2;) $(NAMED) \
+	  $(if $(filter yes,$(BACKUP)),ansible-playbook playbooks/copies.yml -i 'inventory/$(VENDOR)' --limit '$(NAME)' -e copies_run=true &&) \
+	  ansible-playbook playbooks/destroy.yml $(CLOUD) $(if $(BACKUP),-e '{"cloud_server_last_copy": "$(BACKUP)"}')
+
+stop: $(READY) ## switch such a server off; at most vendors it still costs: make stop VENDOR=vultr NAME=recommender-dev
+	@$(NAMED) ansible-playbook playbooks/power.yml $(CLOUD) -e '{"cloud_server_state": "stopped"}'
+
+start: $(READY) ## switch it on again: make start VENDOR=vultr NAME=recommender-dev
+	@$(NAMED) ansible-playbook playbooks/power.yml $(CLOUD) -e '{"cloud_server_state": "started"}'
+
+cost: $(READY) ## what the servers at all vendors cost whose credentials are set
+	@ansible-playbook playbooks/cost.yml -i localhost,
 
 test: $(READY) ## lint, unit tests, molecule test --all of every role, the whole site as its user would; one part: make test ONLY=firewall
 	@bin/engine.sh $(MAKE) --no-print-directory .test

@@ -97,3 +97,33 @@ def test_a_file_that_is_not_yaml_stays(inventory: pathlib.Path) -> None:
     (inventory / "hosts.yml").write_text("dev: [\n")
     assert "hosts.yml is as it was" in add(inventory, "one", "198.51.100.7", "dev", code=1)
     assert (inventory / "hosts.yml").read_text() == "dev: [\n"
+
+
+@pytest.mark.parametrize("inventory", ["hetzner"], indirect=True)
+def test_create_changes_its_own_line_and_destroy_takes_it_out(inventory: pathlib.Path) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        command = [str(ROOT / "bin/add_host.py"), "-i", str(inventory), "--name=one", *words]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == code, result.stderr
+        return result.stdout + result.stderr
+
+    def create(address: str, environment: str, code: int = 0) -> str:
+        return run(f"--address={address}", f"--environment={environment}", "--update", code=code)
+
+    add(inventory, "two", "198.51.100.9", "dev")
+    before = hosts(inventory)
+    assert "one is in the group dev" in create("198.51.100.7", "dev")
+    assert "is as it was" in create("198.51.100.7", "dev")
+    create("198.51.100.8", "dev")
+    assert hosts(inventory)["dev"] == {"two": "198.51.100.9", "one": "198.51.100.8"}
+    create("198.51.100.8", "prod")
+    assert hosts(inventory)["prod"] == {"one": "198.51.100.8"}
+    assert "198.51.100.9 is that of two already" in create("198.51.100.9", "dev", code=1)
+    assert "one is no longer in" in run("--remove")
+    assert hosts(inventory) == before
+    assert "is as it was" in run("--remove")
+
+    add(inventory, "one", "198.51.100.7", "dev")
+    assert "make create did not write it" in create("198.51.100.8", "dev", code=1)
+    assert "is as it was" in run("--remove")
+    assert hosts(inventory)["dev"]["one"] == "198.51.100.7"

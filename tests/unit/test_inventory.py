@@ -170,6 +170,7 @@ def test_shared_settings_are_links(folder: str) -> None:
         "first_login_user",
         "ansible_port",
         "ssh_port",
+        "cloud_server_vendor",
     }
 
 

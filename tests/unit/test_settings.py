@@ -359,6 +359,9 @@ def test_make_up_leaves_real_servers_alone(tmp_path: pathlib.Path) -> None:
         (["promote"], "make promote FROM=dev TO=staging"),
         (["promote", "FROM=dev"], "make promote FROM=dev TO=staging"),
         (["rollback"], "make rollback ENV=prod"),
+        (["create", "VENDOR=vultr"], "make create VENDOR=vultr NAME=recommender-dev ENV=dev"),
+        (["up", "VENDOR=vultr"], "make create VENDOR=vultr NAME=recommender-dev ENV=dev"),
+        (["destroy", "NAME=recommender-dev"], "make destroy VENDOR=vultr NAME=recommender-dev"),
     ],
 )
 def test_a_verb_without_its_arguments_says_what_to_type(tmp_path: pathlib.Path, typed: list[str], said: str) -> None:

@@ -103,7 +103,7 @@ def left(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for result in results:
         asked = result["item"]
-        for entry in result["items"]:
+        for entry in result["entries"]:
             name, marks = str(entry.get(asked["name"]) or ""), entry.get(asked.get("tags", ""))
             ours = "recommender" in marks if marks is not None else name.startswith("recommender-")
             if ours:
@@ -129,25 +129,32 @@ def when(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def costs(servers: list[dict[str, Any]], plans: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
-    """Each server with the prices agreed and of today, in millionths an hour, and the month so far; None is unknown."""
+def costs(
+    servers: list[dict[str, Any]], plans: list[dict[str, Any]], now: float, table: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Each server with the prices agreed and of today, in millionths an hour, and the month so far; None is unknown.
+
+    table: the prices of a date, {date, currency, hourly: {plan: price}}, for plans that the vendor does not list.
+    """
+    table = table or {"date": "", "currency": "", "hourly": {}}
     today = datetime.fromtimestamp(now, UTC)
     month = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     rows = []
     for server in servers:
         plan = next((priced(plan, server["region"]) for plan in plans if plan["name"] == server["plan"]), None)
-        price = millionths(plan["hourly"]) if plan else None
+        dated = not plan and server["plan"] in table["hourly"]
+        price = millionths(plan["hourly"] if plan else table["hourly"][server["plan"]]) if plan or dated else None
         rate = server["price"] if server["price"] is not None else price
         hours = (today - max(when(server["created"]), month)).total_seconds() / 3600
         most = millionths(plan["monthly"]) if plan and plan.get("monthly") else None
         spent = None if rate is None else round(rate * max(hours, 0))
-        currency = value(server["tags"], "price").partition("-")[0].upper() or (plan["currency"] if plan else "")
+        currency = value(server["tags"], "price").partition("-")[0].upper() or (plan or table)["currency"]
         rows.append(
             {
                 "name": server["name"], "state": server["state"], "plan": server["plan"], "region": server["region"],
                 "currency": currency, "agreed": server["price"], "today": price,
                 "month": min(spent, most) if spent is not None and most else spent,
-                "stopped": server.get("stopped", rate),
+                "stopped": server.get("stopped", rate), "of": table["date"] if dated else "",
             }
         )  # fmt: skip
     return rows
@@ -161,7 +168,8 @@ def cost_lines(rows: list[dict[str, Any]]) -> list[str]:
     """A line a server and one a currency. Unknown prices are said, and left out of the total."""
     lines = []
     for row in rows:
-        each = f"{money(row['agreed'], row['currency'])} an hour agreed, {money(row['today'], row['currency'])} today"
+        of = f"by the table of {row['of']}" if row["of"] else "today"
+        each = f"{money(row['agreed'], row['currency'])} an hour agreed, {money(row['today'], row['currency'])} {of}"
         off = "" if row["state"] == "running" else f", {row['state']}: {money(row['stopped'], row['currency'])} an hour"
         lines.append(
             f"{row['name']} ({row['vendor']}, {row['plan']}, {row['region']}): {each},"

@@ -123,14 +123,14 @@ def test_only_what_is_ours_is_left() -> None:
     results = [
         {
             "item": {"kind": "server", "name": "label", "tags": "tags"},
-            "items": [
+            "entries": [
                 {"id": 1, "label": "dev", "tags": ["recommender"]},
                 {"id": 2, "label": "recommender-dev", "tags": []},
             ],
         },
         {
             "item": {"kind": "key", "name": "name"},
-            "items": [{"id": 3, "name": "recommender-dev"}, {"id": 4, "name": "dev"}, {"id": 5, "name": None}],
+            "entries": [{"id": 3, "name": "recommender-dev"}, {"id": 4, "name": "dev"}, {"id": 5, "name": None}],
         },
     ]
     found = servers.left(results)
@@ -171,6 +171,11 @@ def test_costs() -> None:
     unknown = servers.cost_lines([{**row, "vendor": "Vultr"} for row in rows[4:]])
     assert "unknown an hour agreed, unknown today, unknown this month" in unknown[0]
     assert "without 1 of unknown price" in unknown[-1]
+    table = {"date": "2025-10", "currency": "USD", "hourly": {"retired": 0.03}}
+    (row,) = servers.costs(found[4:], PLANS, NOW, table)
+    (line, total) = servers.cost_lines([{**row, "vendor": "Vultr"}])
+    assert "unknown an hour agreed, 0.0300 USD by the table of 2025-10, 0.30 USD this month" in line
+    assert total == "total: 0.0300 USD an hour, 0.30 USD this month"
     assert servers.cost_lines([]) == ["no server of ours"]
 
 
