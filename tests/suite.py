@@ -39,6 +39,7 @@ PARTS = {
     "site-portability": f"{PYTEST} tests/site/test_portability.py",
     "site-upgrade": f"{PYTEST} tests/site/test_upgrade.py",
     "site-vultr": f"{PYTEST} tests/site/test_{{vultr,promotion}}.py",
+    "cloud": f"{PYTEST} tests/cloud",
     **{
         # molecule keys this folder on the role's name alone: two checkouts would share it
         f"molecule-{role}": f"cd roles/{role} && "
@@ -52,11 +53,13 @@ PARTS = {
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
     "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "site-upgrade", "image", "unit-training", "molecule-backup", "molecule-model_server", "molecule-recommender",
+    "site-upgrade", "cloud", "image", "unit-training", "molecule-backup", "molecule-model_server",
+    "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
 CONTAINERS = {
-    "image": ("image-",), "site-up": ("bare-server-", "chromium-"), "site-vultr": ("vultr-", "promotion-"),
+    "cloud": ("cloud-",), "image": ("image-",), "site-up": ("bare-server-", "chromium-"),
+    "site-vultr": ("vultr-", "promotion-"),
 }  # fmt: skip
 # Docker's folders of control groups: version 1, version 2 under systemd, version 2 without. Elsewhere there are none.
 GROUPS = (
