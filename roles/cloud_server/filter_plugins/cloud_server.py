@@ -42,6 +42,12 @@ def priced(plan: dict[str, Any], region: str) -> dict[str, Any]:
     return {key: value for key, value in {**plan, **prices}.items() if key not in ("prices", "regions")}
 
 
+def by_price(plan: dict[str, Any]) -> tuple[Any, ...]:
+    """Unknown prices come last, by memory."""
+    unknown = plan["hourly"] is None
+    return unknown, 0 if unknown else Decimal(str(plan["hourly"])), plan["memory_mb"], plan["cores"], plan["name"]
+
+
 def candidates(plans: list[dict[str, Any]], size: str, region: str, sizes: dict[str, dict[str, int]]) -> list[Any]:
     """The plans of a size, or the one of this name, that can be ordered in the region, the cheapest first."""
     there = [priced(plan, region) for plan in plans if region in plan["regions"]]
@@ -53,7 +59,7 @@ def candidates(plans: list[dict[str, Any]], size: str, region: str, sizes: dict[
         fit = [plan for plan in there if plan["memory_mb"] >= least["memory_mb"] and plan["cores"] >= least["cores"]]
         if not fit:
             raise AnsibleFilterError(f"region {region} has no plan of size {size} now. Try another REGION or SIZE")
-        return sorted(fit, key=lambda plan: (Decimal(str(plan["hourly"])), plan["memory_mb"], plan["name"]))
+        return sorted(fit, key=by_price)
     if size in [plan["name"] for plan in there]:
         return [plan for plan in there if plan["name"] == size]
     if size in [plan["name"] for plan in plans]:
@@ -62,14 +68,16 @@ def candidates(plans: list[dict[str, Any]], size: str, region: str, sizes: dict[
     raise AnsibleFilterError(f"SIZE={size} must be one of {', '.join([*sizes, *near])}, or another plan of the vendor")
 
 
-def millionths(price: Any) -> int:
-    return round(Decimal(str(price)) * MILLIONTHS)
+def millionths(price: Any) -> int | None:
+    """None where a price is unknown."""
+    return None if price is None else round(Decimal(str(price)) * MILLIONTHS)
 
 
 def tags(environment: str, plan: dict[str, Any], until: int = 0) -> list[str]:
     """The tags of a new server: ours, its environment, the price agreed, and the second when it ends."""
-    agreed = f"price-{plan['currency'].lower()}-{millionths(plan['hourly'])}"
-    return ["recommender", f"environment-{environment}", agreed, *([f"until-{until}"] if until else [])]
+    price = millionths(plan["hourly"])
+    agreed = [] if price is None else [f"price-{plan['currency'].lower()}-{price}"]
+    return ["recommender", f"environment-{environment}", *agreed, *([f"until-{until}"] if until else [])]
 
 
 def labels(found: Iterable[str]) -> dict[str, str]:

@@ -207,3 +207,11 @@ def test_credentials_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert servers.configured(vendors) == []
     monkeypatch.setenv("C", "x")
     assert servers.configured(vendors) == ["a"]
+
+
+def test_an_unknown_price_comes_last_and_has_no_tag() -> None:
+    unknown = {"cores": 2, "memory_mb": 4096, "currency": "USD", "regions": ["here"], "name": "unknown", "hourly": None}
+    found = servers.candidates([unknown, {**unknown, "name": "known", "hourly": 0.05}], "small", "here", SIZES)
+    assert [each["name"] for each in found] == ["known", "unknown"]
+    assert servers.tags("dev", unknown) == ["recommender", "environment-dev"]
+    assert servers.money(servers.millionths(None), "USD") == "unknown"
