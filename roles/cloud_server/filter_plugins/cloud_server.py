@@ -162,7 +162,7 @@ def costs(
                 "name": server["name"], "state": server["state"], "plan": server["plan"], "region": server["region"],
                 "currency": currency, "agreed": server["price"], "today": price,
                 "month": min(spent, most) if spent is not None and most else spent,
-                "stopped": server.get("stopped", rate), "of": table["date"] if dated else "",
+                "stopped": server.get("stopped", rate), "of": table["date"] if dated else (plan or {}).get("of", ""),
             }
         )  # fmt: skip
     return rows
