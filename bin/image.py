@@ -48,7 +48,8 @@ ENVIRONMENT, SOURCE, BUNDLES, SBOM = "srv/environment", "srv/src/recommender", "
 SENT = (".py", ".html", ".css", ".js")
 # nobody's on every target
 USER = "65532"
-SECONDS = 60
+# for a machine that does much else; one that has ended is not waited for
+SECONDS = 300
 
 
 def stop(message: str) -> NoReturn:
@@ -287,6 +288,9 @@ def sbom(
     ]
     for paragraph in filter(str.strip, "\n\n".join(packages).split("\n\n")):
         of = email.parser.HeaderParser().parsestr(paragraph.lstrip())
+        # one that was removed has none
+        if not of["Version"]:
+            continue
         version = of["Version"].replace(":", "%3A").replace("+", "%2B")
         purl = f"pkg:deb/debian/{of['Package'].replace('+', '%2B')}@{version}?arch={of['Architecture']}&distro={SUITE}"
         components.append({"type": "library", "name": of["Package"], "version": of["Version"], "purl": purl})
@@ -433,9 +437,10 @@ class Container:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.ask("/health/ready")[0] == 200:
                     return time.time() - self.began
-            time.sleep(0.01)
+            if self.inspect("{{.State.Running}}") != "true":
+                break
         subprocess.run(["docker", "logs", self.name])
-        stop(f"it does not answer after {SECONDS} s (its log is above)")
+        stop(f"it ended, or does not answer after {SECONDS} s (its log is above)")
 
     def used(self) -> str:
         """Memory and processor time of its process, where this machine has it."""
