@@ -5,7 +5,10 @@ Debian 12 copies into a folder; Debian 13 sends its copies to Debian 12, where t
 Faults are planted into copies in a folder on either, by a second configuration of the same program.
 """
 
+import importlib.util
 import json
+import pathlib
+import shlex
 
 import pytest
 
@@ -23,6 +26,11 @@ unshare -m sh -c 'mkdir -p /var/lib/second/now /srv/data/files /home/ana &&
   {RESTIC} backup --host $(hostname) --tag server-backup --tag id=$(jq -r .id /var/lib/second/state.json) \
     /var/lib/second/now /srv/data/files /home/ana /etc/ssh/ssh_host_ed25519_key.pub >/dev/null'
 """
+spec = importlib.util.spec_from_file_location(
+    "backup_place", pathlib.Path(__file__).parents[3] / "filter_plugins/backup_place.py"
+)
+place = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(place)
 DEFECTS = {
     "missing pack": (f"rm {PACK}", "restic check|could not be restored|restic restore"),
     "truncated pack": (f"truncate -s -100 {PACK}", "restic check"),
@@ -218,6 +226,27 @@ def test_a_full_disk_there_is_told_and_forgotten(host):
         sh(host, f"{FOLDER} server-backup run && server-backup drill")
     finally:
         sh(host, "rm /home/ana/large; umount /mnt/second")
+
+
+@pytest.mark.parametrize("kind", ["sftp", "s3"])
+def test_sftp_and_s3_keep_copies(host, kind):
+    """By SFTP, and in a store with the S3 API."""
+    if is_folder(host):
+        pytest.skip("it is that other host")
+    second(host)
+    address = sh(host, "cut -d' ' -f1 /etc/server-backup/known_hosts").strip()
+    to = {"sftp": f"sftp:files@{address}:/home/files/copies", "s3": f"s3:http://{address}:5055/models"}[kind]
+    given = json.loads(sh(host, "cat /etc/second/settings.json")) | place.place(to, "one", {}, True, [address])
+    if kind == "s3":
+        keys = json.loads(sh(host, "cat /root/store"))
+        given["environment"] = {
+            f"AWS_{name}": keys[key]
+            for name, key in (("ACCESS_KEY_ID", "access_key"), ("SECRET_ACCESS_KEY", "secret_key"))
+        }
+    sh(host, f"echo {shlex.quote(json.dumps(given))} >/etc/second/settings.json; rm -r /var/lib/second/cache")
+    sh(host, f"{FOLDER} server-backup prove && server-backup run && server-backup run && server-backup drill")
+    assert "2 copies; the newest holds" in sh(host, f"{FOLDER} server-backup list")
+    sh(host, f"{FOLDER} server-backup prune && server-backup restore --to /root/from-{kind} notebooks:ana")
 
 
 def test_old_copies_go(host):
