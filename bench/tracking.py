@@ -45,23 +45,40 @@ print(json.dumps([single, batch]))
 """
 
 
-@contextlib.contextmanager
-def postgresql(folder: pathlib.Path) -> Iterator[str]:
-    """URL of a database on a PostgreSQL of its own, which ends with the block."""
+def as_postgres(*command: object) -> list[str]:
+    """A command of PostgreSQL's newest release here, which root may not run itself."""
     programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    data = folder / "data"
-    control = [*user, f"{programs}/pg_ctl", f"--pgdata={data}", "--silent", "--wait"]
-    subprocess.run([*user, f"{programs}/initdb", f"--pgdata={data}", "--auth=trust", "--username=postgres"],
-                   cwd=folder, stdout=subprocess.DEVNULL, check=True)  # fmt: skip
+    return [*user, f"{programs}/{command[0]}", *map(str, command[1:])]
+
+
+@contextlib.contextmanager
+def started(folder: pathlib.Path) -> Iterator[str]:
+    """URL of the data in a folder, on a PostgreSQL that ends with the block.
+
+    Raises:
+        subprocess.CalledProcessError: it does not start.
+    """
+    control = as_postgres("pg_ctl", f"--pgdata={folder}/data", "--silent", "--wait")
     listen = f"--options=-k {folder} -c listen_addresses="
-    subprocess.run([*control, listen, f"--log={folder}/log", "start"], cwd=folder, check=True)
+    subprocess.run(
+        [*control, listen, f"--log={folder}/log", "start"], cwd=folder, check=True, stderr=subprocess.DEVNULL
+    )
     try:
         yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
     finally:
         subprocess.run([*control, "--mode=immediate", "stop"], cwd=folder, check=True)
+
+
+@contextlib.contextmanager
+def postgresql(folder: pathlib.Path) -> Iterator[str]:
+    """URL of a new database on a PostgreSQL of its own, which ends with the block."""
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    command = as_postgres("initdb", f"--pgdata={folder}/data", "--auth=trust", "--username=postgres")
+    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    with started(folder) as uri:
+        yield uri
 
 
 def installed() -> pathlib.Path:
@@ -95,22 +112,23 @@ def memory(group: int) -> float:
     return total / 1024
 
 
-def measure(
-    environment: pathlib.Path, folder: pathlib.Path, options: list[str], settings: dict[str, str], calls: int
-) -> list[float]:
-    """Seconds to the first answer, log_metric a second, log_batch of 50 metrics a second, MB after that.
+@contextlib.contextmanager
+def running(
+    environment: pathlib.Path, folder: pathlib.Path, options: list[str], settings: dict[str, str]
+) -> Iterator[tuple[str, int, float]]:
+    """Address and process of a server, and seconds to its first answer; it ends with the block.
 
     Raises:
         RuntimeError: the server ends, or does not answer in three minutes.
     """
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    variables = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": address}
     start = time.perf_counter()
     with open(folder / "server.log", "w") as log:
         server = subprocess.Popen(
             [environment / "bin/mlflow", "server", "--port", str(port), *options],
-            cwd=folder, env=variables | settings, stdout=log, stderr=log, start_new_session=True,
+            cwd=folder, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | settings,
+            stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         while True:
@@ -119,15 +137,23 @@ def measure(
             if server.poll() is not None or time.perf_counter() - start > 180:
                 raise RuntimeError((folder / "server.log").read_text()[-2000:])
             time.sleep(0.1)
-        up = time.perf_counter() - start
-        rates = subprocess.check_output(
-            [environment / "bin/python", "-c", CLIENT, str(calls)], env=variables, stderr=subprocess.DEVNULL
-        )
-        return [up, *json.loads(rates.splitlines()[-1]), memory(server.pid)]
+        yield address, server.pid, time.perf_counter() - start
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, 15)
         server.wait(30)
+
+
+def measure(
+    environment: pathlib.Path, folder: pathlib.Path, options: list[str], settings: dict[str, str], calls: int
+) -> list[float]:
+    """Seconds to the first answer, log_metric a second, log_batch of 50 metrics a second, MB after that."""
+    with running(environment, folder, options, settings) as (address, process, up):
+        variables = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": address}
+        rates = subprocess.check_output(
+            [environment / "bin/python", "-c", CLIENT, str(calls)], env=variables, stderr=subprocess.DEVNULL
+        )
+        return [up, *json.loads(rates.splitlines()[-1]), memory(process)]
 
 
 def main() -> int:
