@@ -9,6 +9,7 @@ import pathlib
 import pty
 import re
 import secrets
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -77,10 +78,11 @@ class Bench:
         asked = False
         # at its end, reading from a terminal is an error
         with contextlib.suppress(OSError):
-            while part := os.read(terminal, 4096):
-                said += part
-                if not asked and b"or anything else to leave all as it is" in said:
-                    asked = True
+            while True:
+                if select.select([terminal], [], [], 1)[0]:
+                    said += os.read(terminal, 4096)
+                # what comes in the moment before it reads is thrown away
+                elif asked := b"or anything else to leave all as it is" in said:
                     os.write(terminal, typed.encode() + b"\r")
         os.waitpid(pid, 0)
         os.close(terminal)

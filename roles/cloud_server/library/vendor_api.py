@@ -25,10 +25,14 @@ options:
     description: An entry of C(__cloud_server_vendors).
     type: dict
     required: true
-  path: {description: Path below the endpoint., type: str, required: true}
+  path: {description: Path below the endpoint., type: str}
   method: {description: Method of HTTP., type: str, default: GET}
   body: {description: What is sent., type: dict}
   collect: {description: Key of the list in an answer of several pages. All pages are read., type: str}
+  lists:
+    description: In place of a path several lists, each with I(path) and I(collect).
+    type: list
+    elements: dict
   unless:
     description:
       - Makes nothing if the list, I(path) and I(collect), has an entry with all that I(match) says.
@@ -41,6 +45,7 @@ options:
 RETURN = r"""
 json: {description: The answer., type: dict, returned: always}
 entries: {description: Entries of all pages., type: list, returned: with collect or unless}
+lists: {description: 'Of each list: the item of I(lists), and its entries.', type: list, returned: with lists}
 item: {description: The entry that was there or was made., type: dict, returned: with unless}
 status: {description: Code of HTTP., type: int, returned: always}
 sold_out: {description: Whether the vendor has none of this plan., type: bool, returned: always}
@@ -100,7 +105,7 @@ class Api:
         self.endpoint = (os.environ.get(self.vendor["endpoint_variable"]) or self.vendor["endpoint"]).rstrip("/")
         # of an answer, and the longest between two tries
         self.patience = float(os.environ.get("VENDOR_API_TIMEOUT") or 30)
-        self.status = 0
+        self.status, self.asked = 0, ""
 
     def token(self) -> str:
         names = self.vendor["credentials"]
@@ -115,6 +120,7 @@ class Api:
 
     def once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """Send it once. Raises Refused or Lost."""
+        self.asked = f"{method} {path}"
         headers = {"Authorization": f"Bearer {self.token()}", "Content-Type": "application/json"}
         data = json.dumps(body) if body is not None else None
         response, info = fetch_url(
@@ -146,8 +152,9 @@ class Api:
                 if not again or attempt == TRIES - 1:
                     raise
             except Refused as error:
-                # 423 and 409: the vendor is still busy with what was asked before
-                if error.status not in (429, 423) or attempt == TRIES - 1:
+                # Hetzner's conflict and locked: it is still busy with what was asked before
+                busy = error.status in (423, 429) or str(error).startswith(("conflict", "locked"))
+                if not busy or attempt == TRIES - 1:
                     raise
             time.sleep(min(DELAY * 2**attempt, self.patience))
         raise AssertionError
@@ -183,7 +190,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     api, given = Api(module), module.params
     result: dict[str, Any] = {"changed": False, "json": {}, "entries": [], "item": {}, "sold_out": False}
     try:
-        if given["collect"]:
+        if given["lists"]:
+            result["lists"] = [
+                {"item": item, "entries": api.collect(item["path"], item["collect"])} for item in given["lists"]
+            ]
+        elif given["collect"]:
             result["entries"] = api.collect(given["path"], given["collect"])
         elif given["unless"]:
             result["changed"], result["item"] = api.make(given["unless"], given["path"], given["body"])
@@ -195,14 +206,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if given["sold_out"] and re.search(given["sold_out"], str(error)):
             result["sold_out"] = True
         elif error.status not in given["accept"]:
-            module.fail_json(
-                msg=f"{api.title} answers {error.status} to {given['method']} {given['path']}: {error}",
-                status=error.status,
-            )
+            module.fail_json(msg=f"{api.title} answers {error.status} to {api.asked}: {error}", status=error.status)
     except Lost as error:
         module.fail_json(
-            msg=f"{api.title} does not answer {given['method']} {given['path']}: {error}."
-            " Type the same command again: it continues.",
+            msg=f"{api.title} does not answer {api.asked}: {error}. Type the same command again: it continues.",
             status=api.status,
         )
     return {**result, "status": api.status}
@@ -212,7 +219,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "vendor": {"type": "dict", "required": True},
-            "path": {"type": "str", "required": True},
+            "path": {"type": "str"},
+            "lists": {"type": "list", "elements": "dict"},
             "method": {"type": "str", "default": "GET"},
             "body": {"type": "dict"},
             "collect": {"type": "str"},
@@ -220,6 +228,7 @@ def main() -> None:
             "accept": {"type": "list", "elements": "int", "default": []},
             "sold_out": {"type": "str", "default": ""},
         },
+        required_one_of=[["path", "lists"]],
         supports_check_mode=True,
     )
     module.exit_json(**run(module))
