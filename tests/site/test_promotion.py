@@ -116,16 +116,22 @@ class Server:
         assert result.returncode == 0, f"{command}: {result.stdout}"
         return result.stdout
 
+    def asked(self, code: str, *words: str) -> Any:
+        """What a client of MLflow prints as JSON. Its warnings come by the other stream, at any moment."""
+        command = ["docker", "exec", self.name, MLFLOW, "-c", CONNECT + code, *words]
+        result = subprocess.run(command, text=True, capture_output=True)
+        assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+        return json.loads(result.stdout.splitlines()[-1])
+
     def sh(self, command: str) -> str:
         return self.inside("timeout", "180", "sh", "-c", command)
 
     def answers(self, uri: str) -> list[object]:
-        answers: list[object] = json.loads(self.inside(MLFLOW, "-c", CONNECT + ANSWER, uri).splitlines()[-1])
+        answers: list[object] = self.asked(ANSWER, uri)
         return answers
 
     def left(self, environment: str) -> dict[str, object]:
-        out = self.inside(MLFLOW, "-c", CONNECT + LEFT, f"{environment}.{MODEL}")
-        left: dict[str, object] = json.loads(out.splitlines()[-1])
+        left: dict[str, object] = self.asked(LEFT, f"{environment}.{MODEL}")
         return left
 
 
@@ -388,7 +394,7 @@ def test_a_server_that_was_lost_comes_back(site: Site) -> None:
     prod = site.prod
 
     def everything() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(prod.inside(MLFLOW, "-c", CONNECT + EVERYTHING).splitlines()[-1])
+        found: dict[str, Any] = prod.asked(EVERYTHING)
         return found
 
     prod.sh("cd /home/deploy && runuser -u deploy -- sh -c 'mkdir -p notebooks && echo {} >notebooks/own.ipynb'")
@@ -412,7 +418,7 @@ def test_a_server_that_was_lost_comes_back(site: Site) -> None:
     assert {name: after["runs"].get(name) for name in before["runs"]} == before["runs"]
     assert (after["models"], after["versions"]) == (before["models"], before["versions"])
     assert prod.sh("cd /etc/mlflow/users && sha256sum *") == users
-    steps = json.loads(prod.inside(MLFLOW, "-c", CONNECT + STEPS, run).splitlines()[-1])
+    steps = prod.asked(STEPS, run)
     assert steps == list(range(len(steps))) and len(steps) > int(step)
     found = prod.answers(f"models:/prod.{MODEL}@champion")
     assert found[0] == pytest.approx(answers[0], abs=1e-6) and found[1:] == answers[1:]
