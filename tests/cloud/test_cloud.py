@@ -194,6 +194,7 @@ class Faulty(Bench):
         state.servers.clear()
         state.keys.clear()
         state.firewalls.clear()
+        state.addresses.clear()
         state.faults, state.left = set(faults), 2
         state.asked.clear()
         for files in ("hosts.yml",):
@@ -303,6 +304,43 @@ def test_a_control_machine_that_dies_is_continued(faulty: Faulty) -> None:
     faulty.create()
     faulty.one_server()
     assert faulty.posts("servers") == 1
+
+
+@pytest.mark.parametrize(
+    ("faulty", "called"),
+    [("vultr", NAME), ("hetzner", f"recommender-{NAME}"), ("digitalocean", "")],
+    indirect=["faulty"],
+)
+def test_a_fixed_address_outlives_the_server(
+    faulty: Faulty, called: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, known = faulty.state, faulty.checkout.folder / ".known_hosts"
+    # nothing answers at the server's own address
+    monkeypatch.setattr(state, "boot", lambda name, keys: "198.51.100.9")
+    state.reserve("somebody's", "198.51.100.10", False)
+    state.reserve(called, address, faulty.vendor == "hetzner")
+    kept = [f"address {called}", "address somebody's"]
+    if not called:
+        variables = faulty.checkout.folder / f"inventory/{faulty.vendor}/host_vars/{NAME}.yml"
+        variables.parent.mkdir(exist_ok=True)
+        variables.write_text(f"cloud_server_fixed_address: {address}\n")
+    for _ in range(2):
+        # of the server that had the address before
+        known.write_text(f"{address} {faulty.key.with_suffix('.pub').read_text()}")
+        assert f"Its address is {address}, which is reserved" in faulty.create()
+        (server,) = state.servers.values()
+        assert [it["server"] for it in state.addresses.values()] == [None, server.id]
+        assert faulty.hosts()["dev"] == {NAME: {"ansible_host": address, "cloud_server_made": True}}
+        assert faulty.key.with_suffix(".pub").read_text().split()[1] not in known.read_text()
+        assert address in known.read_text()
+        said = faulty.make("destroy", "YES=1")
+        assert f"The address {address} is kept for the next make create" in said
+        assert state.inventory() == kept
+    state.addresses.clear()
+    if not called:
+        assert "not among the reserved addresses of the account. Nothing was made" in faulty.create(code=2)
+        variables.unlink()
+        assert state.inventory() == []
 
 
 @pytest.mark.parametrize("faulty", ["digitalocean"], indirect=True)

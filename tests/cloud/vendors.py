@@ -93,6 +93,8 @@ class State:
     servers: dict[Any, Server] = field(default_factory=dict)
     keys: dict[Any, Json] = field(default_factory=dict)
     firewalls: dict[Any, Json] = field(default_factory=dict)
+    # a person's reserved addresses
+    addresses: dict[Any, Json] = field(default_factory=dict)
     # kinds that are never made by us
     others: dict[str, list[Json]] = field(default_factory=dict)
     faults: set[str] = field(default_factory=set)
@@ -113,6 +115,7 @@ class State:
         found = [("server", server.name) for server in self.servers.values()]
         found += [("key", key["name"]) for key in self.keys.values()]
         found += [("firewall", firewall["name"]) for firewall in self.firewalls.values()]
+        found += [("address", address["name"]) for address in self.addresses.values()]
         found += [(kind, entry["name"]) for kind, entries in self.others.items() for entry in entries]
         return sorted(map(" ".join, found))
 
@@ -122,7 +125,29 @@ class State:
             return True
         return False
 
-    def make(self, name: str, plan: str, region: str, tags: list[str], keys: list[Any], firewalls: list[Any]) -> Server:
+    def reserve(self, name: str, address: str, goes: bool) -> None:
+        key = address if self.vendor == "digitalocean" else self.id()
+        entry = {"id": key, "name": name, "address": address, "server": None, "goes": goes}
+        self.addresses[key] = {**entry, "region": REGIONS[self.vendor]}
+
+    def give(self, key: Any, server: Server) -> None:
+        address = find(self.addresses, str(key))
+        if address["server"] not in (None, server.id) or address["region"] != server.region:
+            raise Refuse(422, "unprocessable_entity", "the address is assigned, or in another region")
+        address["server"] = server.id
+        # a request that still finds it without the server
+        address["polls"] = 1
+
+    def make(
+        self,
+        name: str,
+        plan: str,
+        region: str,
+        tags: list[str],
+        keys: list[Any],
+        firewalls: list[Any],
+        fixed: Any = None,
+    ) -> Server:
         if self.happens("quota"):
             raise Refuse({"vultr": 400, "digitalocean": 422, "hetzner": 403}[self.vendor], *LIMIT[self.vendor])
         if region != REGIONS[self.vendor]:
@@ -136,6 +161,9 @@ class State:
         server = Server(self.id(), name, plan, region, tags, publics, [] if half else firewalls, datetime.now(UTC))
         self.servers[server.id] = server
         server.address = self.boot(name, publics)
+        if fixed:
+            self.give(fixed, server)
+            server.address = find(self.addresses, str(fixed))["address"]
         if self.happens("killed"):
             self.kill()
             raise Vanish
@@ -150,6 +178,10 @@ class State:
 
     def remove(self, server: Server) -> None:
         del self.servers[server.id]
+        for key in [key for key, address in self.addresses.items() if address["server"] == server.id]:
+            self.addresses[key]["server"] = None
+            if self.addresses[key]["goes"]:
+                del self.addresses[key]
         self.end(server.name)
 
 
@@ -236,6 +268,7 @@ class Vultr:
                     body["tags"],
                     body["sshkey_id"],
                     [body["firewall_group_id"]],
+                    body.get("reserved_ipv4"),
                 )
                 return 202, {"instance": self.shown(server)}
             case "GET", ["instances", key]:
@@ -278,10 +311,19 @@ class Vultr:
                 rules = find(state.firewalls, key)["rules"]
                 rules.append({"id": len(rules) + 1, **body})
                 return 201, {"firewall_rule": rules[-1]}
-            case "GET", ["reserved-ips" | "blocks" | "snapshots" as kind]:
+            case "GET", ["reserved-ips"]:
+                found = [
+                    {
+                        "id": it["id"], "region": it["region"], "ip_type": "v4", "subnet": it["address"],
+                        "subnet_size": 32, "label": it["name"], "instance_id": it["server"] or "",
+                    }
+                    for it in state.addresses.values()
+                ]  # fmt: skip
+                return 200, self.page("reserved_ips", found, query)
+            case "GET", ["blocks" | "snapshots" as kind]:
                 name = "description" if kind == "snapshots" else "label"
                 entries = [{"id": entry["id"], name: entry["name"]} for entry in state.others.get(kind, [])]
-                return 200, self.page(kind.replace("-", "_"), entries, query)
+                return 200, self.page(kind, entries, query)
         raise Refuse(404, "not_found", f"no {method} {'/'.join(path)}")
 
     def refusal(self, error: Refuse) -> Json:
@@ -301,6 +343,13 @@ class DigitalOcean:
             "status": "new" if not ready else "active" if server.on else "off",
             "networks": {"v4": [{"ip_address": server.address, "type": "public"}] if ready else [], "v6": []},
         }  # fmt: skip
+
+    @staticmethod
+    def reserved(address: Json) -> Json:
+        ready = address["server"] and address.get("polls", 0) <= 0
+        address["polls"] = address.get("polls", 0) - 1
+        droplet = {"id": address["server"]} if ready else None
+        return {"ip": address["address"], "region": {"slug": address["region"]}, "droplet": droplet, "locked": False}
 
     def page(self, key: str, entries: list[Json], query: dict[str, str]) -> Json:
         page, size = int(query.get("page", 1)), min(self.state.page, int(query.get("per_page", 20)))
@@ -368,7 +417,15 @@ class DigitalOcean:
             case "DELETE", ["firewalls", key]:
                 del state.firewalls[find(state.firewalls, key)["id"]]
                 return 204, {}
-            case "GET", ["reserved_ips" | "volumes" | "snapshots" as kind]:
+            case "GET", ["reserved_ips"]:
+                return 200, self.page("reserved_ips", list(map(self.reserved, state.addresses.values())), query)
+            case "GET", ["reserved_ips", key]:
+                return 200, {"reserved_ip": self.reserved(find(state.addresses, key))}
+            case "POST", ["reserved_ips", key, "actions"]:
+                assert body["type"] == "assign", body
+                state.give(key, state.servers[body["droplet_id"]])
+                return 201, {"action": {"id": state.id(), "status": "in-progress"}}
+            case "GET", ["volumes" | "snapshots" as kind]:
                 return 200, self.page(kind, state.others.get(kind, []), query)
         raise Refuse(404, "not_found", f"no {method} {'/'.join(path)}")
 
@@ -442,8 +499,9 @@ class Hetzner:
                 tags = [f"{key}-{value}" if value else key for key, value in body["labels"].items()]
                 firewalls = [it["firewall"] for it in body["firewalls"]]
                 server = state.make(
-                    body["name"], body["server_type"], body["location"], tags, body["ssh_keys"], firewalls
-                )
+                    body["name"], body["server_type"], body["location"], tags, body["ssh_keys"], firewalls,
+                    body.get("public_net", {}).get("ipv4"),
+                )  # fmt: skip
                 return 201, {"server": self.shown(server), "action": action, "root_password": None}
             case "GET", ["servers", key]:
                 return 200, {"server": self.shown(find(state.servers, key))}
@@ -484,7 +542,19 @@ class Hetzner:
                     raise Refuse(422, "resource_in_use", "firewall is in use")
                 del state.firewalls[firewall["id"]]
                 return 204, {}
-            case "GET", ["primary_ips" | "floating_ips" | "volumes" as kind]:
+            case "GET", ["primary_ips"]:
+                found = [
+                    {
+                        "id": it["id"], "name": it["name"], "ip": it["address"], "type": "ipv4",
+                        "auto_delete": it["goes"], "location": {"name": it["region"]}, "assignee_id": it["server"],
+                    }
+                    for it in state.addresses.values()
+                ]  # fmt: skip
+                return 200, self.page("primary_ips", found, query)
+            case "PUT", ["primary_ips", key]:
+                find(state.addresses, key)["goes"] = body["auto_delete"]
+                return 200, {"primary_ip": {}}
+            case "GET", ["floating_ips" | "volumes" as kind]:
                 return 200, self.page(kind, state.others.get(kind, []), query)
         raise Refuse(404, "not_found", f"no {method} {'/'.join(path)}")
 

@@ -115,13 +115,38 @@ def left(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             name, marks = str(entry.get(asked["name"]) or ""), entry.get(asked.get("tags", ""))
             ours = "recommender" in marks if marks is not None else name.startswith("recommender-")
             if ours:
-                found.append({"kind": asked["kind"], "id": entry["id"], "name": name})
+                # an address is a person's, and stays
+                kept = {"kept": True} if asked["kind"] == "address" else {}
+                found.append({"kind": asked["kind"], "id": entry["id"], "name": name, **kept})
     return found
 
 
 def of_name(found: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """What of it belongs to the server of this name."""
-    return [item for item in found if item["name"] == (name if item["kind"] == "server" else f"recommender-{name}")]
+    """What of it belongs to the server of this name, and goes with it."""
+    return [
+        item
+        for item in found
+        if item["name"] == (name if item["kind"] == "server" else f"recommender-{name}") and not item.get("kept")
+    ]
+
+
+def fixed(entries: Iterable[dict[str, Any]], keys: dict[str, str], name: str, wanted: str = "") -> dict[str, Any]:
+    """The reserved IPv4 address that is wanted, or has the server's name; empty without one.
+
+    keys: where an entry of the vendor has id, name, address, region and the server's id, as in location.name.
+    """
+
+    def at(entry: Any, path: str) -> Any:
+        for part in path.split("."):
+            entry = (entry or {}).get(part)
+        return entry
+
+    for entry in entries:
+        found = {key: at(entry, keys.get(key, key)) for key in ("id", "name", "address", "region", "server")}
+        chosen = found["address"] == wanted if wanted else found["name"] in (name, f"recommender-{name}")
+        if chosen and ":" not in found["address"]:
+            return {**found, "server": str(found["server"] or ""), "goes": bool(entry.get("auto_delete"))}
+    return {}
 
 
 def image(entries: list[dict[str, Any]], key: str, suite: str) -> dict[str, Any]:
@@ -211,6 +236,7 @@ class FilterModule:
             "cloud_server_expired": expired,
             "cloud_server_left": left,
             "cloud_server_of_name": of_name,
+            "cloud_server_fixed": fixed,
             "cloud_server_image": image,
             "cloud_server_costs": costs,
             "cloud_server_cost_lines": cost_lines,

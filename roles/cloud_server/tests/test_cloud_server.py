@@ -132,9 +132,11 @@ def test_only_what_is_ours_is_left() -> None:
             "item": {"kind": "key", "name": "name"},
             "entries": [{"id": 3, "name": "recommender-dev"}, {"id": 4, "name": "dev"}, {"id": 5, "name": None}],
         },
+        # it is shown, and stays
+        {"item": {"kind": "address", "name": "name"}, "entries": [{"id": 6, "name": "recommender-dev"}]},
     ]
     found = servers.left(results)
-    assert [(item["kind"], item["id"]) for item in found] == [("server", 1), ("key", 3)]
+    assert [(item["kind"], item["id"]) for item in found] == [("server", 1), ("key", 3), ("address", 6)]
     assert [item["id"] for item in servers.of_name(found, "dev")] == [1, 3]
     # a key that somebody called as a server is called
     assert servers.of_name(found, "recommender-dev") == []
@@ -148,6 +150,26 @@ def server(name: str, **changes: Any) -> dict[str, Any]:
         "name": name, "state": "running", "plan": "one", "region": "fra", "tags": ["recommender", "price-usd-20000"],
         "created": "2025-11-30T02:00:00+00:00", "price": 20000, **changes,
     }  # fmt: skip
+
+
+def test_the_fixed_address_is_the_one_that_is_wanted_or_has_the_name() -> None:
+    keys = {"address": "ip", "region": "location.name", "server": "droplet.id"}
+
+    def entry(name: str, address: str, **more: Any) -> dict[str, Any]:
+        return {"id": name, "name": name, "ip": address, "location": {"name": "fsn1"}, "droplet": None, **more}
+
+    entries = [
+        entry("dev", "2001:db8::7"),
+        entry("other", "198.51.100.1"),
+        entry("recommender-dev", "198.51.100.2", droplet={"id": 7}, auto_delete=True),
+    ]
+    assert servers.fixed(entries, keys, "dev") == {
+        "id": "recommender-dev", "name": "recommender-dev", "address": "198.51.100.2", "region": "fsn1", "server": "7",
+        "goes": True,
+    }  # fmt: skip
+    assert servers.fixed(entries, keys, "dev", "198.51.100.1")["server"] == ""
+    assert servers.fixed(entries, keys, "de") == {}
+    assert servers.fixed(entries, keys, "dev", "198.51.100.3") == {}
 
 
 def test_costs() -> None:
