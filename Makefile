@@ -22,6 +22,7 @@ COUNT :=
 SIZE :=
 REGION :=
 TTL :=
+IDLE :=
 YES :=
 CONFIRM :=
 BACKUP :=
@@ -171,9 +172,10 @@ chaos: $(READY) ## hurt the server of make up in 37 ways; each time it recovers 
 add-host: $(READY) ## write a server into an inventory: make add-host VENDOR=vultr NAME=recommender-dev ADDRESS=198.51.100.7 ENV=dev
 	@bin/add_host.py -i 'inventory/$(VENDOR)' --name='$(NAME)' --address='$(ADDRESS)' --environment='$(ENV)'
 
-create: $(READY) ## make a server at a vendor: make create VENDOR=vultr NAME=recommender-dev ENV=dev [SIZE=medium] [REGION=fra] [TTL=8h] [YES=1]
+create: $(READY) ## make a server at a vendor: make create VENDOR=vultr NAME=recommender-dev ENV=dev [SIZE=medium] [REGION=fra] [TTL=8h] [IDLE=4h] [YES=1]
 	@$(NAMED) ansible-playbook playbooks/create.yml $(CLOUD) $(if $(SIZE),-e '{"cloud_server_size": "$(SIZE)"}') \
-	  $(if $(REGION),-e '{"cloud_server_region": "$(REGION)"}') $(if $(TTL),-e '{"cloud_server_ttl": "$(TTL)"}')
+	  $(if $(REGION),-e '{"cloud_server_region": "$(REGION)"}') $(if $(TTL),-e '{"cloud_server_ttl": "$(TTL)"}') \
+	  $(if $(IDLE),-e '{"cloud_server_idle": "$(IDLE)"}')
 
 destroy: $(READY) ## remove such a server with all that is on it: make destroy VENDOR=vultr NAME=recommender-dev [BACKUP=yes] [YES=1] [CONFIRM=name]
 	@$(if $(filter-out yes no,$(BACKUP)),echo "BACKUP is yes or no or left out" >&2; exit 2;) $(NAMED) \

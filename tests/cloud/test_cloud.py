@@ -147,7 +147,7 @@ def test_a_server_comes_answers_and_goes(bench: Bench) -> None:
     before = state.inventory()
 
     # the short site: people and sshd, over the address and the host key that create wrote
-    words = ("ENV=dev", "TTL=8h", "YES=1")
+    words = ("ENV=dev", "TTL=8h", "IDLE=4h", "YES=1")
     said = bench.make("up", *words, "ARGS=--tags access") if bench.vendor == "vultr" else bench.make("create", *words)
     (server,) = [server for server in state.servers.values() if server.name == NAME]
     assert server.plan == {"vultr": "vc2-1c-2gb", "digitalocean": "s-1vcpu-2gb", "hetzner": "cx23"}[bench.vendor]
@@ -156,8 +156,13 @@ def test_a_server_comes_answers_and_goes(bench: Bench) -> None:
     assert f"Next: ansible-playbook site.yml -i inventory/{bench.vendor}" in said
     assert "an hour" in said
     assert "It ends in 8h" in said
-    timer = ["docker", "exec", container(NAME), "systemctl", "is-active", "end-of-server.timer"]
-    assert subprocess.check_output(timer, text=True) == "active\n"
+    assert "idle-14400" in server.tags
+    inside = ("docker", "exec", container(NAME), "sh", "-c")
+    timers = "systemctl is-active end-of-server.timer idle-server.timer"
+    assert subprocess.check_output([*inside, timers], text=True) == "active\nactive\n"
+    # it finds its programs there, and somebody's work or the start
+    look = "systemctl start idle-server.service && cat /run/idle-server/used"
+    assert int(subprocess.check_output([*inside, look], text=True)) > 0
 
     there = state.inventory()
     if bench.vendor == "vultr":

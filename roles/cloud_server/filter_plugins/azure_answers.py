@@ -13,7 +13,8 @@ common = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(common)
 
 HOURS_A_MONTH = 730
-STATES = {"running": "running", "stopped": "stopped", "deallocated": "stopped"}
+# one that switched itself off is not released: it costs as before, until make stop or make start
+STATES = {"running": "running", "deallocated": "stopped"}
 KINDS = {
     "microsoft.compute/virtualmachines": "server", "microsoft.compute/disks": "disk",
     "microsoft.compute/snapshots": "snapshot", "microsoft.network/publicipaddresses": "address",

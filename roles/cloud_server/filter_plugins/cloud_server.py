@@ -14,11 +14,11 @@ UNITS = {"m": 60, "h": 3600, "d": 86400}
 MILLIONTHS = 1_000_000
 
 
-def seconds(text: str) -> int:
-    """Seconds of 90m, 8h or 2d; 0 of an empty text."""
+def seconds(text: str, word: str = "TTL") -> int:
+    """Seconds of 90m, 8h or 2d; 0 of an empty text. word: what it is called in an error."""
     match = re.fullmatch(r"([1-9]\d{0,4})([mhd])", text or "0m")
     if not match and text:
-        raise AnsibleFilterError(f"TTL={text} must be a number with m, h or d, for example 90m, 8h or 2d")
+        raise AnsibleFilterError(f"{word}={text} must be a number with m, h or d, for example 90m, 8h or 2d")
     return int(match[1]) * UNITS[match[2]] if match else 0
 
 
@@ -73,11 +73,12 @@ def millionths(price: Any) -> int | None:
     return None if price is None else round(Decimal(str(price)) * MILLIONTHS)
 
 
-def tags(environment: str, plan: dict[str, Any], until: int = 0) -> list[str]:
-    """The tags of a new server: ours, its environment, the price agreed, and the second when it ends."""
+def tags(environment: str, plan: dict[str, Any], until: int = 0, idle: int = 0) -> list[str]:
+    """The tags of a new server: ours, its environment, the price agreed, its end, and the seconds without use."""
     price = millionths(plan["hourly"])
     agreed = [] if price is None else [f"price-{plan['currency'].lower()}-{price}"]
-    return ["recommender", f"environment-{environment}", *agreed, *([f"until-{until}"] if until else [])]
+    ends = [f"{key}-{number}" for key, number in (("until", until), ("idle", idle)) if number]
+    return ["recommender", f"environment-{environment}", *agreed, *ends]
 
 
 def labels(found: Iterable[str]) -> dict[str, str]:
@@ -203,7 +204,7 @@ def cost_lines(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         of = f"by the table of {row['of']}" if row["of"] else "today"
         each = f"{money(row['agreed'], row['currency'])} an hour agreed, {money(row['today'], row['currency'])} {of}"
-        off = "" if row["state"] == "running" else f", {row['state']}: {money(row['stopped'], row['currency'])} an hour"
+        off = f", stopped: {money(row['stopped'], row['currency'])} an hour" if row["state"] == "stopped" else ""
         lines.append(
             f"{row['name']} ({row['vendor']}, {row['plan']}, {row['region']}): {each},"
             f" {money(row['month'], row['currency'], 2)} this month{off}"

@@ -96,6 +96,8 @@ def test_times() -> None:
     for text in ("8", "0h", "h", "8 h", "-1h"):
         with pytest.raises(AnsibleFilterError, match="for example 90m, 8h or 2d"):
             servers.seconds(text)
+    with pytest.raises(AnsibleFilterError, match="IDLE=4 must be"):
+        servers.seconds("4", "IDLE")
 
 
 def test_tags_say_environment_price_and_end_and_become_labels() -> None:
@@ -107,10 +109,11 @@ def test_tags_say_environment_price_and_end_and_become_labels() -> None:
     assert servers.from_labels({"recommender": "yes"}) == ["recommender"]
     assert servers.agreed(tags) == 7440
     assert servers.agreed(["recommender", "price-usd-?"]) is None
-    assert servers.tags("dev", {"currency": "USD", "hourly": 0.015}) == [
+    assert servers.tags("dev", {"currency": "USD", "hourly": 0.015}, idle=14400) == [
         "recommender",
         "environment-dev",
         "price-usd-15000",
+        "idle-14400",
     ]
 
 

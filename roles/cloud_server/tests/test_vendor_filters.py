@@ -256,6 +256,9 @@ def test_servers_of_azure() -> None:
             "stopped": round((2.4 / 730 + 0.005) * 1e6),
         }
     ]  # fmt: skip
+    # off, and not released: it costs as before
+    (unreleased,) = azure.servers([{**machine, "power_state": "stopped"}], [address], AZURE)
+    assert unreleased["state"] == "starting"
 
 
 def test_template_of_azure() -> None:
