@@ -41,7 +41,7 @@ PERSON := $(if $(filter command,$(origin USER)),--user $(USER))
 # A server that is made, or gone, may not stand in hosts.yml. The vendor's dynamic file is not read: the role asks itself.
 CLOUD = -i 'inventory/$(VENDOR)/hosts.yml' -i '$(NAME),' --limit '$(NAME)' -e '{"cloud_server_environment": "$(ENV)"}' \
   $(if $(YES),-e '{"cloud_server_yes": true}') $(if $(CONFIRM),-e '{"cloud_server_confirm": "$(CONFIRM)"}')
-NAMED = $(if $(and $(filter-out local,$(VENDOR)),$(NAME)),,echo "VENDOR and NAME are missing. Type for example: \
+NAMED = $(if $(filter-out 1 yes,$(YES)),echo "YES is 1 or left out" >&2; exit 2;)$(if $(and $(filter-out local,$(VENDOR)),$(NAME)),,echo "VENDOR and NAME are missing. Type for example: \
   make $@ VENDOR=vultr NAME=recommender-dev$(if $(filter create up,$@), ENV=dev)" >&2; exit 2;)
 # Ansible needs an installed UTF-8 locale: the first of these that exists
 LOCALE := $(shell for name in '' C.UTF-8 en_US.UTF-8; do \

@@ -8,6 +8,7 @@ usage: add_host.py -i inventory/vultr --name recommender-dev --address 198.51.10
 """
 
 import argparse
+import fcntl
 import ipaddress
 import os
 import pathlib
@@ -121,6 +122,8 @@ def main() -> None:
         lines = [f"{name} {fault}" for name, fault in faults.items() if fault]
         sys.exit("\n".join([*lines, f"Nothing was written. Type for example: {typed}"]))
     path = arguments.inventory / "hosts.yml"
+    # held until the end, so that no line of another run is lost
+    fcntl.flock(os.open(path.parent, os.O_RDONLY), fcntl.LOCK_EX)
     yaml = YAML()
     yaml.indent(mapping=2)
     yaml.width = 1000
@@ -137,10 +140,12 @@ def main() -> None:
     except (ValueError, AttributeError, YAMLError, OSError) as error:
         sys.exit(f"{path} is as it was: {error}")
     if changed:
-        new = path.with_name(".hosts.yml.new")
+        # a link stays one
+        real = path.resolve()
+        new = real.with_name(".hosts.yml.new")
         with new.open("w", encoding="utf-8") as file:
             yaml.dump(groups, file)
-        os.replace(new, path)
+        os.replace(new, real)
     place = "no longer in" if arguments.remove else f"in the group {arguments.environment} of"
     print(f"{arguments.name} is {place} {path}." if changed else f"{path} is as it was.")
     if arguments.remove:

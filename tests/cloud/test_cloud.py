@@ -295,6 +295,32 @@ def test_the_name_of_another_server_is_not_taken(faulty: Faulty) -> None:
     assert state.inventory() == [f"server {NAME}"]
 
 
+def past() -> str:
+    """The tag of a server whose time is over."""
+    return f"until-{vendors.ago(0.1).timestamp():.0f}"
+
+
+@pytest.mark.parametrize("faulty", ["hetzner"], indirect=True)
+def test_a_name_whose_time_is_over_is_made_anew(faulty: Faulty) -> None:
+    tags = ["recommender", "environment-dev", past()]
+    old = vendors.Server(1, NAME, "cx23", "fsn1", tags, [], [], vendors.ago(9), 0, "198.51.100.9")
+    faulty.state.servers[old.id] = old
+    assert "It costs " in faulty.create()
+    server = faulty.one_server()
+    assert server.keys and server.id != old.id and not any(tag.startswith("until-") for tag in server.tags)
+
+
+@pytest.mark.parametrize("faulty", ["vultr"], indirect=True)
+def test_the_token_of_another_project_forgets_no_server(faulty: Faulty) -> None:
+    faulty.create()
+    there, faulty.state.servers = faulty.state.servers, {}
+    gone = faulty.state.keys, faulty.state.firewalls
+    faulty.state.keys, faulty.state.firewalls = {}, {}
+    assert "are these the credentials of its project?" in faulty.make("destroy", "YES=1", code=2)
+    faulty.state.servers, (faulty.state.keys, faulty.state.firewalls) = there, gone
+    faulty.one_server()
+
+
 @pytest.mark.parametrize("faulty", ["hetzner"], indirect=True)
 def test_a_control_machine_that_dies_is_continued(faulty: Faulty) -> None:
     faulty.begin("killed")
@@ -407,15 +433,17 @@ def test_costs_of_all_vendors_and_servers_past_their_time(all_faulty: dict[str, 
         region = vendors.REGIONS[vendor]
         for name, tags in (
             ("lives", of),
-            ("over", [*of, "until-1764500000"]),
-            ("over-prod", ["recommender", "environment-prod", "until-1764500000"]),
+            ("over", [*of, past()]),
+            ("over-prod", ["recommender", "environment-prod", past()]),
+            # of a tool that knows another form
+            ("theirs", ["recommender", "environment-dev", "until-20261231"]),
         ):
             server = vendors.Server(bench.state.id(), name, plans[vendor], region, tags, [], [], vendors.ago(2), 0)
             bench.state.servers[server.id] = server
     said = asked.checkout.run("make", "cost")
     for vendor, bench in all_faulty.items():
-        assert bench.state.inventory() == ["server lives", "server over-prod"]
-        assert [server.on for server in bench.state.servers.values()] == [True, False]
+        assert bench.state.inventory() == ["server lives", "server over-prod", "server theirs"]
+        assert [server.on for server in bench.state.servers.values()] == [True, False, True]
         price = {plan[0]: plan[4] for plan in vendors.PLANS[vendor]}[plans[vendor]]
         price += vendors.ADDRESS_PRICE[0] if vendor == "hetzner" else 0
         line = re.search(rf"^lives \(\w+, {plans[vendor]}, \w+\): (\S+) \w+ an hour agreed, (\S+) ", said, re.M)

@@ -114,9 +114,11 @@ def servers(
     return found
 
 
-def foreign(machines: Iterable[dict[str, Any]]) -> list[str]:
-    """Names of the servers that are not ours."""
-    return [each["name"] for each in machines if "recommender" not in (each.get("tags") or {})]
+def foreign(found: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of the servers, or of those whose resource groups they would be, that are not ours."""
+    return [
+        each["name"].removeprefix("recommender-") for each in found if "recommender" not in (each.get("tags") or {})
+    ]
 
 
 def left(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,7 +129,7 @@ def left(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         for entry in group.get("resources") or []:
             kind = KINDS.get(entry["type"].lower())
             if kind:
-                found.append({"kind": kind, "id": entry["id"], "name": group["name"]})
+                found.append({"kind": kind, "id": entry["id"], "name": group["name"].removeprefix("recommender-")})
     return found
 
 

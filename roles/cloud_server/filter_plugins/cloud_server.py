@@ -102,9 +102,17 @@ def agreed(found: Iterable[str]) -> int | None:
     return int(number) if number.isdigit() else None
 
 
+def end(server: dict[str, Any]) -> int:
+    """The second when it ends; 0 without one, and where make create cannot have written it."""
+    until = value(server["tags"], "until")
+    written = re.fullmatch(r"[1-9]\d{9}", until) and when(server["created"]).timestamp() < int(until)
+    return int(until) if written else 0
+
+
 def expired(servers: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
-    """The servers whose time is over."""
-    return [server for server in servers if 0 < int(value(server["tags"], "until") or 0) <= now]
+    """The servers whose time is over. One whose name another has as well is left to a person."""
+    names = [server["name"] for server in servers]
+    return [server for server in servers if 0 < end(server) <= now and names.count(server["name"]) == 1]
 
 
 def left(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,12 +130,16 @@ def left(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+# what is called as the server itself; the rest is ours by its name
+PLAIN = ("server", "disk", "address", "snapshot")
+
+
 def of_name(found: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """What of it belongs to the server of this name, and goes with it."""
     return [
         item
         for item in found
-        if item["name"] == (name if item["kind"] == "server" else f"recommender-{name}") and not item.get("kept")
+        if item["name"] == (name if item["kind"] in PLAIN else f"recommender-{name}") and not item.get("kept")
     ]
 
 

@@ -101,12 +101,12 @@ def firewalls(name: str, ports: Iterable[int]) -> list[dict[str, Any]]:
     ]
 
 
-def scheduling(until: str) -> dict[str, Any]:
-    """With a TTL Google itself destroys the server."""
+def scheduling(until: str, prod: bool = False) -> dict[str, Any]:
+    """With a TTL Google itself destroys the server; one of prod it stops."""
     if not until:
         return {}
     seconds = max(120, int(until) - int(time.time()))
-    return {"maxRunDuration": {"seconds": str(seconds)}, "instanceTerminationAction": "DELETE"}
+    return {"maxRunDuration": {"seconds": str(seconds)}, "instanceTerminationAction": "STOP" if prod else "DELETE"}
 
 
 def left(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,9 +114,10 @@ def left(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for result in results:
         for entry in result["items"]:
-            if "recommender" in (entry.get("labels") or {}) or entry.get("description") == "recommender":
+            firewall = result["item"]["kind"] == "firewall"
+            if "recommender" in (entry.get("labels") or {}) or (firewall and entry.get("description") == "recommender"):
                 path = entry["selfLink"].partition("/compute/v1/")[2]
-                name = entry["name"].removesuffix("-else") if result["item"]["kind"] == "firewall" else entry["name"]
+                name = entry["name"].removesuffix("-else") if firewall else entry["name"]
                 found.append({"kind": result["item"]["kind"], "id": entry["id"], "name": name, "path": path})
     return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -48,6 +49,7 @@ entries: {description: Entries of all pages., type: list, returned: with collect
 lists: {description: 'Of each list: the item of I(lists), and its entries.', type: list, returned: with lists}
 item: {description: The entry that was there or was made., type: dict, returned: with unless}
 status: {description: Code of HTTP., type: int, returned: always}
+date: {description: 'Seconds since 1970 by the clock of the vendor, or 0.', type: float, returned: always}
 sold_out: {description: Whether the vendor has none of this plan., type: bool, returned: always}
 """
 
@@ -105,7 +107,7 @@ class Api:
         self.endpoint = (os.environ.get(self.vendor["endpoint_variable"]) or self.vendor["endpoint"]).rstrip("/")
         # of an answer, and the longest between two tries
         self.patience = float(os.environ.get("VENDOR_API_TIMEOUT") or 30)
-        self.status, self.asked = 0, ""
+        self.status, self.asked, self.date = 0, "", 0.0
 
     def token(self) -> str:
         names = self.vendor["credentials"]
@@ -127,6 +129,8 @@ class Api:
             self.module, self.endpoint + path, method=method, data=data, headers=headers, timeout=self.patience
         )
         self.status = info["status"]
+        if info.get("date"):
+            self.date = parsedate_to_datetime(info["date"]).timestamp()
         if self.status == 401:
             self.module.fail_json(
                 msg=f"{self.title} refuses the token in {' or '.join(self.vendor['credentials'])}."
@@ -212,7 +216,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             msg=f"{api.title} does not answer {api.asked}: {error}. Type the same command again: it continues.",
             status=api.status,
         )
-    return {**result, "status": api.status}
+    return {**result, "status": api.status, "date": api.date}
 
 
 def main() -> None:

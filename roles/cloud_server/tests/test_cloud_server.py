@@ -118,8 +118,17 @@ def test_tags_say_environment_price_and_end_and_become_labels() -> None:
 
 
 def test_what_is_past_its_time() -> None:
-    found = [{"name": name, "tags": tags} for name, tags in (("a", ["until-100"]), ("b", ["until-101"]), ("c", []))]
-    assert [server["name"] for server in servers.expired(found, 100.5)] == ["a"]
+    ends = {
+        "over": "1800000100", "not-yet": "1800000101", "never": "", "before-it-was-made": "1700000000",
+        "of another program": "20261231", "a date": "2027-01-31",
+    }  # fmt: skip
+    found = [
+        {"name": name, "created": "2026-11-29T20:00:00+00:00", "tags": [f"until-{end}"] if end else []}
+        for name, end in ends.items()
+    ]
+    assert [server["name"] for server in servers.expired(found, 1800000100.5)] == ["over"]
+    # two of one name, of which one lives on
+    assert servers.expired([found[0], {**found[2], "name": "over"}], 1800000100.5) == []
 
 
 def test_only_what_is_ours_is_left() -> None:
