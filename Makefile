@@ -200,7 +200,7 @@ test: $(READY) ## lint, unit tests, molecule test --all of every role, the whole
 	@roles/cloud_server/files/local/image.sh bookworm >/dev/null & image=$$!; \
 	  molecule/conda_fixture/select.sh .cache >/dev/null; conda=$$?; \
 	  $(MAKE) --no-print-directory -C ml .venv/.complete COMPILE= PYTHON= >/dev/null || conda=$$?; wait $$image && exit $$conda
-	@pytest -v -n 3 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(if $(ONLY),-k '$(ONLY)') $(ARGS)
+	@pytest -v -n 4 --maxschedchunk 1 --durations 0 --durations-min 1 -ra tests/suite.py $(if $(ONLY),-k '$(ONLY)') $(ARGS)
 
 lint: $(READY) ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@pytest -q tests/suite.py -k lint

@@ -48,11 +48,11 @@ PARTS = {
         for role in sorted(path.parent.name for path in ROOT.glob("roles/*/molecule"))
     },
 }
-# The longest first, so that the workers end at about the same time; a quick one behind each of the first three, because
+# The longest first, so that the workers end at about the same time; a quick one behind each of the first four, because
 # each worker is handed two to begin with.
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
-    "site-up", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
+    "site-up", "lint-mypy", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
     "site-upgrade", "cloud", "image", "unit-training", "molecule-backup", "molecule-model_server",
     "molecule-recommender",
 ]  # fmt: skip
