@@ -204,11 +204,12 @@ def test_the_drill_finds(host, defect):
 def test_a_lock_of_another_host_is_told(host):
     """Nobody knows whether that one lives; only what deletes minds it."""
     second(host)
+    # a lock that is being written has another name until it is whole
     sh(
         host,
-        f"rm -f /mnt/second/copies/locks/*;"
-        f" unshare -u sh -c 'hostname elsewhere; sleep 60 | {RESTIC} backup --stdin >/dev/null 2>&1 &"
-        ' timeout 60 sh -c "until ls /mnt/second/copies/locks/* >/dev/null 2>&1; do :; done"; pkill -KILL -x restic\'',
+        f"cd /mnt/second/copies/locks; rm -f *;"
+        f" unshare -u sh -c 'hostname elsewhere; sleep 60 2>/dev/null | {RESTIC} backup --stdin >/dev/null 2>&1 &"
+        ' timeout 60 sh -c "until ls | grep -qxE [0-9a-f]+; do :; done"; pkill -KILL -x restic\'',
     )
     assert "Another program has locked the repository" in sh(host, f"{FOLDER} server-backup prune", 1)
     assert "prune: Another program has locked" in sh(host, f"{FOLDER} server-backup late")
