@@ -8,29 +8,19 @@ copies new files of a home as well. --server takes a container that is there, su
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import yaml
+from serving import site
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PORT, UNIT = 8000, "server-backup-run.service"
 FILES = "mkdir -p /home/analyst/bench; head -c {size}M /dev/urandom > /home/analyst/bench/{name}; sync"
-
-
-def site() -> Any:
-    """bench/site.py, which the standard library's module of that name would hide."""
-    spec = importlib.util.spec_from_file_location("bench_site", ROOT / "bench/site.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @contextlib.contextmanager
