@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from recommender.tracking import listener, stores
+from recommender import listener
+from recommender.tracking import stores
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 STRANGER = 54321

@@ -20,14 +20,14 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from recommender import train
+from recommender import listener, train
 from recommender.algorithms import dump
 from recommender.cli import main, printing
 from recommender.config import Config
 from recommender.errors import InputError, RecommenderError, Refusal
 from recommender.promotion import bundle, evidence, gate, promote, trial, unfinished, versions, watch
 from recommender.promotion.service import Service
-from recommender.tracking import listener, registry, stores
+from recommender.tracking import registry, stores
 from tests.conftest import ROOT
 from tests.test_typed import in_a_shell
 

@@ -19,8 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from recommender import listener
 from recommender.errors import RecommenderError
-from recommender.tracking import listener
 
 # Seconds for an answer of the registry.
 _TIMEOUT = 5.0

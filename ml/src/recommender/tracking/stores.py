@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from recommender import typed, uris
+from recommender import listener, typed, uris
 from recommender.errors import InputError, RecommenderError
-from recommender.tracking import listener
 
 # MLflow's defaults retry for minutes. Git is not needed: the source digest is a tag.
 _DEFAULTS = {

@@ -21,7 +21,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Foreign(RecommenderError):
-    """Another account's program listens on the tracking server's port."""
+    """Another account's program listens on the port of a server of this machine."""
 
 
 def check(uri: str, credentials: bool) -> None:
@@ -38,14 +38,33 @@ def check(uri: str, credentials: bool) -> None:
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     addresses = [each for each in _resolve(parts.hostname or "") if each.is_loopback]
     allowed = {0} | ({_uid(expected)} if expected else {os.getuid(), _uid("mlflow")})
-    found = {uid for address in addresses for uid in owners(address, port)}
-    if strangers := [_name(uid) for uid in sorted(found - allowed)]:
+    if strangers := _strangers(addresses, port, allowed):
         raise Foreign(
             f"{parts.hostname}:{port}: a program of {', '.join(strangers)} listens there, but the tracking "
             f"server runs as {expected or 'mlflow'}. Nothing was sent to it. End that program and start "
             "the server (systemctl restart mlflow); if it is the right one, name its account: "
             f"make train {ACCOUNT}={strangers[0]}"
         )
+
+
+def check_service(address: str, account: str, what: str) -> None:
+    """Check who listens at `address`, host:port: root, `account`, which runs `what`, or one's own tunnel.
+
+    Raises Foreign for another account's program.
+    """
+    host, _, port = address.rpartition(":")
+    addresses = [each for each in _resolve(host) if each.is_loopback]
+    if strangers := _strangers(addresses, int(port), {0, os.getuid(), _uid(account)}):
+        raise Foreign(
+            f"{address}: a program of {', '.join(strangers)} listens there, but {what} runs as {account}. "
+            "Nothing was sent to it. End that program first."
+        )
+
+
+def _strangers(addresses: list[Address], port: int, allowed: set[int]) -> list[str]:
+    """Name the other accounts whose sockets accept connections there."""
+    found = {uid for address in addresses for uid in owners(address, port)}
+    return [_name(uid) for uid in sorted(found - allowed)]
 
 
 def owners(address: Address, port: int) -> set[int]:
