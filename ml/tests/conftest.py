@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_",
 # Tests read each file for what is in it; the cache's own tests name a folder.
 os.environ["RECOMMENDER_CACHE"] = "off"
 
+from recommender.algorithms import spark  # noqa: E402
 from recommender.config import Config, DataConfig  # noqa: E402
 from recommender.data import reading  # noqa: E402
 from recommender.data.ratings import Ratings  # noqa: E402
@@ -55,6 +56,34 @@ def rows(seed: int = 0) -> list[tuple[str, str, float, int]]:
 def own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading a model puts its code before this package's, in processes that are started later too."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def solved_here(
+    algo: Any, trainset: Any, user: np.ndarray, item: np.ndarray, value: np.ndarray, implicit: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find what MLlib's ALS does, by dense matrices: each row's ridge is multiplied by its ratings."""
+    weight, target = (np.zeros((trainset.n_users, trainset.n_items)) for _ in range(2))
+    if implicit:
+        target[user, item] = 1
+        weight += 1
+        weight[user, item] += algo.alpha * value
+    else:
+        target[user, item], weight[user, item] = value, 1
+    rated = np.zeros_like(weight)
+    rated[user, item] = 1
+    p, q = (np.random.default_rng(0).normal(size=(n, algo.n_factors)) for n in weight.shape)
+    for _ in range(algo.n_epochs):
+        for rows, fixed, w, t, counts in ((p, q, weight, target, rated), (q, p, weight.T, target.T, rated.T)):
+            for at in range(len(rows)):
+                ridge = algo.reg * max(counts[at].sum(), 1) * np.eye(algo.n_factors)
+                rows[at] = np.linalg.solve(fixed.T * w[at] @ fixed + ridge, fixed.T @ (w[at] * t[at]))
+    return p, q
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark's algorithms are solved here; the scenario of roles/spark_cluster has a cluster."""
+    monkeypatch.setattr(spark, "_factors", solved_here)
 
 
 @pytest.fixture(scope="session")

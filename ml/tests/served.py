@@ -1,9 +1,12 @@
 """Two versions of a small model, for the tests of the service, and for a service that runs elsewhere.
 
-usage: python -m tests.served FOLDER        writes both, and the first one's bundle below bundles/
+usage: python -m tests.served FOLDER [RATING LISTS]     writes both, and the first one's bundle below bundles/
+
+RATING and LISTS are the algorithms of the heads, instead of those of SVD and AutoEASE.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,12 +24,12 @@ LABELS = {
 }  # fmt: skip
 
 
-def make(ratings: Ratings, place: Path) -> None:
+def make(ratings: Ratings, place: Path, rating: str = "SVD", lists: str = "AutoEASE") -> None:
     """Write the models and their golden samples; the second version estimates otherwise."""
     for number, epochs in ((1, 3), (2, 20)):
         content = {
-            "algorithm": "SVD", "params": {"n_factors": 4, "n_epochs": epochs}, "data": {"source": "x"},
-            "ranking": {"algorithm": "AutoEASE"}, "recommendation": {"k": 4, "min_item_ratings": 0},
+            "algorithm": rating, "params": {"n_factors": 4, "n_epochs": epochs}, "data": {"source": "x"},
+            "ranking": {"algorithm": lists}, "recommendation": {"k": 4, "min_item_ratings": 0},
         }  # fmt: skip
         model, _ = train.fit(ratings, Config.model_validate(content))
         model.save(place / f"model{number}", {})
@@ -41,8 +44,11 @@ def lay_out(models: Path, number: int, bundles: Path) -> Path:
 
 
 if __name__ == "__main__":
+    # the tests' own settings take away where Spark is
+    there = dict(os.environ)
     from tests.conftest import tiny
 
+    os.environ.update(there)
     folder = Path(sys.argv[1])
-    make(tiny(), folder)
+    make(tiny(), folder, *sys.argv[2:])
     print(lay_out(folder, 1, folder / "bundles"))

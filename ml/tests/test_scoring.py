@@ -50,6 +50,8 @@ OURS = [
     ("UserEASE", {"reg": 3.0}),
     ("AutoEASE", {}),
     ("UserEASE", {"reg": 0.5, "rating_weight": 1.0, "activity": 0.0}),
+    ("SparkALS", {"n_factors": 2, "n_epochs": 3}),
+    ("SparkPicks", {"n_factors": 2, "n_epochs": 3}),
 ]
 CASES += OURS
 EXACT = {"rtol": 0, "atol": 1e-9}

@@ -12,7 +12,7 @@ import surprise
 from surprise import prediction_algorithms
 
 from recommender import algorithms
-from recommender.algorithms import bayesian, parameters, ranking, sgd
+from recommender.algorithms import bayesian, parameters, ranking, sgd, spark
 from recommender.algorithms.heads import TwoHeads
 from recommender.config import Config
 from recommender.data.ratings import Ratings
@@ -23,7 +23,7 @@ ALGORITHMS: dict[str, type[surprise.AlgoBase]] = {
     name: value
     for name, value in vars(prediction_algorithms).items()
     if inspect.isclass(value) and issubclass(value, surprise.AlgoBase) and value is not surprise.AlgoBase
-} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, *ranking.KINDS)}
+} | {kind.__name__: kind for kind in (sgd.SVD, sgd.SVDpp, bayesian.BMF, *ranking.KINDS, *spark.KINDS)}
 
 # Its answers are random numbers: nothing can be stored.
 UNSERVED = "NormalPredictor"
@@ -127,7 +127,10 @@ def warm_up(name: str, params: dict[str, Any], seed: int) -> float:
 
     It is trained on two ratings. Invalid parameters are reported by the real training.
     """
-    if name not in ALGORITHMS or not ALGORITHMS[name].__module__.startswith(f"{algorithms.__name__}."):
+    # on a cluster there is nothing to compile
+    if ALGORITHMS.get(name) in (None, *spark.KINDS) or not ALGORITHMS[name].__module__.startswith(
+        f"{algorithms.__name__}."
+    ):
         return 0.0
     began = time.perf_counter()
     reader = surprise.Reader(rating_scale=(1, 5))

@@ -8,7 +8,7 @@ import surprise
 from surprise import prediction_algorithms
 from surprise.prediction_algorithms.knns import SymmetricAlgo
 
-from recommender.algorithms import ranking
+from recommender.algorithms import ranking, spark
 from recommender.algorithms.heads import TwoHeads
 from recommender.config import Config
 from recommender.data.ratings import Ratings
@@ -78,6 +78,8 @@ def scorer(algo: surprise.AlgoBase, ratings: Ratings) -> Scorer:
         return _weights(algo, users, items)
     if isinstance(algo, ranking.UserEASE):
         return _peers(algo, users, items)
+    if isinstance(algo, spark.SparkPicks):
+        return _picks(algo, users, items)
     return _factors(algo, users, items)
 
 
@@ -167,6 +169,18 @@ def _factors(algo: Any, users: Index, items: Index) -> Factors:
         item_bias=_aligned(item_bias, items, unknown),
         user_factors=_aligned(user_factors, users, unknown),
         item_factors=_aligned(item_factors, items, unknown),
+    )
+
+
+def _picks(algo: Any, users: Index, items: Index) -> Factors:
+    low = float(algo.trainset.rating_scale[0])
+    return Factors(
+        base=low,
+        fallback=low,
+        user_bias=_aligned(np.zeros(len(algo.pu)), users, 0.0),
+        item_bias=_aligned(np.zeros(len(algo.qi)), items, 0.0),
+        user_factors=_aligned(algo.pu, users, 0.0),
+        item_factors=_aligned(algo.qi, items, 0.0),
     )
 
 

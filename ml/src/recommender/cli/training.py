@@ -19,11 +19,21 @@ if TYPE_CHECKING:
     from recommender.train import Report
 
 
+# Spark's algorithms, for parameter files that name others.
+ENGINE = "spark-als.yaml"
+
+
 def add(commands: options.Commands) -> None:
     """Add this family's commands to the parser."""
     verb = commands.add_parser("train", help="cross-validate, train, log to MLflow, register as champion")
     options.add_config(verb)
     options.add_tracking(verb)
+    verb.add_argument(
+        "--engine",
+        choices=("local", "spark"),
+        default="local",
+        help=f"spark: on a cluster, with the algorithms of {ENGINE}, beside the parameter file or in conf",
+    )
     verb.add_argument("--report", type=Path, metavar="PATH", help="write the report there as JSON")
     verb.add_argument("--no-register", action="store_true", help="log the model, but register no version")
     verb.set_defaults(command=_train)
@@ -62,6 +72,9 @@ def add(commands: options.Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     settings = options.settings(arguments)
+    if arguments.engine == "spark" and "Spark" not in settings.named:
+        beside = arguments.config.parent / ENGINE
+        settings = _on_spark(settings, beside if beside.exists() else Path("conf", ENGINE))
     if settings.experiments:
         raise InputError(
             f"{arguments.config} lists experiments, which the command leaderboard compares. Train one."
@@ -70,11 +83,18 @@ def _train(arguments: argparse.Namespace) -> None:
         options.check_writable(arguments.report)
     from recommender import train
 
-    altered = bool(arguments.set or options.flags(arguments))
+    altered = bool(arguments.set or options.flags(arguments) or arguments.engine == "spark")
     report = train.train(settings, arguments.tracking_uri, not arguments.no_register, options.say, altered)
     print(typed.runnable(printing.summary(report)))
     if arguments.report:
         train.write_report(arguments.report, report)
+
+
+def _on_spark(settings: "Config", path: Path) -> "Config":
+    """The same data, evaluation and names with the algorithms of `path`."""
+    engine = config.load(path)
+    heads = {"algorithm": engine.algorithm, "params": engine.params, "ranking": engine.ranking}
+    return settings.model_copy(update=heads)
 
 
 def _deploy(arguments: argparse.Namespace) -> None:
