@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Inventory of a Molecule scenario: one container server per Debian release, reached over SSH on a loopback port.
 
+MOLECULE_SERVERS names others than debian12 and debian13, and MOLECULE_VOLUMES what Docker mounts in each.
 Names and ports follow from the checkout and the role, so that scenarios, and checkouts, run side by side.
 """
 
@@ -17,8 +18,9 @@ state = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "molecule" / f"
 sockets = pathlib.Path.home() / ".ansible/cp"
 sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-hosts = {}
-for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
+hosts: dict[str, dict[str, object]] = {}
+for server in os.environ.get("MOLECULE_SERVERS", "debian12=bookworm debian13=trixie").split():
+    host, _, suite = server.partition("=")
     digest = hashlib.sha256(f"{project}/{scenario}/{host}".encode()).hexdigest()
     hosts[host] = {
         "cloud_server_vendor": "local",
@@ -35,4 +37,6 @@ for host, suite in {"debian12": "bookworm", "debian13": "trixie"}.items():
         "ansible_ssh_extra_args": f"-o ControlPath={sockets}/%C",
         "ansible_python_interpreter": "/usr/bin/python3",
     }
+    if volumes := os.environ.get("MOLECULE_VOLUMES"):
+        hosts[host]["cloud_server_local_volumes"] = volumes.split()
 print(json.dumps({"molecule": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}))

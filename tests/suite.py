@@ -52,9 +52,9 @@ PARTS = {
 # each worker is handed two to begin with.
 FIRST = [
     "site-vultr", "lint-yamllint", "site-lockout", "lint-ruff", "molecule-mlflow_server", "lint-shellcheck",
-    "site-up", "lint-mypy", "molecule-ssh_hardening", "molecule-firewall", "molecule-conda", "molecule-jupyter_screen",
-    "site-upgrade", "cloud", "image", "unit-training", "molecule-backup", "molecule-model_server",
-    "molecule-recommender",
+    "site-up", "lint-mypy", "molecule-ssh_hardening", "molecule-spark_cluster", "molecule-firewall", "molecule-conda",
+    "molecule-jupyter_screen", "site-upgrade", "cloud", "image", "unit-training", "molecule-backup",
+    "molecule-model_server", "molecule-recommender",
 ]  # fmt: skip
 # What the names of a part's containers begin with, where it is not the part's own name.
 CONTAINERS = {

@@ -69,6 +69,7 @@ switch = kind(
     "true or false",
 )
 scalar = kind(lambda value: isinstance(value, str | int | float), "a text")
+folder = kind(lambda value: isinstance(value, str) and bool(re.fullmatch("(/[^/ ]+)*", value)), "the path of a folder")
 file = kind(
     lambda value: value in (None, "") or (isinstance(value, str) and local_file(value)),
     "the path of a file on this machine",
@@ -339,6 +340,11 @@ CHECKS: dict[str, Check] = {
     "serving_clients": serving_clients,
     "serving_public": scalar,
     "promotion_gate": promotion_gate,
+    "spark_address": text,
+    "spark_state": kind(lambda value: value in ("present", "absent"), "present or absent"),
+    "spark_cores": a_number,
+    "spark_memory_mb": a_number,
+    "spark_storage": folder,
     "backup_to": copies,
     "backup_environment": mapping(scalar, "{AWS_ACCESS_KEY_ID: …}"),
     "notify_webhook": notify,

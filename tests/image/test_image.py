@@ -24,6 +24,8 @@ import image as program  # noqa: E402
 
 TRAINER = str(ROOT / "ml/.venv/bin/python")
 LARGEST = 350
+# The scenario of roles/spark_cluster runs some of this with models of its own, maybe at the same time.
+NAME = os.environ.get("IMAGE_TEST_NAME", "image-test")
 
 
 def build(name: str, bundle: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +37,7 @@ def build(name: str, bundle: pathlib.Path, **environment: str) -> subprocess.Com
 
 
 def built(bundle: pathlib.Path, **environment: str) -> dict[str, Any]:
-    done = build("image-test", bundle, **environment)
+    done = build(NAME, bundle, **environment)
     assert done.returncode == 0, done.stderr
     made: dict[str, Any] = json.loads(done.stdout)
     return made
@@ -44,6 +46,8 @@ def built(bundle: pathlib.Path, **environment: str) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Two small models, and the first one's bundle, as the tests of ml make them."""
+    if made_elsewhere := os.environ.get("IMAGE_TEST_MODELS"):
+        return pathlib.Path(made_elsewhere)
     folder = tmp_path_factory.mktemp("models")
     command = [TRAINER, "-m", "tests.served", str(folder)]
     subprocess.run(command, cwd=ROOT / "ml", env=os.environ | {"PYTHONPATH": "src"}, check=True)
@@ -65,7 +69,7 @@ def made(bundle: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def running(made: dict[str, Any], clients: Any, *options: str) -> Iterator[program.Container]:
-    container = program.Container(made["tag"], f"image-test-{os.getpid()}", clients, *options)
+    container = program.Container(made["tag"], f"{NAME}-{os.getpid()}", clients, *options)
     try:
         yield container
     finally:
@@ -132,9 +136,9 @@ def test_it_is_small_and_has_what_serves_alone(made: dict[str, Any], bundle: pat
 
 
 def test_make_image_run_asks_it_for_a_list(made: dict[str, Any]) -> None:
-    said = subprocess.check_output([str(ROOT / "bin/image.py"), "run", "--environment", "image-test"], text=True)
+    said = subprocess.check_output([str(ROOT / "bin/image.py"), "run", "--environment", NAME], text=True)
     assert re.search(r"^1\. Film \d+$", said, re.M)
-    assert re.search(r"^image-test:dev-1: [\d.]+ MB, ready in [\d.]+ s, .*exit code 0$", said, re.M)
+    assert re.search(rf"^{NAME}:dev-1: [\d.]+ MB, ready in [\d.]+ s, .*exit code 0$", said, re.M)
 
 
 def test_its_list_of_parts(made: dict[str, Any], schemas: pathlib.Path) -> None:  # noqa: F811

@@ -167,6 +167,7 @@ SETTINGS: dict[str, Any] = {
     "notify_webhook": "", "notify_webhook_body": {"text": "{text}"}, "notify_webhook_headers": {},
     "notify_mail": "", "notify_smtp": {}, "notify_lines": [{"name": "backup", "command": "server-backup late"}],
     "promotion_gate": {"margins": {"rmse": 0}, "list_errors": 1.645}, "minimum_memory_mb": 1800,
+    "spark_address": "10.0.0.5", "spark_state": "present", "spark_cores": 0, "spark_memory_mb": 0, "spark_storage": "",
     "backup_to": "append:two", "backup_environment": {}, "inventory_hostname": "one", "groups": {"all": ["one", "two"]},
     "minimum_disk_gb": 6, "maximum_clock_offset": 300,
 }  # fmt: skip
@@ -214,6 +215,8 @@ def test_every_list_is_checked_and_the_defaults_pass() -> None:
         ({"mlflow_users": [{"name": "ana", "accounts": "ana"}]}, "accounts in entry 1 of mlflow_users (ana) is 'ana'"),
         ({"mlflow_logins": "maybe"}, "mlflow_logins is 'maybe': give true or false"),
         ({"mlflow_postgresql_upgrade": "17"}, "mlflow_postgresql_upgrade is '17': give true or false"),
+        ({"spark_state": "gone"}, "spark_state is 'gone': give present or absent"),
+        ({"spark_storage": "srv/spark"}, "spark_storage is 'srv/spark': give the path of a folder"),
         ({"mlflow_backend": "sqllite"}, "mlflow_backend is 'sqllite': give sqlite"),
         ({"download_environment": "x=y"}, "download_environment is 'x=y': give a mapping"),
         ({"serving_ports": {"prod": 80}}, "prod in serving_ports is 80: give a port, a number from 1024 to 65535"),
