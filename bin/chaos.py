@@ -256,9 +256,12 @@ FAULTS = [
     ),
     Fault(
         "journal's disk full",
-        "over /var/log/journal size=20M systemd-journald.service; journalctl --flush; fill /var/log/journal;"
+        # the journal before is larger than this, and stays below
+        "mount -t tmpfs -o size=20M,mode=755 tmpfs /var/log/journal; systemctl restart systemd-journald.service;"
+        " journalctl --flush; fill /var/log/journal;"
         f" for _ in $(seq 2000); do echo 'chaos fills the journal'; done | logger; killed {MLFLOW}; killed {MODEL}",
-        undo="rm -f /var/log/journal/filler", clear="back /var/log/journal",
+        undo="rm -f /var/log/journal/filler",
+        clear="umount -l /var/log/journal; systemctl restart systemd-journald.service; journalctl --flush",
         bites="! sh -c 'echo more > /var/log/journal/more' 2>/dev/null",
     ),
     Fault(
