@@ -26,6 +26,8 @@ import servers
 
 ROOT = servers.ROOT
 INVENTORY, HOST = "inventory/local", "local-server"
+# metrics that MLflow acknowledges before each fault, which may lose them
+FIRST = 10
 # seconds: to become green, for a fault to have an effect, for one command, for all of them
 PATIENCE, EFFECT, LONGEST, ALL = 60, 30, 240, 3600
 VARIABLES = {
@@ -513,6 +515,12 @@ class Chaos:
     def suffer(self, fault: Fault, said: pathlib.Path) -> tuple[str, list[str]]:
         """The fault from its beginning to its end: how it ended, and problems."""
         problems: list[str] = []
+        deadline = time.monotonic() + EFFECT
+        while said.read_text().count("kept") < FIRST:
+            if time.monotonic() > deadline:
+                problems.append("MLflow acknowledged too little before the fault")
+                break
+            time.sleep(0.2)
         self.sh("touch /run/chaos-mark")
         under_way = [self.begin("promote", "FROM=dev", "TO=staging") for _ in range(fault.promotions)]
         if under_way:
