@@ -405,6 +405,23 @@ def test_a_copy_waits_for_what_others_change(host: Host, logged: dict[str, objec
         assert host.run(f"flock --nonblock {file.path} true").rc == 0
 
 
+def test_a_nice_caller_gets_a_nice_program(host: Host) -> None:
+    host.check_output(
+        "rm -rf /srv/held && mkdir /srv/held && mkfifo /srv/held/manifest.json && chmod -R a+rX /srv/held"
+    )
+    host.check_output("systemd-run --collect --unit=light --property=Nice=15 mlflow-admin verify /srv/held /srv/held")
+    deadline, find = time.monotonic() + 60, "pgrep --full 'mlflow_admin[.]py verify /srv/held' --uid mlflow"
+    while not (found := host.run(find).stdout.split()):
+        assert time.monotonic() < deadline, host.check_output("journalctl -u light --no-pager")
+        time.sleep(0.2)
+    unit = host.check_output(f"ps -o unit= -p {found[0]}")
+    assert host.check_output(f"systemctl show --property=Nice --property=CPUWeight {unit}").split() == [
+        "CPUWeight=20",
+        "Nice=15",
+    ]
+    host.check_output(f"systemctl stop {unit}; rm -r /srv/held")
+
+
 def test_a_copy_is_verified_and_brings_everything_back(host: Host, logged: dict[str, object]) -> None:
     if grand(host):
         # as if the copy came from another server, whose admin had another password
