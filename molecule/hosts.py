@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Inventory of a Molecule scenario: one container server per Debian release, reached over SSH on a loopback port.
 
-MOLECULE_SERVERS names others than debian12 and debian13, and MOLECULE_VOLUMES what Docker mounts in each.
+MOLECULE_SERVERS names others than debian12 and debian13, MOLECULE_VOLUMES what Docker mounts in each, and
+MOLECULE_DEVICES what each gets of this machine's devices.
 Names and ports follow from the checkout and the role, so that scenarios, and checkouts, run side by side.
 """
 
@@ -39,4 +40,6 @@ for server in os.environ.get("MOLECULE_SERVERS", "debian12=bookworm debian13=tri
     }
     if volumes := os.environ.get("MOLECULE_VOLUMES"):
         hosts[host]["cloud_server_local_volumes"] = volumes.split()
+    if devices := os.environ.get("MOLECULE_DEVICES"):
+        hosts[host]["cloud_server_local_devices"] = devices.split()
 print(json.dumps({"molecule": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}))
