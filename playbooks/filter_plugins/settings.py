@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import ipaddress
 import os
 import pathlib
 import re
@@ -301,6 +302,19 @@ def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def no_public_address(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A member that has tunnels, of which only a name is known; the others' firewalls open to addresses."""
+    members = [name for group in ("spark_master", "spark_workers") for name in settings["groups"].get(group, ())]
+    if settings["spark_private_network"] and settings["inventory_hostname"] in members:
+        try:
+            ipaddress.ip_address(settings["wireguard_endpoint"])
+        except ValueError:
+            yield (
+                f"wireguard_endpoint, by default ansible_host, is {shown(settings['wireguard_endpoint'])}:"
+                f" write the server's public IP address into host_vars of {settings['inventory_hostname']}"
+            )
+
+
 def connection(name: str, value: Any) -> Iterator[str]:
     # mitogen takes over what is called ssh, also where a login has to be a new one
     if value == "ssh" and constants.DEFAULT_STRATEGY == "fast":
@@ -342,6 +356,12 @@ CHECKS: dict[str, Check] = {
     "promotion_gate": promotion_gate,
     "spark_address": text,
     "spark_state": kind(lambda value: value in ("present", "absent"), "present or absent"),
+    "spark_private_network": kind(lambda value: value in ("", "wireguard"), "wireguard, or nothing"),
+    "wireguard_network": kind(lambda value: re.fullmatch(r"\d+\.\d+\.0\.0/16", str(value)), "one such as 10.77.0.0/16"),
+    "wireguard_address": text,
+    "wireguard_endpoint": text,
+    "wireguard_port": port(1),
+    "wireguard_keepalive": a_number,
     "spark_cores": a_number,
     "spark_memory_mb": a_number,
     "spark_storage": folder,
@@ -374,7 +394,9 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
             found += faults
         known[name] = value
     known |= {name: settings[name] for name in ("inventory_hostname", "groups") if name in settings}
-    for together in () if found else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver):
+    for together in (
+        () if found else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver, no_public_address)
+    ):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
             found += together(known)

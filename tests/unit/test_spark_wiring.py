@@ -15,7 +15,10 @@ staging: {hosts: {two: {ansible_host: 203.0.113.2}, gone: {ansible_host: 203.0.1
 prod: {hosts: {other: {ansible_host: 203.0.113.4}}}
 """
 CLUSTER = "spark_master: {hosts: {one: {}}}\nspark_workers: {hosts: {two: {}, gone: {}}}\n"
-NAMES = ("spark_cluster_members", "spark_cluster_master", "firewall_allow", "tunnel_ports")
+NAMES = (
+    "spark_cluster_members", "spark_cluster_master", "spark_cluster_after", "wireguard_members", "firewall_allow",
+    "tunnel_ports",
+)  # fmt: skip
 
 
 def wired(folder: pathlib.Path, hosts: str) -> dict[str, dict[str, Any]]:
@@ -71,9 +74,26 @@ def test_the_tunnel_of_the_master_has_sparks_ports(hosts: dict[str, dict[str, An
     assert found == {"one"}
 
 
+def test_tunnels_have_addresses_by_name_and_a_port_for_members_alone(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    mine = "spark_private_network: wireguard\nwireguard_network: 10.9.0.0/16\n"
+    (tmp_path / "group_vars/all/zz-mine.yml").write_text(mine)
+    found = wired(tmp_path, HOSTS.replace("spark_address: 10.0.0.1", "wireguard_address: 10.9.0.1") + CLUSTER)
+    opened = {"port": 51820, "protocol": "udp", "sources": ["203.0.113.1", "203.0.113.2"], "comment": "WireGuard"}
+    for name, host in found.items():
+        is_member = name in ("one", "two")
+        assert host["wireguard_members"] == ["one", "two"]
+        # that of two follows from its name: whoever comes or goes, it keeps it
+        assert host["spark_cluster_members"] == [
+            {"name": "one", "address": "10.9.0.1"}, {"name": "two", "address": "10.9.173.16"},
+        ]  # fmt: skip
+        assert [rule for rule in host["firewall_allow"] if rule.get("protocol") == "udp"] == [opened] * is_member
+        assert host["spark_cluster_after"] == ["wg-quick@wg-members.service"] * is_member
+
+
 def test_a_cluster_of_one_and_none(tmp_path: pathlib.Path) -> None:
     found = wired(tmp_path / "single", HOSTS + "spark_single: {hosts: {one: {}}}\n")
     assert found["one"]["spark_cluster_members"] == [{"name": "one", "address": "10.0.0.1"}]
     found = wired(tmp_path / "none", HOSTS)
-    assert found["one"]["spark_cluster_members"] == []
+    assert found["one"]["spark_cluster_members"] == found["one"]["wireguard_members"] == []
     assert all(rule["port"] != "7077-7095" for host in found.values() for rule in host["firewall_allow"])
