@@ -37,7 +37,8 @@ idle) echo 1 > {GROUP}/copy/cpu.idle ;;
 [0-9]*) echo $((weight * 1024 / 100)) > {GROUP}/copy/cpu.shares ;;
 esac"""
 COPY = f"""timeout 600 systemctl start {UNIT} & started=$!
-while [ -e {GROUP}/copy ] && kill -0 $started; do
+for _ in $(seq 3000); do
+  [ -e {GROUP}/copy ] && kill -0 $started || break
   ! read -r first < {PROCESSES} || {{ echo "$first" > {GROUP}/copy/cgroup.procs; break; }}
   sleep 0.02
 done 2>/dev/null
