@@ -35,7 +35,10 @@ import numba  # noqa: E402
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return `numba.njit` with a cache; the first call on a machine compiles for seconds."""
+    """Return `numba.njit` with a cache; the first call on a machine compiles for seconds.
+
+    Copy arrays in loops: for `a[:] = b` numba also compiles the message of a wrong shape, for seconds.
+    """
     decorate: Callable[[Callable[..., Any]], Any] = numba.njit(
         cache=True, error_model="numpy", nogil=True, **options
     )

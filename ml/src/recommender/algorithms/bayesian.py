@@ -98,7 +98,8 @@ def _links(  # type: ignore[no-untyped-def]
     b, moved, zero = np.empty(d), np.empty(d), np.zeros(d)
     for u in range(n):
         a = precision[u]
-        b[:] = slope[u]
+        for k in range(d):
+            b[k] = slope[u, k]
         _draw(a, b, zero)
         for p in range(d):
             row = p * (p + 1) // 2
@@ -179,7 +180,8 @@ def _times(a, x, out):  # type: ignore[no-untyped-def]
 def _rows(factor, slope, mean, z, out):  # type: ignore[no-untyped-def]
     """Draw every row, given its mean and the Cholesky factor of its precision."""
     for u in range(len(out)):
-        out[u] = slope[u] + mean[u]
+        for k in range(out.shape[1]):
+            out[u, k] = slope[u, k] + mean[u, k]
         _solve(factor[u], out[u], z[u])
 
 
