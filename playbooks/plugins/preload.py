@@ -22,7 +22,7 @@ type: notification
 short_description: Save Ansible's worker processes repeated work
 description:
   - Ansible forks a process for each task and host. The first filter in it would load the files of all filters and
-    tests. Loaded before the fork they are there already.
+    tests. Loaded before the fork they are there already, also those of a role that a task has included.
   - In each run Ansible packs a module with what it imports, for which it parses some thirty files. The packed modules
     are kept in C(.cache/modules) for the next run.
 requirements:
@@ -83,20 +83,31 @@ def keep_packed_modules(playbook: pathlib.Path) -> None:
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core is untyped
-    """Acts before the first task, and at each play, when the folders of its roles' filters are known."""
+    """Acts before the first task, at each play, and at a task when a role with filters was included before it."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
     CALLBACK_NAME = "preload"
     CALLBACK_NEEDS_ENABLED = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[int] = []
+
     def v2_playbook_on_start(self, playbook: Any) -> None:
         with contextlib.suppress(OSError):
             keep_packed_modules(pathlib.Path(playbook._basedir))
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        for loader in filter_loader, test_loader:
-            list(loader.all())
+        self.loaded = []
+        self.v2_playbook_on_task_start(None, False)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        # a new folder of filters makes Ansible forget all that it has loaded
+        loaded = [len(list(loader.all())) for loader in (filter_loader, test_loader)]
+        if loaded == self.loaded:
+            return
+        self.loaded = loaded
         # a collection in a worker would write to all objects, and so copy what it shares with its parent
         gc.collect()
         gc.freeze()

@@ -63,7 +63,13 @@ def kept(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.glob(".cache/modules/*/ansible.legacy.speak-*") if path.suffix != ".lock")
 
 
-def test_filters_are_loaded_once(run: Run, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("included", [False, True])
+def test_filters_are_loaded_once(run: Run, tmp_path: pathlib.Path, included: bool) -> None:
+    if included:
+        (play,) = yaml.safe_load((tmp_path / "site.yml").read_text())
+        again = play["tasks"][-1]
+        play["tasks"] = [{"include_role": {"name": play.pop("roles")[0]}}, again, again]
+        (tmp_path / "site.yml").write_text(yaml.safe_dump([play]))
     assert "againagain" in run()
     assert len((tmp_path / "loaded").read_text().splitlines()) == 1
 
