@@ -253,15 +253,16 @@ def faulty(request: pytest.FixtureRequest, all_faulty: dict[str, Faulty]) -> Fau
 
 
 @pytest.mark.parametrize(
-    ("faulty", "fault"),
-    [("vultr", "lost"), ("vultr", "haste"), ("hetzner", "broken"), ("digitalocean", "late"), ("hetzner", "half"),
-     ("vultr", "half")],
+    ("faulty", "faults"),
+    # haste and broken happen to the first two requests, half to what the vendor makes, lost and late to its answer
+    [("vultr", "haste half lost"), ("hetzner", "broken half"), ("digitalocean", "late")],
     indirect=["faulty"],
 )  # fmt: skip
-def test_a_fault_that_one_run_overcomes(faulty: Faulty, fault: str) -> None:
-    faulty.begin(fault)
+def test_faults_that_one_run_overcomes(faulty: Faulty, faults: str) -> None:
+    faulty.begin(*faults.split())
     faulty.create()
     faulty.one_server()
+    assert faulty.state.faults == set()
     assert faulty.posts({"vultr": "instances", "hetzner": "servers", "digitalocean": "droplets"}[faulty.vendor]) == 1
 
 
@@ -281,8 +282,6 @@ def test_a_quota_leaves_nothing_and_is_named(faulty: Faulty) -> None:
     assert "server limit reached" in faulty.create(code=2)
     assert faulty.state.inventory() == []
     assert faulty.hosts()["dev"].keys() == {"recommender-dev"}
-    faulty.create()
-    faulty.one_server()
 
 
 @pytest.mark.parametrize("faulty", ["vultr"], indirect=True)
@@ -355,7 +354,13 @@ def test_a_fixed_address_outlives_the_server(
         variables = faulty.checkout.folder / f"inventory/{faulty.vendor}/host_vars/{NAME}.yml"
         variables.parent.mkdir(exist_ok=True)
         variables.write_text(f"cloud_server_fixed_address: {address}\n")
-    for _ in range(2):
+
+    def reserved() -> list[tuple[Any, ...]]:
+        return [(it["name"], it["address"], it["server"], it["goes"]) for it in state.addresses.values()]
+
+    before = reserved()
+    # at Hetzner the first create tells the address to stay; elsewhere a second one would find all as the first did
+    for _ in range(2 if faulty.vendor == "hetzner" else 1):
         # of the server that had the address before
         known.write_text(f"{address} {faulty.key.with_suffix('.pub').read_text()}")
         assert f"Its address is {address}, which is reserved" in faulty.create()
@@ -367,6 +372,8 @@ def test_a_fixed_address_outlives_the_server(
         said = faulty.make("destroy", "YES=1")
         assert f"The address {address} is kept for the next make create" in said
         assert state.inventory() == kept
+        assert faulty.hosts()["dev"] == {}
+        assert (reserved() == before) is (faulty.vendor != "hetzner")
     state.addresses.clear()
     if not called:
         assert "not among the reserved addresses of the account. Nothing was made" in faulty.create(code=2)
