@@ -48,6 +48,8 @@ class Checkout:
             "PATH": f"{programs}:{ROOT / '.venv/bin'}:{os.environ['PATH']}", "NO_COLOR": "1",
             "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"), "TZ": "<+0545>-05:45",
             "ANSIBLE_STDOUT_CALLBACK": "default",
+            # one Python process a run: the vendors' packages are imported once, not for each task
+            "ANSIBLE_STRATEGY": "fast",
             **variables,
         }  # fmt: skip
 
