@@ -279,7 +279,7 @@ def test_a_plan_that_is_sold_out_is_passed_over(faulty: Faulty) -> None:
 @pytest.mark.parametrize("faulty", ["hetzner"], indirect=True)
 def test_a_quota_leaves_nothing_and_is_named(faulty: Faulty) -> None:
     faulty.begin("quota")
-    assert "server limit reached" in faulty.create(code=2)
+    assert "answers 403 to POST /servers: resource_limit_exceeded: server limit reached" in faulty.create(code=2)
     assert faulty.state.inventory() == []
     assert faulty.hosts()["dev"].keys() == {"recommender-dev"}
 

@@ -8,11 +8,13 @@ import os
 import re
 import time
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import fetch_url
+from ansible.module_utils.urls import Request, get_user_agent, make_context
 
 DOCUMENTATION = r"""
 module: vendor_api
@@ -107,6 +109,8 @@ class Api:
         self.endpoint = (os.environ.get(self.vendor["endpoint_variable"]) or self.vendor["endpoint"]).rstrip("/")
         # of an answer, and the longest between two tries
         self.patience = float(os.environ.get("VENDOR_API_TIMEOUT") or 30)
+        # not fetch_url, which loads all certificates for each request: that takes longer than the request
+        self.session = Request(http_agent=get_user_agent(), timeout=self.patience, context=make_context())
         self.status, self.asked, self.date = 0, "", 0.0
 
     def token(self) -> str:
@@ -125,25 +129,32 @@ class Api:
         self.asked = f"{method} {path}"
         headers = {"Authorization": f"Bearer {self.token()}", "Content-Type": "application/json"}
         data = json.dumps(body) if body is not None else None
-        response, info = fetch_url(
-            self.module, self.endpoint + path, method=method, data=data, headers=headers, timeout=self.patience
-        )
-        self.status = info["status"]
-        if info.get("date"):
-            self.date = parsedate_to_datetime(info["date"]).timestamp()
+        self.status = -1
+        try:
+            response = self.session.open(method, self.endpoint + path, data=data, headers=headers)
+        except HTTPError as error:
+            response = error
+        except (OSError, HTTPException) as error:
+            raise Lost(str(error)) from None
+        try:
+            text = response.read().decode(errors="replace")
+        except (OSError, HTTPException) as error:
+            raise Lost(str(error)) from None
+        self.status = response.code
+        if date := response.headers.get("Date"):
+            self.date = parsedate_to_datetime(date).timestamp()
         if self.status == 401:
             self.module.fail_json(
                 msg=f"{self.title} refuses the token in {' or '.join(self.vendor['credentials'])}."
                 f" Make another at {self.vendor['page']}."
             )
-        if self.status in (-1, 408) or self.status >= 500:
-            raise Lost(info["msg"] if self.status == -1 else f"{self.status} {meaning(str(info.get('body', '')))}")
+        if self.status == 408 or self.status >= 500:
+            raise Lost(f"{self.status} {meaning(text)}")
         if self.status >= 400:
-            raise Refused(self.status, meaning(str(info.get("body") or "")))
+            raise Refused(self.status, meaning(text))
         try:
-            text = response.read()
             answer = json.loads(text) if text else {}
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise Lost(str(error)) from None
         return answer if isinstance(answer, dict) else {}
 
