@@ -8,12 +8,12 @@ filtering for the Netflix Prize" (AAIM 2008), and Y. Hu, Y. Koren, C. Volinsky, 
 implicit feedback datasets" (ICDM 2008).
 """
 
+import contextlib
 import os
 import re
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ ADDRESS, TOKEN_FILE, ACCOUNT = (
     "RECOMMENDER_SPARK_ACCOUNT",
 )
 _DEFAULT = "127.0.0.1:15002"
-# Ratings that are sent at a time: 24 MB.
-PIECE = 2_000_000
+# Ratings that are sent at a time: 6 MB, which are ten times as much in Connect's memory.
+PIECE = 500_000
 
 
 class SparkALS(surprise.AlgoBase):  # type: ignore[misc]
@@ -204,7 +204,7 @@ def _array(table: Any, n: int, length: int) -> Floats:
     return rows
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stored(session: Any, user: Codes, item: Codes, value: Floats) -> Iterator[Any]:
     """The values as a frame of the cluster with columns user, item and value, sent in pieces.
 
@@ -230,13 +230,15 @@ def _stored(session: Any, user: Codes, item: Codes, value: Floats) -> Iterator[A
             frame = frame.unionAll(session.table(view))
         yield frame
     finally:
-        if shared:
-            session.sql(f"DROP TABLE IF EXISTS {table}")
-        for view in views:
-            session.catalog.dropTempView(view)
+        # where Connect has ended this fails too: the first error is told, and its next start removes tables
+        with contextlib.suppress(Exception):
+            if shared:
+                session.sql(f"DROP TABLE IF EXISTS {table}")
+            for view in views:
+                session.catalog.dropTempView(view)
 
 
-@contextmanager
+@contextlib.contextmanager
 def connection() -> Iterator[Any]:
     """A session of Spark Connect at $RECOMMENDER_SPARK, which ends with the block."""
     address = os.environ.get(ADDRESS) or _DEFAULT
@@ -274,6 +276,8 @@ def connection() -> Iterator[Any]:
         session.client.set_retry_policies([DefaultPolicy(max_retries=7, max_backoff=8000)])
         # Spark 4.3 cannot read larger pieces back where it encrypts what it writes
         session.conf.set("spark.sql.session.localRelationCacheThreshold", 4 * 12 * PIECE)
+        # it would keep the last sixteen pieces in memory
+        session.conf.set("spark.connect.session.planCache.enabled", "false")
         session.client.set_retry_policies(patient)
         try:
             yield session
@@ -285,7 +289,8 @@ def connection() -> Iterator[Any]:
         said = found[1] if found else str(error).partition("\n")[0]
         raise RecommenderError(
             f"Spark at {address}: {said}. Is the cluster up, or the tunnel open? On its master: "
-            "systemctl status spark-connect. docs/spark.md tells more."
+            "systemctl status spark-connect. If it ended in between, it had too little memory: "
+            "spark_cluster_driver_memory. docs/spark.md tells more."
         ) from error
 
 
