@@ -215,6 +215,15 @@ def test_a_port_in_other_hands_is_seen() -> None:
     assert not tunnel.Seen().proven("jupyter of ana", 8889)
 
 
+@pytest.mark.parametrize("service", ["spark", "spark jobs", "spark connect"])
+def test_sparks_ports_are_the_account_sparks(service: str) -> None:
+    """Who had the one of Connect would get the token."""
+    listens = "   0: 0100007F:3A9A 00000000:0000 0A 00000000:00000000 00:00000000 00000000  {} 0 0\n"
+    assert tunnel.Seen(f"uid spark 617\n{listens.format(617)}").proven(service, 15002)
+    stranger = tunnel.Seen(f"uid spark 617\n{listens.format(1002)}")
+    assert stranger.strangers(service, 15002) == {1002} and not stranger.proven(service, 15002)
+
+
 @pytest.mark.parametrize(
     ("address", "counts"),
     [("0" * 32, True), (tunnel.MAPPED, True), ("00000000", True), ("00000000000000000000000001000000", False)],
