@@ -70,7 +70,10 @@ switch = kind(
     "true or false",
 )
 scalar = kind(lambda value: isinstance(value, str | int | float), "a text")
-folder = kind(lambda value: isinstance(value, str) and bool(re.fullmatch("(/[^/ ]+)*", value)), "the path of a folder")
+folder = kind(
+    lambda value: isinstance(value, str) and bool(re.fullmatch("(?!/(home|root|tmp|var/tmp)(/|$))(/[^/ ]+)*", value)),
+    "the path of a folder, which a service can see: not in /home, /root or /tmp",
+)
 file = kind(
     lambda value: value in (None, "") or (isinstance(value, str) and local_file(value)),
     "the path of a file on this machine",
@@ -302,6 +305,20 @@ def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def no_spark_address(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A member of which only a name is known; the others' firewalls open to addresses."""
+    members = [name for group in ("spark_master", "spark_workers") for name in settings["groups"].get(group, ())]
+    name = settings["inventory_hostname"]
+    if name in members and settings["spark_state"] == "present" and not settings["spark_private_network"]:
+        try:
+            ipaddress.ip_address(settings["spark_address"])
+        except ValueError:
+            yield (
+                f"spark_address, by default ansible_host, is {shown(settings['spark_address'])}: write the IP address"
+                f" at which the other members reach it into host_vars of {name}"
+            )
+
+
 def no_public_address(settings: Mapping[str, Any]) -> Iterator[str]:
     """A member that has tunnels, of which only a name is known; the others' firewalls open to addresses."""
     members = [name for group in ("spark_master", "spark_workers") for name in settings["groups"].get(group, ())]
@@ -395,7 +412,9 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         known[name] = value
     known |= {name: settings[name] for name in ("inventory_hostname", "groups") if name in settings}
     for together in (
-        () if found else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver, no_public_address)
+        ()
+        if found
+        else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver, no_spark_address, no_public_address)
     ):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
