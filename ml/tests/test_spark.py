@@ -130,6 +130,16 @@ def test_the_engine_keeps_the_data_and_changes_the_heads(
     assert seen[2][0].named == "SparkALS"
 
 
+def test_parameters_of_other_heads_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--engine", "spark", "--config", str(ROOT / "conf/default.yaml")]
+    assert main([*line, "--set", "params.n_factors=50"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"--set params.n_factors=50: --engine spark takes the algorithms of {ROOT / 'conf/spark-als.yaml'}"
+        in said
+    )
+
+
 def test_the_engine_needs_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,14 @@ def _train(arguments: argparse.Namespace) -> None:
     settings = options.settings(arguments)
     if arguments.engine == "spark" and "Spark" not in settings.named:
         beside = arguments.config.parent / ENGINE
-        settings = _on_spark(settings, beside if beside.exists() else Path("conf", ENGINE))
+        engine = beside if beside.exists() else Path("conf", ENGINE)
+        for pair in arguments.set:
+            if pair.partition("=")[0].partition(".")[0] in ("algorithm", "params", "ranking"):
+                raise InputError(
+                    f"--set {pair}: --engine spark takes the algorithms of {engine}. Name that file: "
+                    f"--config {engine}"
+                )
+        settings = _on_spark(settings, engine)
     if settings.experiments:
         raise InputError(
             f"{arguments.config} lists experiments, which the command leaderboard compares. Train one."
