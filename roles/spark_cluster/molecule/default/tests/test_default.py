@@ -315,7 +315,7 @@ FAULTS = {
 }
 # The first checkpoint: five rounds are over.
 BEGUN = (
-    "for n in $(seq 600); do find /srv/spark/checkpoints -name 'rdd-*' -newer /tmp/before | grep -q . && exit;"
+    "for n in $(seq 600); do find /srv/spark/spark1/checkpoints -name 'rdd-*' -newer /tmp/before | grep -q . && exit;"
     " sleep 0.5; done; exit 1"
 )
 # SPARK_FAULTS=all takes the long ones too: they wait for what does not answer any more.
@@ -358,7 +358,7 @@ def test_a_training_outlives_a_fault(
         # and a new training is taken
         assert fit(port, token, tmp_path / "after.npz", epochs=12) == pytest.approx(whole, abs=1e-6)
     # what trainings stored is gone with them
-    assert cluster.on("spark1", "ls /srv/spark/tables").strip() == ""
+    assert cluster.on("spark1", "ls /srv/spark/spark1/tables").strip() == ""
 
 
 def converge(gone: str = "") -> str:
