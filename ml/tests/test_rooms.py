@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src/recommender"
 # From the ground up: a room imports from its own floor and from those below.
 FLOORS = (
     ("", "errors"),
-    ("names", "files", "uris", "compiled", "listener"),
+    ("names", "files", "uris", "compiled", "listener", "engines"),
     ("typed", "config", "confined"),
     ("data", "serving"),
     ("algorithms",),

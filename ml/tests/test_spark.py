@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender import config, listener, train
+from recommender import config, engines, listener, train
 from recommender.algorithms import spark
 from recommender.algorithms import trainset as trainsets
 from recommender.cli import training
@@ -147,6 +147,43 @@ def test_the_engine_needs_its_file(
     (tmp_path / "own.yaml").write_text("data: {source: ratings.csv}\n")
     assert main(["train", "--engine", "spark", "--config", str(tmp_path / "own.yaml")]) == 2
     assert "conf/spark-als.yaml: No such file" in capsys.readouterr().err
+
+
+MEASURED = """engine,ratings,seconds
+local,1000000,100
+local,100000,10
+local,20000000,inf
+1,100000,60
+1,1000000,80
+2,100000,50
+2,1000000,40
+"""
+
+
+@pytest.mark.parametrize(
+    ("ratings", "says"),
+    [
+        (100_000, "one machine 10 s, Spark with 2 workers 50 s. A cluster does not pay"),
+        (1_000_000, "one machine 100 s, Spark with 2 workers 40 s. A cluster pays: docs/spark.md"),
+        # below what was measured it is no faster, beyond it is in proportion
+        (1_000, "one machine 10 s, Spark with 2 workers 50 s. A cluster does not pay"),
+        (10_000_000, "one machine 17 min, Spark with 2 workers 7 min. A cluster pays: docs/spark.md"),
+        (
+            25_000_000,
+            "one machine has too little memory, Spark with 2 workers 17 min. A cluster pays: docs/spark.md",
+        ),
+    ],
+)
+def test_which_engine_pays(ratings: int, says: str) -> None:
+    measured = engines.table(MEASURED.splitlines())
+    how = "measured elsewhere" if ratings <= 20_000_000 else "in proportion to 20,000,000 measured elsewhere"
+    assert engines.advice(ratings, measured) == f"engine: {ratings:,} ratings, {how}: {says}"
+
+
+def test_the_measured_table_knows_one_machine_and_clusters() -> None:
+    measured = engines.table(engines.TABLE.read_text().splitlines())
+    assert measured.keys() == {engines.LOCAL, "1", "2", "3"}
+    assert all(len(rows) > 1 for rows in measured.values())
 
 
 @pytest.mark.parametrize("address", ["spark", "localhost:", ":15002"])

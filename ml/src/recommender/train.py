@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
-from recommender import names, uris
+from recommender import engines, names, uris
 from recommender.algorithms import catalogue, convert, dump, trainset
 from recommender.config import Config
 from recommender.data import reading
@@ -138,6 +138,7 @@ def train(
     progress(
         f"{ratings.name}: {len(ratings)} ratings, {len(ratings.users)} users, {len(ratings.items)} items"
     )
+    progress(engines.advice(len(ratings)))
     with clock.part("connect"):
         uri = stores.connect(tracking_uri)
     source_digest = os.environ.get("RECOMMENDER_SOURCE_DIGEST") or None

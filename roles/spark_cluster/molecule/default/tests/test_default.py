@@ -409,7 +409,8 @@ def test_a_version_of_spark_is_promoted(cluster: Cluster, token: str, tmp_path: 
     with cluster.tunnel(15002) as port:
         there = environment(port, token) | store
         options = ["--config", ROOT / "ml/conf/default.yaml", "--set", "evaluation.folds=2"]
-        run(*line, "train", "--engine", "spark", *options, cwd=tmp_path, env=there)
+        said = run(*line, "train", "--engine", "spark", *options, cwd=tmp_path, env=there)
+    assert "A cluster does not pay" in said
     there = os.environ | store
     archive = tmp_path / "version.zip"
     run(*line, "export", "--environment", "dev", "--model", "movie-recommender", "--output", archive, env=there)
