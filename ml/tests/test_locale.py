@@ -45,8 +45,11 @@ def test_titles_numbers_and_dates(folder: Path, conf: Path, store: str, tmp_path
         "PYTHONPATH": str(ROOT / "src"),
         "RECOMMENDER_ENVIRONMENT": "abroad",
     }
+    # a file: pyspark, which MLflow imports, takes what python -c runs for a doctest of its own
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(lines)],
+        [sys.executable, str(script), str(lines)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
