@@ -305,30 +305,21 @@ def no_public_key(settings: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def no_spark_address(settings: Mapping[str, Any]) -> Iterator[str]:
-    """A member of which only a name is known; the others' firewalls open to addresses."""
+def no_member_address(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A member of a Spark cluster of which only a name is known; the others' firewalls open to addresses."""
     members = [name for group in ("spark_master", "spark_workers") for name in settings["groups"].get(group, ())]
     name = settings["inventory_hostname"]
-    if name in members and settings["spark_state"] == "present" and not settings["spark_private_network"]:
+    if settings["spark_private_network"]:
+        setting, wanted = "wireguard_endpoint", "the server's public IP address"
+    else:
+        setting, wanted = "spark_address", "the IP address at which the other members reach it"
+    if name in members and (settings["spark_private_network"] or settings["spark_state"] == "present"):
         try:
-            ipaddress.ip_address(settings["spark_address"])
+            ipaddress.ip_address(settings[setting])
         except ValueError:
             yield (
-                f"spark_address, by default ansible_host, is {shown(settings['spark_address'])}: write the IP address"
-                f" at which the other members reach it into host_vars of {name}"
-            )
-
-
-def no_public_address(settings: Mapping[str, Any]) -> Iterator[str]:
-    """A member that has tunnels, of which only a name is known; the others' firewalls open to addresses."""
-    members = [name for group in ("spark_master", "spark_workers") for name in settings["groups"].get(group, ())]
-    if settings["spark_private_network"] and settings["inventory_hostname"] in members:
-        try:
-            ipaddress.ip_address(settings["wireguard_endpoint"])
-        except ValueError:
-            yield (
-                f"wireguard_endpoint, by default ansible_host, is {shown(settings['wireguard_endpoint'])}:"
-                f" write the server's public IP address into host_vars of {settings['inventory_hostname']}"
+                f"{setting}, by default ansible_host, is {shown(settings[setting])}:"
+                f" write {wanted} into host_vars of {name}"
             )
 
 
@@ -412,9 +403,7 @@ def settings_faults(settings: Mapping[str, Any]) -> list[str]:
         known[name] = value
     known |= {name: settings[name] for name in ("inventory_hostname", "groups") if name in settings}
     for together in (
-        ()
-        if found
-        else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver, no_spark_address, no_public_address)
+        () if found else (idle, taken, no_port, no_mail_server, no_public_key, no_receiver, no_member_address)
     ):
         # a setting that is not there, or that could not be worked out
         with contextlib.suppress(KeyError):
