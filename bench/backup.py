@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 
 import yaml
-from serving import site
+from serving import SITE, loaded
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PORT, UNIT = 8000, "server-backup-run.service"
@@ -50,7 +50,7 @@ FILES = "mkdir -p /home/analyst/bench; head -c {size}M /dev/urandom > /home/anal
 @contextlib.contextmanager
 def new_server(folder: pathlib.Path) -> Iterator[str]:
     """Name of a container with the whole site, which goes at the end."""
-    bench = site()
+    bench = loaded(SITE)
     fixture = subprocess.check_output([ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"], text=True).strip()
     conda: dict[str, object] = {}
     if fixture:

@@ -116,9 +116,13 @@ PEER_UNIT = (
 )
 
 
-def site() -> Any:
-    """bench/site.py, whose servers are these too."""
-    spec = importlib.util.spec_from_file_location("bench_site", ROOT / "bench/site.py")
+# its servers are these too
+SITE = ROOT / "bench/site.py"
+
+
+def loaded(path: pathlib.Path) -> Any:
+    """A file of Python as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -301,7 +305,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=500, help="requests a second of the second (default: 500)")
     parser.add_argument("--load", type=int, default=1500, help="seconds that it may take at most (default: 1500)")
     arguments = parser.parse_args()
-    bench = site()
+    bench = loaded(SITE)
     fixture = subprocess.check_output([ROOT / "molecule/conda_fixture/select.sh", ROOT / ".cache"], text=True).strip()
     conda: dict[str, object] = {}
     if fixture:

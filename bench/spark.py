@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which engine pays: minutes of one training on this machine, and on a Spark cluster of 1, 2 and 3 workers.
+"""Which engine pays: seconds of one training on this machine, and on a Spark cluster of 1, 2 and 3 workers.
 
 The cluster is that of the scenario of roles/spark_cluster with one more server, so its executors have 1 GB each; all
 servers share this machine's processors. The ratings are generated. A training makes both heads: of conf/default.yaml
@@ -13,7 +13,6 @@ that of the process, and of the largest executor.
 
 import argparse
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -23,10 +22,13 @@ import tempfile
 import threading
 from typing import Any
 
+from serving import loaded
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROLE = ROOT / "roles/spark_cluster"
 TABLE = ROOT / "ml/src/recommender/engines.csv"
 WORKERS = ["spark2", "spark3", "spark4"]
+SERVERS = " ".join(f"{name}=trixie" for name in ("spark1", *WORKERS))
 TRAIN = """
 import json, resource, sys, time
 from pathlib import Path
@@ -82,18 +84,9 @@ class Watch(threading.Thread):
                 self.peak = max(self.peak, *(int(size) / 1024 for size in sizes if size.isdigit()), 0.0)
 
 
-def scenario() -> Any:
-    """The tests of the role's scenario, which know how to reach its servers."""
-    spec = importlib.util.spec_from_file_location("scenario", ROLE / "molecule/default/tests/test_default.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def molecule(*steps: str) -> None:
     environment = os.environ | {
-        "SPARK_SERVERS": " ".join(f"{name}=trixie" for name in ("spark1", *WORKERS)),
+        "SPARK_SERVERS": SERVERS,
         "MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache/molecule/bench-spark"),
     }
     for step in steps:
@@ -104,10 +97,11 @@ def molecule(*steps: str) -> None:
 
 def on_cluster(sizes: list[int], counts: list[int], add: Any) -> None:
     """Train each size with each number of workers."""
-    tests = scenario()
+    # they know how to reach the scenario's servers
+    tests = loaded(ROLE / "molecule/default/tests/test_default.py")
     hosts = subprocess.check_output(
         [sys.executable, ROOT / "molecule/hosts.py"], text=True, cwd=ROLE,
-        env=os.environ | {"MOLECULE_SERVERS": " ".join(f"{name}=trixie" for name in ("spark1", *WORKERS))},
+        env=os.environ | {"MOLECULE_SERVERS": SERVERS},
     )  # fmt: skip
     cluster = tests.Cluster(json.loads(hosts)["_meta"]["hostvars"])
     token = cluster.on("spark1", "cat /etc/spark-cluster/token").strip()
