@@ -127,14 +127,18 @@ def machine(suite: str) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Machine]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Debian 12 with the lock, and the models that it trained."""
     with machine("bookworm") as made:
         for part in ("src", "conf", "data", "requirements.txt"):
             made.copy(ROOT / "ml" / part, "/srv/")
         made.run("uv", "venv", "-q", "--python", "/usr/bin/python3", "/venv")
         made.run("uv", "pip", "sync", "-q", "--python", "/venv", "--require-hashes", "requirements.txt")
-        made.run("/venv/bin/python", "-c", TRAIN, *CONFIGURATIONS)
+        # a file: pyspark, which MLflow imports, takes what python -c runs for a doctest of its own
+        script = tmp_path_factory.mktemp("home") / "train.py"
+        script.write_text(TRAIN)
+        made.copy(script, "/srv/")
+        made.run("/venv/bin/python", "train.py", *CONFIGURATIONS)
         yield made
 
 
