@@ -39,6 +39,7 @@ UNRESTORABLE = """
 """
 # what a client reads; a new version may say more, and none of what was there otherwise
 Dump = dict[str, Any]
+READ: list[Dump] = []
 
 
 @dataclass
@@ -113,7 +114,13 @@ def client(host: Host, name: str) -> str:
 
 def dump(host: Host) -> Dump:
     found: Dump = json.loads(client(host, "dump.py").splitlines()[-1])
+    READ[:] = [found]
     return found
+
+
+def read_before(host: Host) -> Dump:
+    """What was read last: nothing was logged since, also not by a test between."""
+    return READ[0] if READ else dump(host)
 
 
 def sql(host: Host, query: str) -> str:
@@ -308,7 +315,7 @@ def test_a_move_that_is_killed_leaves_sqlite_in_force(host: Host, role: Role, lo
 
 
 def test_the_move_to_postgresql_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
-    before = dump(host)
+    before = read_before(host)
     assert role(POSTGRESQL, PROJECT / "../../playbooks/migrate_tracking.yml").ok
     assert dump(host) == before
     assert host.file(DATABASE).exists
@@ -352,7 +359,7 @@ print(json.dumps([len(known), aliases, client.get_run(run).data.params["factors"
 
 
 def test_a_failed_upgrade_puts_postgresql_back(host: Host, role: Role, logged: Dump, tmp_path: pathlib.Path) -> None:
-    before, table = dump(host), sql(host, "SELECT 'runs'::regclass::oid")
+    before, table = read_before(host), sql(host, "SELECT 'runs'::regclass::oid")
     lock = tmp_path / "requirements.txt"
     lock.write_text((PROJECT / "files/requirements.txt").read_text() + "# another lock\n")
     run = role(POSTGRESQL | {"mlflow_server_requirements": str(lock), "mlflow_server_start_timeout": 1})
@@ -397,7 +404,7 @@ def test_a_new_cluster_in_use_is_not_dropped(host: Host, logged: Dump, same_serv
 
 
 def test_a_copy_of_postgresql_that_lacks_rows_is_taken_back(host: Host, role: Role, logged: Dump) -> None:
-    before = dump(host)
+    before = read_before(host)
     host.check_output("runuser -u postgres -- createdb ratings")
     host.check_output("runuser -u postgres -- psql -q -c %s ratings", UNRESTORABLE)
     # the empty cluster of the test before is in the way
@@ -414,7 +421,7 @@ def test_a_copy_of_postgresql_that_lacks_rows_is_taken_back(host: Host, role: Ro
 
 
 def test_a_power_cut_while_postgresql_is_copied_leads_to_the_old_one(host: Host, logged: Dump) -> None:
-    before = dump(host)
+    before = read_before(host)
     hook = "/etc/postgresql-common/pg_upgradecluster.d/wait"
     host.check_output(f"printf '#!/bin/sh\\ntouch /var/tmp/copies; sleep 600\\n' >{hook} && chmod 755 {hook}")
     host.check_output(UPGRADE.replace("--wait --pipe --collect", "--no-block"))
@@ -438,7 +445,7 @@ def test_a_power_cut_while_postgresql_is_copied_leads_to_the_old_one(host: Host,
 
 
 def test_the_upgrade_of_postgresql_loses_nothing(host: Host, role: Role, logged: Dump) -> None:
-    before = dump(host)
+    before = read_before(host)
     host.check_output("cp -a /etc/postgresql/15/main/. /var/tmp/conf-15")
     run = role(MAJOR)
     assert run.ok
@@ -455,7 +462,7 @@ def test_the_upgrade_of_postgresql_loses_nothing(host: Host, role: Role, logged:
 
 
 def test_a_change_of_postgresql_that_was_cut_off_is_finished(host: Host, role: Role, logged: Dump) -> None:
-    before = dump(host)
+    before = read_before(host)
     # as when the power fails between the two ports
     host.check_output(
         f"install -d {STATE} && cp -p /var/tmp/conf-15/*.conf {STATE}"
