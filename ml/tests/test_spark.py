@@ -3,7 +3,9 @@
 import os
 import socket
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,23 @@ def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark.errors", None)
     with pytest.raises(InputError, match="pyspark-client"), spark.connection():
         pass
+
+
+def test_a_cluster_without_workers_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Session:
+        def range(self, n: int) -> Any:
+            return self
+
+        def count(self) -> None:
+            end = time.monotonic() + 30
+            while not (told := capsys.readouterr().err) and time.monotonic() < end:
+                time.sleep(0.01)
+            assert "no worker is up" in told
+
+    spark._await_processor(Session(), 0.01)
+    spark._await_processor(SimpleNamespace(range=lambda n: SimpleNamespace(count=lambda: n)), 0.1)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_engine_keeps_the_data_and_changes_the_heads(

@@ -11,6 +11,8 @@ implicit feedback datasets" (ICDM 2008).
 import contextlib
 import os
 import re
+import sys
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -171,28 +173,33 @@ def _factors(
     check_number("n_factors", algo.n_factors, 1, whole=True)
     check_number("reg", algo.reg, 0, above=True)
     check_number("blocks", algo.blocks, 1, whole=True)
-    with connection() as session, _stored(session, user, item, value) as frame:
-        from pyspark.ml.recommendation import ALS
+    with connection() as session:
+        _await_processor(session)
+        with _stored(session, user, item, value) as frame:
+            from pyspark.ml.recommendation import ALS
 
-        als = ALS(
-            rank=algo.n_factors,
-            maxIter=algo.n_epochs,
-            regParam=algo.reg,
-            numUserBlocks=algo.blocks,
-            numItemBlocks=algo.blocks,
-            implicitPrefs=implicit,
-            alpha=getattr(algo, "alpha", 1.0),
-            userCol="user",
-            itemCol="item",
-            ratingCol="value",
-            seed=algo.random_state or 0,
-            checkpointInterval=5,
-        )
-        model = als.fit(frame)
-        found = [
-            _array(factors.toArrow(), n, algo.n_factors)
-            for factors, n in ((model.userFactors, trainset.n_users), (model.itemFactors, trainset.n_items))
-        ]
+            als = ALS(
+                rank=algo.n_factors,
+                maxIter=algo.n_epochs,
+                regParam=algo.reg,
+                numUserBlocks=algo.blocks,
+                numItemBlocks=algo.blocks,
+                implicitPrefs=implicit,
+                alpha=getattr(algo, "alpha", 1.0),
+                userCol="user",
+                itemCol="item",
+                ratingCol="value",
+                seed=algo.random_state or 0,
+                checkpointInterval=5,
+            )
+            model = als.fit(frame)
+            found = [
+                _array(factors.toArrow(), n, algo.n_factors)
+                for factors, n in (
+                    (model.userFactors, trainset.n_users),
+                    (model.itemFactors, trainset.n_items),
+                )
+            ]
     return found[0], found[1]
 
 
@@ -202,6 +209,21 @@ def _array(table: Any, n: int, length: int) -> Floats:
     column = table["features"].combine_chunks()
     rows[table["id"].to_numpy()] = column.flatten().to_numpy().reshape(-1, length)
     return rows
+
+
+def _await_processor(session: Any, seconds: float = 60) -> None:
+    """Return when a first task was done; where that takes longer than `seconds`, standard error says so."""
+    said = (
+        f"Spark gave no processor for {seconds:.0f} s: others compute there, or no worker is up. "
+        "This waits on. On the cluster's master: systemctl status spark-master; docs/spark.md tells more."
+    )
+    timer = threading.Timer(seconds, print, [said], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        session.range(1).count()
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
