@@ -90,7 +90,8 @@ def molecule(*steps: str) -> None:
         "MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache/molecule/bench-spark"),
     }
     for step in steps:
-        done = subprocess.run(["molecule", step], cwd=ROLE, env=environment, capture_output=True, text=True)
+        words = ["--", "-e", "java_options="] if step == "converge" else []
+        done = subprocess.run(["molecule", step, *words], cwd=ROLE, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stdout + done.stderr)
 
