@@ -366,6 +366,17 @@ def test_a_training_outlives_a_fault(
     assert cluster.on("spark1", "ls /srv/spark/spark1/tables").strip() == ""
 
 
+def test_connect_and_master_come_back_when_both_are_killed(
+    cluster: Cluster, token: str, tmp_path: pathlib.Path
+) -> None:
+    """The master remembers the Connect that was killed with it for twenty seconds."""
+    (before,) = cluster.master()["activeapps"]
+    cluster.on("spark1", "systemctl kill --signal=KILL spark-master spark-connect")
+    cluster.wait(lambda said: before["id"] not in [app["id"] for app in said["activeapps"]] and said["activeapps"])
+    with cluster.tunnel(15002) as port:
+        fit(port, token, tmp_path / "out.npz", epochs=1)
+
+
 def converge(gone: str = "") -> str:
     """Runs the scenario's playbook without a member; what it printed."""
     return run("molecule", "converge", "--", "-e", f"gone={gone}", cwd=HERE.parent)
