@@ -195,7 +195,8 @@ local,20000000,inf
 )
 def test_which_engine_pays(ratings: int, says: str) -> None:
     measured = engines.table(MEASURED.splitlines())
-    how = "measured elsewhere" if ratings <= 20_000_000 else "in proportion to 20,000,000 measured elsewhere"
+    # of the two that are compared, the one that was measured less far
+    how = "measured elsewhere" if ratings <= 1_000_000 else "in proportion to 1,000,000 measured elsewhere"
     assert engines.advice(ratings, measured) == f"engine: {ratings:,} ratings, {how}: {says}"
 
 

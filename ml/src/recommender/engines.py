@@ -39,7 +39,7 @@ def advice(ratings: int, measured: dict[str, list[tuple[float, float]]] | None =
     workers = "1 worker" if best == "1" else f"{best} workers"
     said = f"one machine {_length(took[LOCAL])}, Spark with {workers} {_length(took[best])}"
     pays = "pays: docs/spark.md" if took[best] < took[LOCAL] else "does not pay"
-    largest = int(max(size for rows in measured.values() for size, _ in rows))
+    largest = int(min(max(size for size, _ in measured[engine]) for engine in (LOCAL, best)))
     how = "measured elsewhere" if ratings <= largest else f"in proportion to {largest:,} measured elsewhere"
     return f"engine: {ratings:,} ratings, {how}: {said}. A cluster {pays}"
 
