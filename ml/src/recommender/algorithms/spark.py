@@ -173,33 +173,28 @@ def _factors(
     check_number("n_factors", algo.n_factors, 1, whole=True)
     check_number("reg", algo.reg, 0, above=True)
     check_number("blocks", algo.blocks, 1, whole=True)
-    with connection() as session:
-        _await_processor(session)
-        with _stored(session, user, item, value) as frame:
-            from pyspark.ml.recommendation import ALS
+    with connection() as session, _stored(session, user, item, value) as frame:
+        from pyspark.ml.recommendation import ALS
 
-            als = ALS(
-                rank=algo.n_factors,
-                maxIter=algo.n_epochs,
-                regParam=algo.reg,
-                numUserBlocks=algo.blocks,
-                numItemBlocks=algo.blocks,
-                implicitPrefs=implicit,
-                alpha=getattr(algo, "alpha", 1.0),
-                userCol="user",
-                itemCol="item",
-                ratingCol="value",
-                seed=algo.random_state or 0,
-                checkpointInterval=5,
-            )
-            model = als.fit(frame)
-            found = [
-                _array(factors.toArrow(), n, algo.n_factors)
-                for factors, n in (
-                    (model.userFactors, trainset.n_users),
-                    (model.itemFactors, trainset.n_items),
-                )
-            ]
+        als = ALS(
+            rank=algo.n_factors,
+            maxIter=algo.n_epochs,
+            regParam=algo.reg,
+            numUserBlocks=algo.blocks,
+            numItemBlocks=algo.blocks,
+            implicitPrefs=implicit,
+            alpha=getattr(algo, "alpha", 1.0),
+            userCol="user",
+            itemCol="item",
+            ratingCol="value",
+            seed=algo.random_state or 0,
+            checkpointInterval=5,
+        )
+        model = als.fit(frame)
+        found = [
+            _array(factors.toArrow(), n, algo.n_factors)
+            for factors, n in ((model.userFactors, trainset.n_users), (model.itemFactors, trainset.n_items))
+        ]
     return found[0], found[1]
 
 
@@ -237,6 +232,7 @@ def _stored(session: Any, user: Codes, item: Codes, value: Floats) -> Iterator[A
 
     table, views = f"ratings_{uuid.uuid4().hex}", []
     shared = bool(session.conf.get("spark.checkpoint.dir", ""))
+    _await_processor(session)
     try:
         for number, at in enumerate(range(0, len(value), PIECE)):
             part = slice(at, at + PIECE)
